@@ -1,0 +1,109 @@
+"""The device that a record belongs to: a model of GPU or CPU, never a machine."""
+
+from __future__ import annotations
+
+import functools
+import os
+from dataclasses import dataclass
+
+from autotune import _C
+from autotune.errors import DeviceError
+
+_OLDEST_ARCH = 80
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Device:
+    """A device model and what spaces and timers need to know of it.
+
+    `kind` is "cuda" or "cpu"; `index` says which of the machine's devices it is. `arch` is `sm_90`, or
+    `x86_64_avx512`, `x86_64_avx2`, `portable`. `cores` counts multiprocessors or usable CPU threads;
+    `l2_bytes` is the last cache before memory; `shared_bytes` is the largest shared memory of one block.
+    """
+
+    kind: str
+    index: int
+    name: str
+    arch: str
+    cores: int
+    l2_bytes: int
+    shared_bytes: int
+    memory_bytes: int
+
+    @property
+    def torch_name(self) -> str:
+        """How torch calls the device."""
+        return f"cuda:{self.index}" if self.kind == "cuda" else "cpu"
+
+
+def find_device(name: str = "auto") -> Device:
+    """The device called `auto` (a GPU if there is one), `cpu`, `cuda` or `cuda:N`.
+
+    Raises:
+        DeviceError: there is no such device, or it is older than sm_80.
+    """
+    if name == "cpu" or (name == "auto" and not cuda_devices()):
+        return cpu_device()
+    kind, _, index = name.partition(":")
+    if name != "auto" and (kind != "cuda" or (index and not index.isdecimal())):
+        raise DeviceError(f"device {name!r} is not auto, cpu, cuda or cuda:N")
+    found = cuda_devices()
+    if not found:
+        raise DeviceError(f"device {name!r}: no NVIDIA GPU here ({_C.cuda_unavailable_reason()}); use --device cpu")
+    wanted = int(index or 0)
+    if wanted >= len(found):
+        raise DeviceError(f"device {name!r}: only {len(found)} NVIDIA GPUs here, cuda:0 to cuda:{len(found) - 1}")
+    device = found[wanted]
+    if int(device.arch.removeprefix("sm_")) < _OLDEST_ARCH:
+        raise DeviceError(f"{device.name} is {device.arch}; the CUDA kernels need sm_{_OLDEST_ARCH} or later")
+    return device
+
+
+@functools.cache
+def cuda_devices() -> tuple[Device, ...]:
+    """Every NVIDIA GPU that the driver shows, in its order; empty without a driver."""
+    return tuple(
+        Device(
+            kind="cuda",
+            index=index,
+            name=info["name"],
+            arch=f"sm_{info['major']}{info['minor']}",
+            cores=info["multiprocessors"],
+            l2_bytes=info["l2_bytes"],
+            shared_bytes=info["shared_bytes"],
+            memory_bytes=info["memory_bytes"],
+        )
+        for index, info in enumerate(_C.cuda_devices())
+    )
+
+
+@functools.cache
+def cpu_device() -> Device:
+    """The CPU of this machine, with the threads that this process may use."""
+    threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return Device(
+        kind="cpu",
+        index=0,
+        name=f"{_cpu_model()} ({threads} threads)",
+        arch=_C.cpu_arch(),
+        cores=threads,
+        l2_bytes=_last_cache_bytes(),
+        shared_bytes=0,
+        memory_bytes=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+    )
+
+
+def _cpu_model() -> str:
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as lines:
+            for line in lines:
+                if line.startswith("model name"):
+                    return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return "CPU"
+
+
+def _last_cache_bytes() -> int:
+    sizes = (os.sysconf(name) for name in ("SC_LEVEL3_CACHE_SIZE", "SC_LEVEL2_CACHE_SIZE") if name in os.sysconf_names)
+    return next((size for size in sizes if size > 0), 32 << 20)

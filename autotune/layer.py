@@ -1,0 +1,96 @@
+"""What is tuned: a layer (known at model load) and a problem (a layer and a number of tokens)."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from dataclasses import dataclass
+
+from autotune.errors import LayerError
+
+BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096)
+DTYPES = ("fp16", "bf16", "fp32")
+GROUP_SIZES = (32, 64, 128)
+
+
+def bucket_of(m: int) -> int:
+    """The tuned number of tokens that serves m: the smallest bucket >= m, the largest above that."""
+    if m < 1:
+        raise LayerError(f"m={m} is not a number of tokens; use m >= 1")
+    return BUCKETS[min(bisect_left(BUCKETS, m), len(BUCKETS) - 1)]
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Layer:
+    """A quantized linear: out[m, n] = x[m, k] @ dequant(w[n, k]).T, one scale per group_size of k.
+
+    `group_size` -1 means one group of all k. `zero_point` False means every zero is 8.
+    `dtype` is that of x, the scales and out: fp16, bf16, or fp32 (CPU only).
+
+    Raises:
+        LayerError: n or k is not a positive multiple of 8, group_size is not 32, 64, 128 or k,
+            or does not divide k, or the dtype is unknown.
+    """
+
+    n: int
+    k: int
+    group_size: int = 128
+    dtype: str = "fp16"
+    zero_point: bool = True
+
+    def __post_init__(self) -> None:
+        for name, value in (("n", self.n), ("k", self.k)):
+            if value < 8 or value % 8:
+                raise LayerError(f"{name}={value} is not a positive multiple of 8")
+        if self.group_size == -1:
+            object.__setattr__(self, "group_size", self.k)
+        if self.group_size not in (*GROUP_SIZES, self.k):
+            raise LayerError(f"group_size={self.group_size} is not one of 32, 64, 128, or k={self.k} (-1)")
+        if self.k % self.group_size:
+            raise LayerError(f"k={self.k} is not a multiple of group_size={self.group_size}")
+        if self.dtype not in DTYPES:
+            raise LayerError(f"dtype={self.dtype!r} is not one of {', '.join(DTYPES)}")
+
+    @property
+    def groups(self) -> int:
+        """Number of groups along k."""
+        return self.k // self.group_size
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of nibbles, 16-bit scales and packed zeros, unpadded."""
+        per_group = 2.5 if self.zero_point else 2.0
+        return int(self.n * (self.k / 2 + self.groups * per_group))
+
+    def __str__(self) -> str:
+        zeros = "" if self.zero_point else ",zero_point=false"
+        return f"n={self.n},k={self.k},group_size={self.group_size},dtype={self.dtype}{zeros}"
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Problem:
+    """A layer plus m, the number of tokens.
+
+    Raises:
+        LayerError: m is not positive.
+    """
+
+    layer: Layer
+    m: int
+
+    def __post_init__(self) -> None:
+        if self.m < 1:
+            raise LayerError(f"m={self.m} is not a number of tokens; use m >= 1")
+
+    @property
+    def operations(self) -> int:
+        """Floating-point operations: a multiply and an add for each weight and token."""
+        return 2 * self.m * self.layer.n * self.layer.k
+
+    @property
+    def moved_bytes(self) -> int:
+        """The fewest bytes that must move: weights, x and out once each."""
+        width = 4 if self.layer.dtype == "fp32" else 2
+        return self.layer.weight_bytes + width * self.m * (self.layer.n + self.layer.k)
+
+    def __str__(self) -> str:
+        return f"m={self.m},{self.layer}"

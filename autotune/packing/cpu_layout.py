@@ -1,0 +1,1 @@
+"""The packed layout of the CPU family."""

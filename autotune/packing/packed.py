@@ -1,0 +1,50 @@
+"""A weight in the layout that a kind of device reads."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+
+from autotune.layer import Layer
+from autotune.packing import cpu_layout, cuda_layout
+from autotune.packing.quantized import QuantizedWeight
+
+_LAYOUTS = {"cuda": cuda_layout, "cpu": cpu_layout}
+
+
+@dataclass(frozen=True, slots=True)
+class PackedWeight:
+    """Tensors in the layout of `kind` ("cuda" or "cpu"); the layout's module says what each holds."""
+
+    layer: Layer
+    kind: str
+    qweight: torch.Tensor
+    scales: torch.Tensor
+    zeros: torch.Tensor | None
+
+    @property
+    def tensors(self) -> tuple[torch.Tensor, ...]:
+        """Every tensor of the weight."""
+        kept = (self.qweight, self.scales, self.zeros)
+        return tuple(tensor for tensor in kept if tensor is not None)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all tensors."""
+        return sum(tensor.nbytes for tensor in self.tensors)
+
+    def clone(self) -> PackedWeight:
+        """A copy at other addresses."""
+        zeros = self.zeros.clone() if self.zeros is not None else None
+        return replace(self, qweight=self.qweight.clone(), scales=self.scales.clone(), zeros=zeros)
+
+
+def pack(weight: QuantizedWeight, kind: str) -> PackedWeight:
+    """The weight in the layout of `kind`, on the device where its tensors are."""
+    return PackedWeight(weight.layer, kind, *_LAYOUTS[kind].pack(weight))
+
+
+def unpack(packed: PackedWeight) -> QuantizedWeight:
+    """The exact inverse of `pack`."""
+    return _LAYOUTS[packed.kind].unpack(packed.layer, packed.qweight, packed.scales, packed.zeros)
