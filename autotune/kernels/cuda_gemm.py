@@ -1,0 +1,42 @@
+"""What the CUDA families share: compile-time defines of a layer, pointers, and the workspace's shape."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from autotune.layer import GROUP_SIZES
+
+if TYPE_CHECKING:
+    import torch
+
+    from autotune.device import Device
+    from autotune.layer import Layer
+
+COMMON_SOURCES = ("common/layout.cuh", "common/numeric.cuh", "common/ptx.cuh")
+COUNTER_BYTES = 262144
+"""The head of every CUDA workspace: one 4-byte counter per tile, zero between launches."""
+
+
+def layer_defines(layer: Layer) -> tuple[tuple[str, int], ...]:
+    """GROUP (0 when one group spans k), ZERO_POINT and BF16."""
+    group = layer.group_size if layer.group_size in GROUP_SIZES else 0
+    return (("GROUP", group), ("ZERO_POINT", int(layer.zero_point)), ("BF16", int(layer.dtype == "bf16")))
+
+
+def reject_layer(layer: Layer) -> str | None:
+    """Why no CUDA family can do the layer, or None."""
+    if layer.dtype == "fp32":
+        return "the CUDA kernels take fp16 and bf16, not fp32"
+    return None
+
+
+def pointer(tensor: torch.Tensor | None) -> int:
+    """Device address of the first element, 0 for None."""
+    return 0 if tensor is None else tensor.data_ptr()
+
+
+def current_stream(device: Device) -> int:
+    """torch's current stream on the device, as the driver knows it."""
+    import torch
+
+    return int(torch._C._cuda_getCurrentRawStream(device.index))

@@ -1,0 +1,117 @@
+"""Family `dequant_matmul`: dequantise some rows into a reused workspace, then torch's matmul on them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from autotune import _C
+from autotune.config import Config
+from autotune.kernels.cuda_gemm import (
+    COMMON_SOURCES,
+    COUNTER_BYTES,
+    current_stream,
+    layer_defines,
+    pointer,
+    reject_layer,
+)
+from autotune.kernels.family import Unit, hash_sources
+
+if TYPE_CHECKING:
+    import torch
+
+    from autotune.device import Device
+    from autotune.layer import Layer, Problem
+    from autotune.packing import PackedWeight
+
+_CHUNK_MB = (16, 32, 64, 128, 256)
+_FEWEST_TOKENS = 64
+_DEFAULT_TOKENS = 256
+
+
+def _chunk_rows(config: Config, layer: Layer) -> int:
+    """Rows of n dequantised at once: whole blocks of 64 that fit the chunk, at least one block."""
+    fitting = (config["chunk_mb"] << 20) // (2 * layer.k) // 64 * 64
+    return max(64, min(fitting, layer.n))
+
+
+class _DequantMatmulPlan:
+    def __init__(self, config: Config, layer: Layer, device: Device, cubin: bytes) -> None:
+        self._function = _C.CudaFunction(cubin, "dequantize", device.index)
+        self._rows = _chunk_rows(config, layer)
+        self._layer = layer
+        self._device = device
+
+    def workspace_bytes(self, m: int) -> int:  # noqa: ARG002
+        return COUNTER_BYTES + 2 * self._rows * self._layer.k
+
+    def run(
+        self,
+        x: torch.Tensor,
+        weight: PackedWeight,
+        bias: torch.Tensor | None,
+        out: torch.Tensor,
+        workspace: torch.Tensor | None,
+    ) -> None:
+        import torch
+
+        assert workspace is not None
+        layer = self._layer
+        stream = current_stream(self._device)
+        packed = (weight.qweight.data_ptr(), weight.scales.data_ptr(), pointer(weight.zeros))
+        for start in range(0, layer.n, self._rows):
+            rows = min(self._rows, layer.n - start)
+            end = COUNTER_BYTES + 2 * rows * layer.k
+            chunk = workspace[COUNTER_BYTES:end].view(x.dtype).view(rows, layer.k)
+            self._function.launch(
+                (-(-layer.k // 64), -(-rows // 64), 1),
+                128,
+                0,
+                stream,
+                (*packed, chunk.data_ptr(), start, rows, layer.n, layer.k),
+            )
+            part = out[:, start : start + rows]
+            if bias is None:
+                torch.mm(x, chunk.T, out=part)
+            else:
+                torch.addmm(bias[start : start + rows], x, chunk.T, out=part)
+
+
+class DequantMatmulFamily:
+    """Tunable: `chunk_mb`, MiB of dequantised weights at once; a chunk that fits the L2 never leaves it."""
+
+    name = "dequant_matmul"
+    kind = "cuda"
+
+    def source_hash(self) -> str:
+        return hash_sources("dequant.cu", *COMMON_SOURCES)
+
+    def reject(self, config: Config, problem: Problem, device: Device) -> str | None:  # noqa: ARG002
+        if tuple(config) != ("chunk_mb",):
+            return "its only tunable is chunk_mb"
+        if config["chunk_mb"] not in _CHUNK_MB:
+            return f"chunk_mb={config['chunk_mb']} is not one of {', '.join(map(str, _CHUNK_MB))}"
+        return reject_layer(problem.layer)
+
+    def space(self, problem: Problem, device: Device) -> list[Config]:
+        if problem.m < _FEWEST_TOKENS or reject_layer(problem.layer) is not None:
+            return []
+        sizes = {}
+        for chunk_mb in _CHUNK_MB:
+            config = Config.of("dequant_matmul", chunk_mb=chunk_mb)
+            sizes.setdefault(_chunk_rows(config, problem.layer), config)
+        return list(sizes.values())
+
+    def default(self, problem: Problem, device: Device) -> Config | None:  # noqa: ARG002
+        if problem.m < _DEFAULT_TOKENS or reject_layer(problem.layer) is not None:
+            return None
+        return Config.of("dequant_matmul", chunk_mb=_CHUNK_MB[-1])
+
+    def unit(self, config: Config, layer: Layer, device: Device) -> Unit:  # noqa: ARG002
+        return Unit("dequant.cu", layer_defines(layer), device.arch, self.source_hash())
+
+    def plan(self, config: Config, layer: Layer, device: Device, cubin: bytes | None) -> _DequantMatmulPlan:
+        assert cubin is not None
+        return _DequantMatmulPlan(config, layer, device, cubin)
+
+
+FAMILY = DequantMatmulFamily()

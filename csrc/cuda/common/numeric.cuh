@@ -1,0 +1,73 @@
+// The two 16-bit types: how nibbles, scales and results become and leave them.
+#pragma once
+
+#include "common/ptx.cuh"
+
+// What a lane subtracts from the rows g and g + 8 of its fragment, in the form its type needs.
+struct Zeros {
+  u32 g, g8;
+};
+
+// fp16: 0x6400 | q is 1024 + q, and 0x6400 | q << 4 is 1024 + 16 q, both exact.
+struct Half {
+  static __device__ __forceinline__ Zeros zeros(u32 z_g, u32 z_g8) {
+    return {0x64006400u + z_g * 0x00010001u, 0xD400D400u + z_g8 * 0x00100010u};
+  }
+  // Eight nibbles of a packed word to the lane's A fragment of (q - z), exact.
+  static __device__ __forceinline__ uint4 dequantize(u32 word, Zeros z) {
+    const u32 upper = word >> 8;
+    const u32 sixteenth = 0x2C002C00u;
+    uint4 a;
+    a.x = sub_f16x2(lop3_and_or<0x000F000Fu, 0x64006400u>(word), z.g);
+    a.y = fma_f16x2(lop3_and_or<0x00F000F0u, 0x64006400u>(word), sixteenth, z.g8);
+    a.z = sub_f16x2(lop3_and_or<0x000F000Fu, 0x64006400u>(upper), z.g);
+    a.w = fma_f16x2(lop3_and_or<0x00F000F0u, 0x64006400u>(upper), sixteenth, z.g8);
+    return a;
+  }
+  static __device__ __forceinline__ u32 multiply(u32 a, u32 b) { return mul_f16x2(a, b); }
+  static __device__ __forceinline__ void mma(float (&d)[4], uint4 a, u32 b0, u32 b1) {
+    mma_m16n8k16_f16(d, a, b0, b1);
+  }
+  static __device__ __forceinline__ float to_float(u16 a) { return cvt_f32_f16(a); }
+  static __device__ __forceinline__ u32 from_floats(float low, float high) {
+    return cvt_f16x2_f32(low, high);
+  }
+};
+
+// bf16: 0x4300 | q is 128 + q, exact; it has no room for a shifted nibble.
+struct Bfloat {
+  static __device__ __forceinline__ Zeros zeros(u32 z_g, u32 z_g8) {
+    return {0xC300C300u + z_g * 0x00010001u, 0xC300C300u + z_g8 * 0x00010001u};
+  }
+  static __device__ __forceinline__ u32 centre(u32 nibbles, u32 zero) {
+    return fma_bf16x2(lop3_and_or<0x000F000Fu, 0x43004300u>(nibbles), 0x3F803F80u, zero);
+  }
+  static __device__ __forceinline__ uint4 dequantize(u32 word, Zeros z) {
+    return {centre(word, z.g), centre(word >> 4, z.g8), centre(word >> 8, z.g), centre(word >> 12, z.g8)};
+  }
+  // sm_80 has no bf16 multiply; -0 as the addend keeps every product's sign.
+  static __device__ __forceinline__ u32 multiply(u32 a, u32 b) { return fma_bf16x2(a, b, 0x80008000u); }
+  static __device__ __forceinline__ void mma(float (&d)[4], uint4 a, u32 b0, u32 b1) {
+    mma_m16n8k16_bf16(d, a, b0, b1);
+  }
+  static __device__ __forceinline__ float to_float(u16 a) {
+    return __uint_as_float(static_cast<u32>(a) << 16);
+  }
+  static __device__ __forceinline__ u32 from_floats(float low, float high) {
+    return cvt_bf16x2_f32(low, high);
+  }
+};
+
+#if BF16
+using Type = Bfloat;
+#else
+using Type = Half;
+#endif
+
+// A 16-bit value in both halves of a word.
+__device__ __forceinline__ u32 twice(u16 a) { return static_cast<u32>(a) * 0x00010001u; }
+
+__device__ __forceinline__ uint4 scale_fragment(uint4 a, u32 scales) {
+  const u32 g = twice(static_cast<u16>(scales)), g8 = twice(static_cast<u16>(scales >> 16));
+  return {Type::multiply(a.x, g), Type::multiply(a.y, g8), Type::multiply(a.z, g), Type::multiply(a.w, g8)};
+}
