@@ -1,10 +1,121 @@
 #include "launcher/bind.h"
 
+#include <pybind11/stl.h>
+
+#include <algorithm>
+#include <memory>
+#include <string>
+
+#include "launcher/driver.h"
+#include "launcher/function.h"
+
+namespace py = pybind11;
+
 namespace autotune::launcher {
 
-void bind(pybind11::module_& module) {
-  module.def("cuda_devices", [] { return pybind11::list(); });
-  module.def("cuda_unavailable_reason", [] { return "not built yet"; });
+namespace {
+
+Stream stream_of(std::uintptr_t handle) { return reinterpret_cast<Stream>(handle); }
+
+py::list cuda_devices() {
+  py::list devices;
+  for (const DeviceInfo& info : driver().devices) {
+    py::dict device;
+    device["name"] = info.name;
+    device["major"] = info.major;
+    device["minor"] = info.minor;
+    device["multiprocessors"] = info.multiprocessors;
+    device["l2_bytes"] = info.l2_bytes;
+    device["shared_bytes"] = info.shared_bytes;
+    device["memory_bytes"] = info.memory_bytes;
+    devices.append(device);
+  }
+  return devices;
+}
+
+std::optional<std::string> cuda_driver_version() {
+  const std::string& version = driver().version;
+  return version.empty() ? std::nullopt : std::make_optional(version);
+}
+
+std::optional<std::uint64_t> cuda_capture_id(std::uintptr_t stream) {
+  // The default stream cannot be captured, and asking about it fails while another stream is.
+  if (stream == 0) return std::nullopt;
+  const Driver& driver = available_driver();
+  CaptureStatus status = kNotCapturing;
+  std::uint64_t id = 0;
+  driver.check(driver.cuStreamGetCaptureInfo(stream_of(stream), &status, &id), "cuStreamGetCaptureInfo");
+  return status == kCapturing ? std::make_optional(id) : std::nullopt;
+}
+
+std::unique_ptr<CudaFunction> load(const py::bytes& cubin, std::string name, int device) {
+  const std::string_view bytes = cubin;
+  const py::gil_scoped_release release;
+  return std::make_unique<CudaFunction>(bytes, std::move(name), device);
+}
+
+void launch(CudaFunction& function, const std::array<unsigned, 3>& grid, unsigned block,
+            unsigned shared_bytes, std::uintptr_t stream, const py::object& arguments, bool programmatic) {
+  const py::object sequence =
+      py::reinterpret_steal<py::object>(PySequence_Fast(arguments.ptr(), "arguments is not a sequence"));
+  if (!sequence) throw py::error_already_set();
+  const Py_ssize_t count = PySequence_Fast_GET_SIZE(sequence.ptr());
+  std::uint64_t values[CudaFunction::kMaxArguments];
+  const Py_ssize_t kept = std::min<Py_ssize_t>(count, CudaFunction::kMaxArguments);
+  for (Py_ssize_t i = 0; i < kept; ++i) {
+    values[i] = PyLong_AsUnsignedLongLongMask(PySequence_Fast_GET_ITEM(sequence.ptr(), i));
+    if (PyErr_Occurred() != nullptr) throw py::error_already_set();
+  }
+  // A full queue makes the driver wait, for kernels that may need another Python thread to go on.
+  const py::gil_scoped_release release;
+  function.launch({grid, block, shared_bytes, stream_of(stream), programmatic}, values,
+                  static_cast<int>(count));
+}
+
+void raise_launch_error(std::exception_ptr thrown) {
+  try {
+    if (thrown) std::rethrow_exception(thrown);
+  } catch (const DriverError& error) {
+    const py::object launch_error = py::module_::import("autotune.errors").attr("LaunchError");
+    PyErr_SetString(launch_error.ptr(), error.what());
+  }
+}
+
+}  // namespace
+
+void bind(py::module_& module) {
+  py::register_local_exception_translator(raise_launch_error);
+  py::module_::import("atexit").attr("register")(py::cpp_function(keep_modules));
+
+  module.def("cuda_devices", cuda_devices,
+             "Name and numbers of every GPU that the driver shows, in its order; empty without a driver.");
+  module.def(
+      "cuda_unavailable_reason", [] { return driver().unavailable; },
+      "Why there are no devices, in a phrase; empty when there are.");
+  module.def("cuda_driver_version", cuda_driver_version,
+             "The newest CUDA that the driver runs, as '13.0'; None without a driver.");
+  module.def(
+      "cuda_capture_id", cuda_capture_id, py::arg("stream"),
+      "Id, unique in the process, of the graph capture that the stream is in; None when it is in none.");
+
+  py::class_<CudaFunction>(
+      module, "CudaFunction",
+      "A kernel of a cubin, loaded into the device's primary context (torch's own).\n\n"
+      "All parameters of the kernel have 8 bytes. Making one loads the module, which is\n"
+      "slow but does not end a graph capture; dropping the last reference unloads it, so\n"
+      "keep it for as long as graphs that captured its launches. Raises LaunchError.")
+      .def(py::init(&load), py::arg("cubin"), py::arg("name"), py::arg("device"))
+      .def("launch", &launch, py::arg("grid"), py::arg("block"), py::arg("shared_bytes"), py::arg("stream"),
+           py::arg("arguments"), py::arg("programmatic") = false,
+           "Enqueue the kernel on the stream: grid is (x, y, z) blocks of `block` threads with "
+           "`shared_bytes`\n"
+           "of dynamic shared memory; arguments are pointers and integers. `programmatic` lets it start\n"
+           "before the kernel ahead of it has ended. Allocates nothing, waits for nothing, can be captured.\n"
+           "Raises LaunchError.")
+      .def_property_readonly("registers", &CudaFunction::registers, "Registers of a thread.")
+      .def_property_readonly("local_bytes", &CudaFunction::local_bytes, "Local memory of a thread.")
+      .def_property_readonly("static_shared_bytes", &CudaFunction::static_shared_bytes)
+      .def_property_readonly("max_threads", &CudaFunction::max_threads, "The largest block that can run.");
 }
 
 }  // namespace autotune::launcher

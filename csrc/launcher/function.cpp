@@ -1,0 +1,195 @@
+#include "launcher/function.h"
+
+#include <cstring>
+#include <map>
+#include <utility>
+
+namespace autotune::launcher {
+
+namespace {
+
+std::atomic<bool> modules_are_kept{false};
+
+// Makes a context current on this thread, and what was current before it again at the end.
+class CurrentContext {
+ public:
+  CurrentContext(const Driver& driver, Context context) : driver_(driver) {
+    driver_.check(driver_.cuCtxGetCurrent(&previous_), "cuCtxGetCurrent");
+    changed_ = previous_ != context;
+    if (changed_) driver_.check(driver_.cuCtxSetCurrent(context), "cuCtxSetCurrent");
+  }
+  ~CurrentContext() {
+    if (changed_) driver_.cuCtxSetCurrent(previous_);
+  }
+  CurrentContext(const CurrentContext&) = delete;
+  CurrentContext& operator=(const CurrentContext&) = delete;
+
+ private:
+  const Driver& driver_;
+  Context previous_ = nullptr;
+  bool changed_ = false;
+};
+
+// While it lives, this thread may load and unload modules without ending a stream capture.
+class RelaxedCapture {
+ public:
+  explicit RelaxedCapture(const Driver& driver) : driver_(driver) {
+    driver_.cuThreadExchangeStreamCaptureMode(&mode_);
+  }
+  ~RelaxedCapture() { driver_.cuThreadExchangeStreamCaptureMode(&mode_); }
+  RelaxedCapture(const RelaxedCapture&) = delete;
+  RelaxedCapture& operator=(const RelaxedCapture&) = delete;
+
+ private:
+  const Driver& driver_;
+  CaptureMode mode_ = kCaptureRelaxed;
+};
+
+// Retained once and for the life of the process, as torch does.
+Context primary_context(const Driver& driver, int index) {
+  static std::mutex mutex;
+  static std::map<int, Context> retained;
+  const std::lock_guard<std::mutex> lock(mutex);
+  Context& context = retained[index];
+  if (context == nullptr) {
+    DeviceHandle device = 0;
+    driver.check(driver.cuDeviceGet(&device, index), "cuDeviceGet");
+    driver.check(driver.cuDevicePrimaryCtxRetain(&context, device), "cuDevicePrimaryCtxRetain");
+  }
+  return context;
+}
+
+template <typename Value>
+std::uint64_t read(std::string_view bytes, std::size_t offset) {
+  Value value;
+  std::memcpy(&value, bytes.data() + offset, sizeof(value));
+  return value;
+}
+
+// The driver is told no length and trusts the headers of an ELF image, so a cut one must not reach it.
+bool is_whole_cubin(std::string_view bytes) {
+  constexpr std::size_t kHeaderBytes = 64;
+  constexpr std::uint16_t kMachineCuda = 190;
+  if (bytes.size() < kHeaderBytes || bytes.substr(0, 4) != "\177ELF") return false;
+  if (read<std::uint16_t>(bytes, 18) != kMachineCuda) return false;
+  auto fits = [&](std::size_t offset, std::size_t entry_bytes, std::size_t entries) {
+    const std::uint64_t start = read<std::uint64_t>(bytes, offset);
+    const std::uint64_t length =
+        read<std::uint16_t>(bytes, entry_bytes) * read<std::uint16_t>(bytes, entries);
+    return start <= bytes.size() && length <= bytes.size() - start;
+  };
+  const bool program_headers = fits(32, 54, 56);
+  const bool section_headers = fits(40, 58, 60);
+  return program_headers && section_headers;
+}
+
+}  // namespace
+
+void keep_modules() { modules_are_kept = true; }
+
+CudaFunction::CudaFunction(std::string_view cubin, std::string name, int device)
+    : driver_(available_driver()), name_(std::move(name)) {
+  const int devices = static_cast<int>(driver_.devices.size());
+  if (device < 0 || device >= devices) {
+    throw DriverError("device " + std::to_string(device) + " is not one of the " + std::to_string(devices) +
+                      " CUDA devices here");
+  }
+  if (!is_whole_cubin(cubin)) {
+    throw DriverError("kernel " + name_ + ": the " + std::to_string(cubin.size()) +
+                      " bytes given are not a whole cubin; compile the kernel again");
+  }
+  context_ = primary_context(driver_, device);
+  const CurrentContext current(driver_, context_);
+  const RelaxedCapture relaxed(driver_);
+  driver_.check(driver_.cuModuleLoadData(&module_, cubin.data()), "cuModuleLoadData");
+  try {
+    find_function();
+  } catch (...) {
+    driver_.cuModuleUnload(module_);
+    throw;
+  }
+}
+
+void CudaFunction::find_function() {
+  const std::string call = "cuModuleGetFunction of kernel " + name_;
+  driver_.check(driver_.cuModuleGetFunction(&function_, module_, name_.c_str()), call.c_str());
+  registers_ = attribute(kRegisters);
+  local_bytes_ = attribute(kLocalBytes);
+  static_shared_bytes_ = attribute(kStaticSharedBytes);
+  max_threads_ = attribute(kMaxThreads);
+  dynamic_shared_limit_ = attribute(kMaxDynamicSharedBytes);
+  if (driver_.cuFuncGetParamInfo == nullptr) return;
+  int count = 0;
+  std::size_t offset = 0;
+  std::size_t bytes = 0;
+  while (driver_.cuFuncGetParamInfo(function_, count, &offset, &bytes) == kSuccess) {
+    if (bytes != sizeof(std::uint64_t)) {
+      throw DriverError("kernel " + name_ + ": parameter " + std::to_string(count) + " has " +
+                        std::to_string(bytes) + " bytes, not 8");
+    }
+    ++count;
+  }
+  parameters_ = count;
+}
+
+CudaFunction::~CudaFunction() {
+  if (modules_are_kept) return;
+  Context previous = nullptr;
+  if (driver_.cuCtxGetCurrent(&previous) != kSuccess) return;
+  const RelaxedCapture relaxed(driver_);
+  driver_.cuCtxSetCurrent(context_);
+  driver_.cuModuleUnload(module_);
+  driver_.cuCtxSetCurrent(previous);
+}
+
+int CudaFunction::attribute(FunctionAttribute attribute) const {
+  int value = 0;
+  driver_.check(driver_.cuFuncGetAttribute(&value, attribute, function_), "cuFuncGetAttribute");
+  return value;
+}
+
+void CudaFunction::launch(const Launch& launch, const std::uint64_t* arguments, int count) {
+  if (count > kMaxArguments || (parameters_ && count != *parameters_)) {
+    throw DriverError(
+        "kernel " + name_ + " takes " +
+        (parameters_ ? std::to_string(*parameters_) : "at most " + std::to_string(kMaxArguments)) +
+        " arguments, not " + std::to_string(count));
+  }
+  const CurrentContext current(driver_, context_);
+  allow_shared_bytes(launch);
+  void* parameters[kMaxArguments];
+  for (int i = 0; i < count; ++i) parameters[i] = const_cast<std::uint64_t*>(arguments + i);
+  LaunchAttribute programmatic{};
+  programmatic.id = LaunchAttribute::kProgrammaticSerialization;
+  programmatic.value.allowed = 1;
+  LaunchConfig config{};
+  for (int i = 0; i < 3; ++i) config.grid[i] = launch.grid[i];
+  config.block[0] = launch.block;
+  config.block[1] = config.block[2] = 1;
+  config.shared_bytes = launch.shared_bytes;
+  config.stream = launch.stream;
+  config.attributes = &programmatic;
+  config.attribute_count = launch.programmatic ? 1 : 0;
+  const Result result = driver_.cuLaunchKernelEx(&config, function_, parameters, nullptr);
+  if (result != kSuccess) fail(result, "cuLaunchKernelEx", launch);
+}
+
+void CudaFunction::allow_shared_bytes(const Launch& launch) {
+  const int wanted = static_cast<int>(launch.shared_bytes);
+  if (wanted <= dynamic_shared_limit_) return;
+  const std::lock_guard<std::mutex> lock(raising_limit_);
+  if (wanted <= dynamic_shared_limit_) return;
+  const Result result = driver_.cuFuncSetAttribute(function_, kMaxDynamicSharedBytes, wanted);
+  if (result != kSuccess) fail(result, "cuFuncSetAttribute of dynamic shared memory", launch);
+  dynamic_shared_limit_ = wanted;
+}
+
+void CudaFunction::fail(Result result, const char* call, const Launch& launch) const {
+  const auto& [x, y, z] = launch.grid;
+  throw DriverError(std::string(call) + ": " + driver_.describe(result) + "; kernel " + name_ + ", grid " +
+                    std::to_string(x) + "x" + std::to_string(y) + "x" + std::to_string(z) + ", block " +
+                    std::to_string(launch.block) + ", dynamic shared memory " +
+                    std::to_string(launch.shared_bytes) + " bytes");
+}
+
+}  // namespace autotune::launcher
