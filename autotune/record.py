@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, field
 
 from autotune.config import Config
@@ -53,3 +54,21 @@ class Environment:
     torch: str
     version: str
     sources: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Binary:
+    """The compiled kernel of a winner: what was measured is byte for byte what runs.
+
+    `unit_key` names the source, the defines and the arch that `compiler` compiled to `cubin`.
+    """
+
+    unit_key: str
+    arch: str
+    compiler: str
+    cubin: bytes
+
+    @property
+    def sha256(self) -> str:
+        """Hash of the cubin, which a reader checks."""
+        return hashlib.sha256(self.cubin).hexdigest()

@@ -1,0 +1,129 @@
+"""An opened database: connections, transactions and errors, the same for SQLite and PostgreSQL."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
+
+from autotune.errors import DatabaseError
+from autotune.paths import database_url, sqlite_path
+from autotune.store.trouble import BUSY_S, explain
+
+_INSERT: dict[str, Callable[[sa.Table], Any]] = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}
+
+
+class Database:
+    """Transactions on one database; `name` is what messages call it (a path, or a URL without password).
+
+    SQLite runs in WAL mode, waits 30 s for another writer, checks foreign keys, and takes the write lock
+    when a write begins, so that writers queue up and never fail half way.
+    """
+
+    def __init__(self, url: str | None = None) -> None:
+        address = _address(database_url(url))
+        self.path = Path(address.database or "") if address.get_backend_name() == "sqlite" else None
+        self.name = str(self.path or address.render_as_string(hide_password=True))
+        try:
+            self._engine = _sqlite_engine(address) if self.path else sa.create_engine(address)
+        except ModuleNotFoundError as error:
+            raise DatabaseError(
+                f"database {self.name} needs the Python module {error.name}; "
+                "run: pip install 'autotune-int4[postgres]'"
+            ) from error
+
+    @contextmanager
+    def transaction(self, write: bool = False) -> Iterator[sa.Connection]:
+        """One transaction: all of it is stored, or nothing.
+
+        Raises:
+            DatabaseError: the database cannot be opened, read or written, in one line.
+        """
+        try:
+            with self._engine.execution_options(write=write).begin() as connection:
+                yield connection
+        except sa.exc.DBAPIError as error:
+            raise explain(self.name, str(error.orig)) from error
+
+    def make_folder(self) -> None:
+        """Create the folder of a SQLite file.
+
+        Raises:
+            DatabaseError: the folder cannot be created.
+        """
+        if self.path is None:
+            return
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise DatabaseError(
+                f"database {self.name}: its folder cannot be created ({error.strerror}); use another --db"
+            ) from error
+
+    def revision(self) -> str | None:
+        """The schema's revision, None when the database is empty or not there; creates nothing.
+
+        Raises:
+            DatabaseError: the database holds another program's tables, or cannot be read.
+        """
+        if self.path is not None and not self.path.exists():
+            return None
+        with self.transaction() as connection:
+            tables = sa.inspect(connection).get_table_names()
+            if "alembic_version" in tables:
+                found: str | None = connection.scalar(sa.text("SELECT version_num FROM alembic_version"))
+                return found
+        if tables:
+            raise DatabaseError(f"database {self.name} belongs to another program; use another --db")
+        return None
+
+    def close(self) -> None:
+        """Close every connection."""
+        self._engine.dispose()
+
+
+def put(connection: sa.Connection, table: sa.Table, key: dict[str, Any], values: dict[str, Any]) -> int:
+    """Insert the row, or update the one that has the same unique key; the row's id."""
+    insert = _INSERT[connection.dialect.name](table).values(key | values)
+    connection.execute(insert.on_conflict_do_update(index_elements=list(key), set_=values))
+    found: int = connection.execute(sa.select(table.c.id).filter_by(**key)).scalar_one()
+    return found
+
+
+def _address(url: str) -> sa.URL:
+    path = sqlite_path(url)
+    if path is not None:
+        return sa.URL.create("sqlite", database=str(path))
+    try:
+        address = sa.make_url(url)
+    except sa.exc.ArgumentError:
+        address = None
+    if address is None or address.get_backend_name() not in ("postgresql", "postgres"):
+        scheme = url.partition("://")[0]
+        raise DatabaseError(
+            f"database URL {scheme}:// cannot be used; give a path, sqlite:///path or postgresql://user@host/name"
+        )
+    return address.set(drivername="postgresql+psycopg")
+
+
+def _sqlite_engine(address: sa.URL) -> sa.Engine:
+    engine = sa.create_engine(address, connect_args={"timeout": BUSY_S})
+
+    @sa.event.listens_for(engine, "connect")
+    def prepare(connection: Any, _: object) -> None:
+        # The driver's own transactions begin too late to queue writers; `begin` below starts them.
+        connection.isolation_level = None
+        connection.execute("PRAGMA foreign_keys=ON")
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute("PRAGMA synchronous=NORMAL")
+
+    @sa.event.listens_for(engine, "begin")
+    def begin(connection: sa.Connection) -> None:
+        write = connection.get_execution_options().get("write")
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")
+
+    return engine

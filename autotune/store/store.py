@@ -1,0 +1,183 @@
+"""The store: every trial and record with its device and environment, in SQLite or PostgreSQL."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from datetime import datetime, timezone
+from typing import Any
+
+import sqlalchemy as sa
+
+from autotune.device import Device
+from autotune.layer import Problem
+from autotune.record import Binary, Environment, Record, Trial
+from autotune.store.database import Database, put
+from autotune.store.rows import PROBLEM_FIELDS, problem_row, record_of, record_row, trial_of, trial_row
+from autotune.store.tables import BINARY, DEVICE, ENVIRONMENT, RECORD, SWEEP, TRIAL
+from autotune.store.trouble import check_revision
+
+_RECORD_KEY = ("device_id", *PROBLEM_FIELDS, "source_hash")
+
+
+class Store:
+    """An open database; use it as a context manager. Several processes may write to one at once.
+
+    Every method raises DatabaseError, in one line, when the database cannot be read or written.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self.name = database.name
+
+    @classmethod
+    def open(cls, url: str | None = None) -> Store:
+        """Open `url` (a path, a URL; None: AUTOTUNE_DB or the user's own), creating it when it is not there.
+
+        Raises:
+            DatabaseError: it cannot be opened, is not ours, or its schema is not the newest; an older
+                one is left as it is for `autotune db upgrade`.
+        """
+        database = Database(url)
+        found = database.revision()
+        if found is not None:
+            check_revision(database.name, found)
+        else:
+            from autotune.store.schema import migrate
+
+            migrate(database)
+        return cls(database)
+
+    def __enter__(self) -> Store:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close every connection."""
+        self._database.close()
+
+    def begin_sweep(self, device: Device, environment: Environment, arguments: Mapping[str, Any]) -> int:
+        """A new sweep of status `running`; its id. `arguments` is what JSON can hold."""
+        device_row = asdict(device)
+        device_key = {name: device_row.pop(name) for name in ("name", "arch")}
+        del device_row["index"]
+        environment_row = asdict(environment)
+        digest = hashlib.sha256(json.dumps(environment_row, sort_keys=True).encode()).hexdigest()
+        with self._database.transaction(write=True) as connection:
+            row = {
+                "device_id": put(connection, DEVICE, device_key, device_row),
+                "environment_id": put(connection, ENVIRONMENT, {"digest": digest}, environment_row),
+                "started_at": _now(),
+                "status": "running",
+                "arguments": dict(arguments),
+            }
+            key: Any = connection.execute(sa.insert(SWEEP).values(row)).inserted_primary_key
+            return int(key[0])
+
+    def finish_sweep(self, sweep_id: int, status: str) -> None:
+        """Close the sweep with `finished`, `interrupted` or `failed`."""
+        done = sa.update(SWEEP).where(SWEEP.c.id == sweep_id).values(status=status, finished_at=_now())
+        with self._database.transaction(write=True) as connection:
+            connection.execute(done)
+
+    def add_result(
+        self, sweep_id: int, trials: Sequence[Trial], record: Record | None, binary: Binary | None
+    ) -> None:
+        """Store all that a sweep found out about one problem: the whole of it, or nothing on any failure.
+
+        `record` replaces an earlier one of the same device, problem and kernel source. `binary` is the
+        record's cubin, and replaces one of the same unit that another compiler made.
+        """
+        with self._database.transaction(write=True) as connection:
+            if trials:
+                connection.execute(sa.insert(TRIAL), [{"sweep_id": sweep_id} | trial_row(t) for t in trials])
+            if record is None:
+                return
+            sweep = connection.execute(sa.select(SWEEP).filter_by(id=sweep_id)).mappings().one()
+            row = record_row(record) | {
+                "device_id": sweep["device_id"],
+                "environment_id": sweep["environment_id"],
+                "trial_id": _trial_id(connection, sweep_id, record),
+                "binary_id": _put_binary(connection, binary) if binary else None,
+            }
+            key = {name: row.pop(name) for name in _RECORD_KEY}
+            put(connection, RECORD, key, row)
+
+    def records(self, device: Device | None = None) -> list[Record]:
+        """Current records of the device, or of all, by device and problem, the newest last."""
+        query = sa.select(RECORD, DEVICE.c.name, DEVICE.c.arch).select_from(RECORD.join(DEVICE))
+        problem = (RECORD.c[name] for name in PROBLEM_FIELDS)
+        order = (DEVICE.c.name, DEVICE.c.arch, *problem, RECORD.c.created_at, RECORD.c.id)
+        with self._database.transaction() as connection:
+            rows = connection.execute(_only(query, device).order_by(*order)).mappings().all()
+        return [record_of(row, row["name"], row["arch"], row["source_hash"]) for row in rows]
+
+    def trials(self, problem: Problem, device: Device) -> list[Trial]:
+        """Every trial of the problem on the device, of all sweeps, the oldest first."""
+        query = _only(sa.select(TRIAL).select_from(TRIAL.join(SWEEP).join(DEVICE)), device)
+        query = query.where(*(TRIAL.c[name] == value for name, value in problem_row(problem).items()))
+        with self._database.transaction() as connection:
+            rows = connection.execute(query.order_by(TRIAL.c.id)).mappings().all()
+        return [trial_of(row) for row in rows]
+
+    def finished_problems(self, device: Device, source_hashes: Mapping[str, str]) -> set[Problem]:
+        """Problems with a record of a sweep that had these families, by name, with these source hashes."""
+        query = sa.select(RECORD, DEVICE.c.name, DEVICE.c.arch, ENVIRONMENT.c.sources)
+        query = _only(query.select_from(RECORD.join(DEVICE).join(ENVIRONMENT)), device)
+        with self._database.transaction() as connection:
+            rows = connection.execute(query).mappings().all()
+        finished = set()
+        for row in rows:
+            record = record_of(row, row["name"], row["arch"], row["source_hash"])
+            same_sources = all(row["sources"].get(name) == has for name, has in source_hashes.items())
+            if same_sources and record.config.family in source_hashes:
+                finished.add(record.problem)
+        return finished
+
+    def devices(self) -> list[Device]:
+        """Every device model that a sweep ran on, by name; `index` is 0."""
+        with self._database.transaction() as connection:
+            rows = connection.execute(sa.select(DEVICE).order_by(DEVICE.c.name, DEVICE.c.arch)).mappings()
+            return [Device(index=0, **{name: row[name] for name in row if name != "id"}) for row in rows]
+
+    def environment(self, device: Device) -> Environment | None:
+        """The environment of the device's newest record, None without records."""
+        query = _only(sa.select(ENVIRONMENT).select_from(RECORD.join(DEVICE).join(ENVIRONMENT)), device)
+        newest = query.order_by(RECORD.c.created_at.desc(), RECORD.c.id.desc()).limit(1)
+        with self._database.transaction() as connection:
+            row = connection.execute(newest).mappings().one_or_none()
+        if row is None:
+            return None
+        return Environment(**{name: row[name] for name in row if name not in ("id", "digest")})
+
+
+def _trial_id(connection: sa.Connection, sweep_id: int, record: Record) -> int | None:
+    query = sa.select(sa.func.max(TRIAL.c.id)).filter_by(
+        sweep_id=sweep_id, config=str(record.config), status="ok", **problem_row(record.problem)
+    )
+    found: int | None = connection.scalar(query)
+    return found
+
+
+def _put_binary(connection: sa.Connection, binary: Binary) -> int:
+    values = {
+        "sha256": binary.sha256,
+        "arch": binary.arch,
+        "compiler": binary.compiler,
+        "cubin": binary.cubin,
+    }
+    return put(connection, BINARY, {"unit_key": binary.unit_key}, values)
+
+
+def _only(query: sa.Select[Any], device: Device | None) -> sa.Select[Any]:
+    if device is None:
+        return query
+    return query.where(DEVICE.c.name == device.name, DEVICE.c.arch == device.arch)
+
+
+def _now() -> str:
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")

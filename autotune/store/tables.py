@@ -1,0 +1,104 @@
+"""The tables at the newest revision. Alembic creates them (see migrations); a test compares the two."""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+
+METADATA = sa.MetaData()
+
+
+def _problem() -> list[sa.Column[object]]:
+    return [
+        sa.Column("n", sa.Integer, nullable=False),
+        sa.Column("k", sa.Integer, nullable=False),
+        sa.Column("group_size", sa.Integer, nullable=False),
+        sa.Column("dtype", sa.String, nullable=False),
+        sa.Column("zero_point", sa.Boolean, nullable=False),
+        sa.Column("m", sa.Integer, nullable=False),
+    ]
+
+
+DEVICE = sa.Table(
+    "device",
+    METADATA,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("name", sa.String, nullable=False),
+    sa.Column("arch", sa.String, nullable=False),
+    sa.Column("kind", sa.String, nullable=False),
+    sa.Column("cores", sa.Integer, nullable=False),
+    sa.Column("l2_bytes", sa.BigInteger, nullable=False),
+    sa.Column("shared_bytes", sa.BigInteger, nullable=False),
+    sa.Column("memory_bytes", sa.BigInteger, nullable=False),
+    sa.UniqueConstraint("name", "arch"),
+)
+
+ENVIRONMENT = sa.Table(
+    "environment",
+    METADATA,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("digest", sa.String, nullable=False, unique=True),
+    sa.Column("driver", sa.String, nullable=False),
+    sa.Column("compiler", sa.String, nullable=False),
+    sa.Column("torch", sa.String, nullable=False),
+    sa.Column("version", sa.String, nullable=False),
+    sa.Column("sources", sa.JSON, nullable=False),
+)
+
+SWEEP = sa.Table(
+    "sweep",
+    METADATA,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("device_id", sa.ForeignKey("device.id"), nullable=False),
+    sa.Column("environment_id", sa.ForeignKey("environment.id"), nullable=False),
+    sa.Column("started_at", sa.String, nullable=False),
+    sa.Column("finished_at", sa.String),
+    sa.Column("status", sa.String, nullable=False),
+    sa.Column("arguments", sa.JSON, nullable=False),
+)
+
+TRIAL = sa.Table(
+    "trial",
+    METADATA,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("sweep_id", sa.ForeignKey("sweep.id"), nullable=False),
+    *_problem(),
+    sa.Column("config", sa.String, nullable=False),
+    sa.Column("status", sa.String, nullable=False),
+    sa.Column("median_us", sa.Double),
+    sa.Column("low_us", sa.Double),
+    sa.Column("high_us", sa.Double),
+    sa.Column("samples", sa.LargeBinary, nullable=False),
+    sa.Column("error", sa.String),
+    sa.Index("trial_problem", "n", "k", "m"),
+)
+
+BINARY = sa.Table(
+    "binary",
+    METADATA,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("unit_key", sa.String, nullable=False, unique=True),
+    sa.Column("sha256", sa.String, nullable=False),
+    sa.Column("arch", sa.String, nullable=False),
+    sa.Column("compiler", sa.String, nullable=False),
+    sa.Column("cubin", sa.LargeBinary, nullable=False),
+)
+
+RECORD = sa.Table(
+    "record",
+    METADATA,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("device_id", sa.ForeignKey("device.id"), nullable=False),
+    *_problem(),
+    sa.Column("config", sa.String, nullable=False),
+    sa.Column("median_us", sa.Double, nullable=False),
+    sa.Column("low_us", sa.Double, nullable=False),
+    sa.Column("high_us", sa.Double, nullable=False),
+    sa.Column("default_config", sa.String, nullable=False),
+    sa.Column("default_us", sa.Double, nullable=False),
+    sa.Column("source_hash", sa.String, nullable=False),
+    sa.Column("created_at", sa.String, nullable=False),
+    sa.Column("trial_id", sa.ForeignKey("trial.id")),
+    sa.Column("environment_id", sa.ForeignKey("environment.id"), nullable=False),
+    sa.Column("binary_id", sa.ForeignKey("binary.id")),
+    sa.UniqueConstraint("device_id", "n", "k", "group_size", "dtype", "zero_point", "m", "source_hash"),
+)
