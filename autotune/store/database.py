@@ -12,7 +12,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from autotune.errors import DatabaseError
 from autotune.paths import database_url, sqlite_path
-from autotune.store.trouble import BUSY_S, explain
+from autotune.store.trouble import BUSY_S, explain, is_missing
 
 _INSERT: dict[str, Callable[[sa.Table], Any]] = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}
 
@@ -70,7 +70,7 @@ class Database:
         Raises:
             DatabaseError: the database holds another program's tables, or cannot be read.
         """
-        if self.path is not None and not self.path.exists():
+        if self.path is not None and is_missing(self.path):
             return None
         with self.transaction() as connection:
             tables = sa.inspect(connection).get_table_names()

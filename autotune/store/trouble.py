@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from autotune.errors import DatabaseError
 from autotune.paths import shipped
 
@@ -23,6 +25,23 @@ def explain(name: str, message: str) -> DatabaseError:
         if words in message:
             return DatabaseError(f"database {name} {reason}")
     return DatabaseError(f"database {name}: {' '.join(message.split())}")
+
+
+def is_missing(path: Path) -> bool:
+    """Whether there is no such file, as far as this user may see.
+
+    Raises:
+        DatabaseError: this user may not look.
+    """
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return True
+    except OSError as error:
+        raise DatabaseError(
+            f"database {path} cannot be opened ({error.strerror}); use another --db"
+        ) from error
+    return False
 
 
 def known_revisions() -> list[str]:

@@ -1,0 +1,101 @@
+"""Records and binaries for model load: the user's SQLite file and the files that autotune ships.
+
+Standard library only, read-only, and each call opens and closes the file, so threads and forks share nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+from urllib.parse import quote
+
+from autotune.errors import DatabaseError
+from autotune.paths import shipped
+from autotune.record import Record
+from autotune.store.exchange import read_text
+from autotune.store.rows import record_of
+from autotune.store.trouble import check_revision, explain, is_missing
+
+# A model load does not wait for a writer as a sweep does; in WAL mode no reader waits at all.
+_BUSY_S = 1.0
+
+_RECORDS = """
+    SELECT device.name AS device, record.* FROM record JOIN device ON device.id = record.device_id
+    WHERE device.arch = ? ORDER BY record.created_at, record.id
+"""
+
+
+def user_records(path: Path, arch: str) -> list[Record]:
+    """Every record of the arch in the SQLite file, the oldest first; none when there is no such file.
+
+    Raises:
+        DatabaseError: the file cannot be read, is not ours, or has another schema revision.
+    """
+    return [record_of(row, row["device"], arch, row["source_hash"]) for row in _rows(path, _RECORDS, arch)]
+
+
+def user_binary(path: Path, unit_key: str) -> bytes | None:
+    """The cubin of the unit in the SQLite file, None when it has none.
+
+    Raises:
+        DatabaseError: as `user_records`, or the cubin is not the one that was stored.
+    """
+    for row in _rows(path, "SELECT sha256, cubin FROM binary WHERE unit_key = ?", unit_key):
+        cubin = bytes(row["cubin"])
+        if hashlib.sha256(cubin).hexdigest() != row["sha256"]:
+            raise DatabaseError(
+                f"database {path}: kernel {unit_key[:12]} is damaged; sweep its problem again"
+            )
+        return cubin
+    return None
+
+
+def shipped_files() -> list[Path]:
+    """The record files that the package carries, by name."""
+    return sorted(shipped("db").glob("*.jsonl"))
+
+
+def shipped_records(path: Path, arch: str) -> list[Record]:
+    """The records of a shipped file when it is of the arch, else none.
+
+    Raises:
+        DatabaseError: the file cannot be read.
+    """
+    return read_text(path, arch)[1]
+
+
+def _rows(path: Path, query: str, parameter: str) -> list[sqlite3.Row]:
+    """The query's rows; none when the file is missing or empty."""
+    if is_missing(path):
+        return []
+    try:
+        with closing(_open(path)) as connection:
+            connection.row_factory = sqlite3.Row
+            tables = {row["name"] for row in connection.execute("SELECT name FROM sqlite_master")}
+            if not tables:
+                return []
+            if "alembic_version" not in tables:
+                raise DatabaseError(f"database {path} belongs to another program; use another --db")
+            for row in connection.execute("SELECT version_num FROM alembic_version"):
+                check_revision(str(path), row["version_num"])
+            return connection.execute(query, (parameter,)).fetchall()
+    except sqlite3.Error as error:
+        if "is locked" in str(error):
+            raise DatabaseError(f"database {path} is locked by another process") from error
+        raise explain(str(path), str(error)) from error
+
+
+def _open(path: Path) -> sqlite3.Connection:
+    address = f"file:{quote(str(path))}?mode=ro"
+    connection = sqlite3.connect(address, uri=True, timeout=_BUSY_S)
+    try:
+        connection.execute("PRAGMA schema_version")
+    except sqlite3.OperationalError as error:
+        connection.close()
+        # A WAL database without a log, in a folder that cannot be written, can only be read as unchanging.
+        if "unable to open" not in str(error) or path.with_name(f"{path.name}-wal").exists():
+            raise
+        return sqlite3.connect(f"{address}&immutable=1", uri=True)
+    return connection
