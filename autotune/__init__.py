@@ -1,1 +1,38 @@
 """Autotuning for int4 GEMM kernels: sweep, look up and apply the fastest verified config."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+from autotune.config import Config
+from autotune.layer import Layer, Problem
+
+if TYPE_CHECKING:
+    from autotune.runtime.apply import apply
+    from autotune.runtime.linear import Int4Linear
+    from autotune.runtime.lookup import lookup
+
+    __version__: str
+
+__all__ = ["Config", "Int4Linear", "Layer", "Problem", "apply", "lookup"]
+
+# Imported on first use, because torch takes seconds to import and the command line rarely needs it.
+_LAZY = {
+    "Int4Linear": "autotune.runtime.linear",
+    "apply": "autotune.runtime.apply",
+    "lookup": "autotune.runtime.lookup",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name == "__version__":
+        from importlib.metadata import PackageNotFoundError, version
+
+        try:
+            return version("autotune-int4")
+        except PackageNotFoundError:
+            return "0+checkout"
+    if name not in _LAZY:
+        raise AttributeError(f"module 'autotune' has no attribute {name!r}")
+    return getattr(importlib.import_module(_LAZY[name]), name)

@@ -1,0 +1,174 @@
+"""`autotune doctor`: what is here, what is missing, and what to do about it."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+
+import click
+
+import autotune
+from autotune.cli.options import database_option
+from autotune.cli.output import table
+from autotune.errors import AutotuneError
+
+_OLDEST_ARCH = 80
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One thing that was looked for; `remedy` says what to do when `status` is not `ok`."""
+
+    name: str
+    status: str
+    detail: str
+    remedy: str = ""
+
+
+def _ok(name: str, detail: str) -> Check:
+    return Check(name, "ok", detail)
+
+
+def _missing(name: str, detail: str, remedy: str) -> Check:
+    return Check(name, "missing", detail, remedy)
+
+
+@click.command(epilog="\b\nExamples:\n  autotune doctor\n  autotune doctor --json")
+@database_option
+@click.option("--json", "as_json", is_flag=True, help="One list of objects.")
+def command(db: str | None, as_json: bool) -> None:
+    """Show what is here and what is missing.
+
+    Looks for devices, compiler, extension, torch and database, and says what to do about what is missing.
+    Exits 1 only when nothing can run at all.
+    """
+    checks = [_ok("autotune", f"{autotune.__version__} on Python {sys.version.split()[0]}")]
+    extension = _extension()
+    checks.append(extension)
+    if extension.status == "ok":
+        for look in _LOOKS:
+            checks += look()
+        checks += _database(db)
+    if as_json:
+        click.echo(json.dumps([asdict(check) for check in checks], indent=2))
+    else:
+        click.echo(
+            table(("check", "status", "found"), [(each.name, each.status, each.detail) for each in checks])
+        )
+        for check in checks:
+            if check.remedy:
+                click.echo(f"{check.name}: {check.remedy}", err=True)
+    needed = {"extension", "torch"}
+    if any(check.status != "ok" for check in checks if check.name in needed):
+        raise AutotuneError("nothing can run here; see what is missing above")
+
+
+def _extension() -> Check:
+    try:
+        module = importlib.import_module("autotune._C")
+    except ImportError as error:
+        return _missing(
+            "extension", str(error), "build it: pip install . in the checkout, or pip install autotune-int4"
+        )
+    return _ok("extension", str(module.__file__))
+
+
+def _devices() -> Iterator[Check]:
+    from autotune import _C
+    from autotune.device import cpu_device, cuda_devices
+
+    cpu = cpu_device()
+    yield _ok("cpu", f"{cpu.name}, {cpu.arch}, {_size(cpu.memory_bytes)}, last cache {_size(cpu.l2_bytes)}")
+    gpus = cuda_devices()
+    if not gpus:
+        yield _missing(
+            "gpu",
+            _C.cuda_unavailable_reason(),
+            "only the CPU kernel runs here; for CUDA install NVIDIA's driver",
+        )
+        return
+    for gpu in gpus:
+        detail = f"{gpu.name}, {gpu.arch}, {_size(gpu.memory_bytes)}, L2 {_size(gpu.l2_bytes)}"
+        if int(gpu.arch.removeprefix("sm_")) < _OLDEST_ARCH:
+            yield _missing(gpu.torch_name, detail, f"the CUDA kernels need sm_{_OLDEST_ARCH} or later")
+        else:
+            yield _ok(gpu.torch_name, detail)
+    yield _ok("driver", f"CUDA {_C.cuda_driver_version()}")
+
+
+def _compiler() -> Iterator[Check]:
+    from autotune.errors import CompileError
+    from autotune.kernels import compiler
+    from autotune.paths import cubin_cache
+
+    try:
+        yield _ok("compiler", compiler.compiler_version())
+    except CompileError as error:
+        yield _missing("compiler", "no NVRTC and no nvcc", f"only a sweep on a GPU needs it: {error}")
+    cache = cubin_cache()
+    kernels = list(cache.glob("*")) if cache.is_dir() else []
+    size = sum(path.stat().st_size for path in kernels)
+    yield _ok("kernel cache", f"{cache}, {len(kernels)} kernels, {_size(size)}")
+
+
+def _torch() -> Iterator[Check]:
+    try:
+        import torch
+    except ImportError as error:
+        yield _missing("torch", str(error), "pip install torch")
+        return
+    from autotune.device import cuda_devices
+
+    built = f"CUDA {torch.version.cuda}" if torch.version.cuda else "no CUDA"
+    yield _ok("torch", f"{torch.__version__}, {built}")
+    if cuda_devices() and not torch.cuda.is_available():
+        yield _missing("torch on the GPU", built, "install a CUDA build of torch that the driver can run")
+
+
+def _shipped() -> Iterator[Check]:
+    from autotune.device import find_device
+    from autotune.runtime.stored import shipped_files, shipped_records
+
+    device = find_device()
+    records = [record for path in shipped_files() for record in shipped_records(path, device.arch)]
+    mine = sum(record.device == device.name for record in records)
+    detail = f"{mine} for {device.name}, {len(records)} for {device.arch}"
+    yield (
+        _ok("shipped records", detail)
+        if mine
+        else _missing("shipped records", detail, "tune this device: autotune sweep --shapes llama7b")
+    )
+
+
+_LOOKS: tuple[Callable[[], Iterator[Check]], ...] = (_devices, _compiler, _torch, _shipped)
+
+
+def _database(db: str | None) -> Iterator[Check]:
+    from autotune.store.database import Database
+    from autotune.store.store import Store
+
+    try:
+        database = Database(db)
+        revision = database.revision()
+        if revision is None:
+            remedy = "the first sweep creates it: autotune sweep --shapes llama7b"
+            yield _missing("database", f"{database.name} is not there", remedy)
+            return
+        with Store.open(db) as store:
+            count = len(store.records())
+    except AutotuneError as error:
+        yield _missing(
+            "database", str(error), "until then models load with shipped records and default configs"
+        )
+        return
+    yield _ok("database", f"{database.name}, schema revision {revision}, {count} records")
+
+
+def _size(count: int) -> str:
+    for unit, scale in (("GiB", 1 << 30), ("MiB", 1 << 20)):
+        if count >= scale:
+            return f"{count / scale:.3g} {unit}"
+    return f"{count / (1 << 10):.3g} KiB"

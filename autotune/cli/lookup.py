@@ -1,0 +1,134 @@
+"""`autotune lookup`: the config that a model would run, and where it comes from."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from autotune.cli.options import chosen_shapes, chosen_tokens, model_options
+from autotune.cli.output import layer_name, microseconds, problem_fields, table
+from autotune.layer import Problem
+
+if TYPE_CHECKING:
+    from autotune.runtime.lookup import Answer
+    from autotune.shapes import Shape
+
+# Measured for this problem on this device, be it by the user or by the authors.
+_MEASURED = ("exact", "shipped")
+_REQUIREMENT_NOT_MET = 3
+
+_EXAMPLES = """\b
+Examples:
+  autotune lookup --shapes llama7b --m 1,16
+  autotune lookup --n 4096 --k 4096 --m 1 --explain
+  autotune lookup --shapes llama7b --require exact --json > plan.json"""
+
+
+@click.command(epilog=_EXAMPLES)
+@model_options
+@click.option("--n", type=int, help="Out features of one layer, with --k in place of --shapes.")
+@click.option("--k", type=int, help="In features of one layer.")
+@click.option(
+    "--explain", is_flag=True, help="Add why this config, its interval, and what it was compared with."
+)
+@click.option(
+    "--require",
+    type=click.Choice(["exact"]),
+    help="Exit 3 unless every problem has a record measured on this device: source exact or shipped.",
+)
+@click.option("--json", "as_json", is_flag=True, help="One list of objects.")
+def command(
+    m: tuple[int, ...] | None,
+    device: str,
+    db: str | None,
+    shapes: tuple[str, ...],
+    n: int | None,
+    k: int | None,
+    explain: bool,
+    require: str | None,
+    as_json: bool,
+    **layers: Any,
+) -> None:
+    """Show the config that each layer runs with.
+
+    That is what a model gets when it loads. The source says where it comes from: `exact`, a record of the
+    database; `shipped`, a record that autotune carries; `near`, the record of a similar problem; `default`,
+    the kernel's own choice.
+    """
+    if n is not None or k is not None:
+        if n is None or k is None or shapes:
+            raise click.UsageError("--n and --k go together, and in place of --shapes.")
+        shapes = (f"n={n},k={k}",)
+    chosen = chosen_shapes(shapes, **layers)
+    from autotune.device import find_device
+    from autotune.runtime.lookup import Lookup
+
+    found = find_device(device)
+    tokens = chosen_tokens(m, found)
+    lookup = Lookup(found, db)
+    answers = [lookup.answer(Problem(shape.layer, each)) for shape in chosen for each in tokens]
+    if as_json:
+        click.echo(json.dumps([_fields(answer, explain) for answer in answers], indent=2))
+    elif explain:
+        click.echo("\n\n".join(_explained(answer) for answer in answers))
+    else:
+        click.echo(_table(answers, chosen))
+    unmet = [answer for answer in answers if answer.source not in _MEASURED]
+    if require and unmet:
+        first = f"{unmet[0].problem} is answered by {unmet[0].source}"
+        click.echo(
+            f"{len(unmet)} of {len(answers)} problems have no exact record; the first: {first}", err=True
+        )
+        click.get_current_context().exit(_REQUIREMENT_NOT_MET)
+
+
+def _fields(answer: Answer, explain: bool) -> dict[str, Any]:
+    fields = {
+        **problem_fields(answer.problem),
+        "device": answer.device,
+        "config": str(answer.config),
+        "median_us": answer.median_us,
+        "default_us": answer.default_us,
+        "source": answer.source,
+    }
+    return fields | _evidence(answer) if explain else fields
+
+
+def _evidence(answer: Answer) -> dict[str, Any]:
+    record = answer.record
+    return {
+        "reason": answer.reason,
+        "median_us": answer.median_us,
+        "record_problem": None if record is None else str(record.problem),
+        "record_device": None if record is None else record.device,
+        "low_us": None if record is None else record.low_us,
+        "high_us": None if record is None else record.high_us,
+        "default_config": None if record is None else str(record.default_config),
+        "created_at": None if record is None else record.created_at,
+        "source_hash": None if record is None else record.source_hash,
+    }
+
+
+def _table(answers: Sequence[Answer], shapes: Sequence[Shape]) -> str:
+    header = ("layer", "m", "source", "us", "default us", "config")
+    rows = [
+        (
+            layer_name(answer.problem.layer, shapes),
+            str(answer.problem.m),
+            answer.source,
+            microseconds(answer.median_us),
+            microseconds(answer.default_us),
+            str(answer.config),
+        )
+        for answer in answers
+    ]
+    return table(header, rows)
+
+
+def _explained(answer: Answer) -> str:
+    lines = {"source": answer.source, "config": answer.config, **_evidence(answer)}
+    known = [f"  {name}: {value}" for name, value in lines.items() if value is not None]
+    return "\n".join([str(answer.problem), *known])

@@ -1,0 +1,122 @@
+"""Options that several verbs share, and what their values mean."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from autotune.layer import BUCKETS, DTYPES, Problem, bucket_of
+from autotune.shapes import PRESETS, Shape, parse_shapes
+
+if TYPE_CHECKING:
+    from autotune.device import Device
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+# Beyond these a CPU's time for one call is seconds, and no one decodes or prefills there.
+_CPU_BUCKETS = tuple(bucket for bucket in BUCKETS if bucket <= 32)
+_UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
+
+
+def _tokens(_: click.Context, __: click.Parameter, text: str | None) -> tuple[int, ...] | None:
+    """Numbers of tokens, from `1,16`."""
+    if text is None:
+        return None
+    tokens = []
+    for part in text.split(","):
+        if not re.fullmatch(r"\s*[0-9]+\s*", part) or int(part) < 1:
+            raise click.BadParameter(
+                f"{part.strip()!r} is not a number of tokens; give whole numbers >= 1, as 1,16"
+            )
+        tokens.append(int(part))
+    return tuple(dict.fromkeys(tokens))
+
+
+def seconds(_: click.Context, __: click.Parameter, text: str | None) -> float | None:
+    """Seconds, from `90`, `90s`, `5m` or `1h`; the callback of an option."""
+    if text is None:
+        return None
+    match = re.fullmatch(r"([0-9]*\.?[0-9]+)\s*([a-z]*)", text.strip())
+    if match is None or match[2] not in _UNITS or float(match[1]) == 0:
+        raise click.BadParameter(f"{text!r} is not a duration; give it as 60s, 5m or 1h")
+    return float(match[1]) * _UNITS[match[2]]
+
+
+_MODEL = (
+    click.option(
+        "--shapes",
+        multiple=True,
+        metavar="MODEL",
+        help=f"Layers to work on: {', '.join(PRESETS)}; a config.json or a model folder; or "
+        "n=4096,k=4096,group_size=128. Give it several times, or join with ';'.",
+    ),
+    click.option(
+        "--m",
+        callback=_tokens,
+        metavar="M[,M...]",
+        help="Numbers of tokens, as 1,16.  [default: every bucket; to 32 on a CPU]",
+    ),
+    click.option("--group-size", type=int, metavar="32|64|128|-1", help="Weights per scale; -1: all of k."),
+    click.option("--dtype", type=click.Choice(DTYPES), help="Type of activations and scales."),
+    click.option(
+        "--zero-point/--no-zero-point", default=None, help="Weights have zeros, or every zero is 8."
+    ),
+    click.option("--tp", type=click.IntRange(min=1), default=1, help="Layers of one of this many devices."),
+)
+_PLACE = (
+    click.option(
+        "--device", default="auto", metavar="auto|cpu|cuda:N", help="Where.  [default: a GPU if any]"
+    ),
+)
+_DATABASE = (
+    click.option(
+        "--db", metavar="PATH|URL", help="Database.  [default: AUTOTUNE_DB, or the user's own file]"
+    ),
+)
+
+
+def model_options(command: Command) -> Command:
+    """--shapes, --m, --group-size, --dtype, --zero-point, --tp, --device and --db."""
+    for option in reversed((*_MODEL, *_PLACE, *_DATABASE)):
+        command = option(command)
+    return command
+
+
+def database_option(command: Command) -> Command:
+    """--db."""
+    return _DATABASE[0](command)
+
+
+def chosen_shapes(
+    shapes: Sequence[str],
+    group_size: int | None,
+    dtype: str | None,
+    zero_point: bool | None,
+    tp: int,
+) -> list[Shape]:
+    """The layers that the options name.
+
+    Raises:
+        UsageError: there is no --shapes.
+        ShapesError, LayerError: a value means nothing or its numbers do not fit together.
+    """
+    if not shapes:
+        raise click.UsageError("Missing option '--shapes'; give a model, as --shapes llama7b.")
+    return parse_shapes(";".join(shapes), group_size, dtype, zero_point, tp)
+
+
+def chosen_tokens(m: Sequence[int] | None, device: Device) -> tuple[int, ...]:
+    """The numbers of tokens asked for, else every bucket that makes sense on the device."""
+    return tuple(m or (BUCKETS if device.kind == "cuda" else _CPU_BUCKETS))
+
+
+def tuned_problems(shapes: Sequence[Shape], tokens: Sequence[int]) -> list[Problem]:
+    """The problems that are tuned for these numbers of tokens: m rounded up to its bucket, said on stderr."""
+    buckets = [bucket_of(m) for m in tokens]
+    for m, bucket in zip(tokens, buckets, strict=True):
+        if m != bucket:
+            click.echo(f"m={m} is served by the bucket m={bucket}", err=True)
+    return [Problem(shape.layer, m) for shape in shapes for m in dict.fromkeys(buckets)]

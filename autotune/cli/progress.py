@@ -1,0 +1,53 @@
+"""A progress bar with the time left, on a terminal only."""
+
+from __future__ import annotations
+
+import sys
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
+
+
+class ProblemProgress:
+    """Counts finished problems on stderr; silent where stderr is not a terminal."""
+
+    def __init__(self, total: int) -> None:
+        self._total = total
+        self._bar: Progress | None = None
+        self._task: TaskID | None = None
+
+    def __enter__(self) -> ProblemProgress:
+        if sys.stderr.isatty():
+            from rich.console import Console
+            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+            columns = (
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TimeRemainingColumn(),
+            )
+            self._bar = Progress(*columns, console=Console(stderr=True), transient=True)
+            self._task = self._bar.add_task("problems", total=self._total)
+            self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def stage(self, stage: str, done: int, total: int) -> None:
+        """Say what goes on before and between problems: `compile 12/40`."""
+        if self._bar is not None and self._task is not None:
+            self._bar.update(
+                self._task, description=f"{stage} {done}/{total}" if done < total else "problems"
+            )
+
+    def finished(self) -> None:
+        """One more problem is done."""
+        if self._bar is not None and self._task is not None:
+            self._bar.advance(self._task)
