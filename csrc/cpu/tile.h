@@ -1,0 +1,57 @@
+// One tile of the product, and the functions that each instruction set provides for it.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace autotune::cpu {
+
+// Rows of a block of the packed weight, and weights along k in one of its 32-bit words.
+constexpr int kBlockRows = 16;
+constexpr int kWordWeights = 8;
+
+enum class Dtype : int { kFp16 = 0, kBf16 = 1, kFp32 = 2 };
+
+static constexpr int64_t width_of(Dtype dtype) { return dtype == Dtype::kFp32 ? 4 : 2; }
+
+// `blocks` blocks of rows times `tokens` tokens over the groups [group_begin, group_end). Pointers to the
+// weight stand at the first block; x, sums and out at the first token.
+struct Tile {
+  const int32_t* qweight;
+  const uint8_t* scales;
+  const uint8_t* zeros;  // null when every zero is 8
+  Dtype dtype;
+  int64_t group_size;
+  int64_t groups;
+  int64_t group_begin;
+  int64_t group_end;
+  const uint32_t* x;  // [tokens][x_stride] words, as made by `convert`
+  int64_t x_stride;
+  const float* sums;  // [tokens][groups] sums of x over each group
+  float* out;         // [tokens][out_stride]
+  int64_t out_stride;
+};
+
+// What an instruction set provides. No function throws, allocates or reads beyond its arguments.
+struct Kernels {
+  // Words per 8 values of a converted x: 8 floats, or 4 pairs of bf16.
+  int words;
+  int max_tokens;
+  // A token's k values of x to words, and their sum over each group.
+  void (*convert)(const void* x, Dtype dtype, int64_t k, int64_t group_size, uint32_t* words, float* sums);
+  // A tile of 1, 2 or 4 blocks and 1 to max_tokens tokens.
+  void (*tile)(const Tile& tile, int blocks, int tokens);
+  // out[i] = the sum over `parts` (apart by part_stride) of in[i], in order, plus bias[i] if there is one;
+  // count is a multiple of 8.
+  void (*finish)(const float* in, int parts, int64_t part_stride, const void* bias, Dtype dtype,
+                 int64_t count, void* out);
+};
+
+extern const Kernels kPortable;
+#if defined(__x86_64__)
+extern const Kernels kAvx2;
+extern const Kernels kAvx512;
+extern const Kernels kAvx512Bf16;  // for x in bf16 only
+#endif
+
+}  // namespace autotune::cpu
