@@ -1,0 +1,113 @@
+"""A quantized linear that runs the tuned kernel of its layer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import torch
+
+from autotune.errors import AutotuneError, DeviceError, FormatError
+from autotune.formats import awq_gemm
+from autotune.packing import PackedWeight, QuantizedWeight, pack
+from autotune.packing.quantized import TORCH_DTYPES
+from autotune.runtime.op import int4_linear
+from autotune.runtime.plans import LayerPlans, default_lookup, device_of, plans_for
+
+if TYPE_CHECKING:
+    from autotune.runtime.lookup import Lookup
+
+
+class Int4Linear(torch.nn.Module):
+    """out[..., n] = x[..., k] @ dequant(w[n, k]).T + bias[n], in the layer's dtype.
+
+    The kernel is picked by the number of tokens at each call. For inference only: the result never requires
+    grad, and a module in training mode refuses an x that does. The buffers `qweight`, `scales`, `zeros` and
+    `bias` are packed for the kind of device where the module was made, so it moves between devices of one
+    kind only. Made by `from_awq` or `from_quantized`.
+    """
+
+    qweight: torch.Tensor
+    scales: torch.Tensor
+    zeros: torch.Tensor | None
+    bias: torch.Tensor | None
+
+    def __init__(self, weight: QuantizedWeight, bias: torch.Tensor | None, plans: LayerPlans) -> None:
+        super().__init__()
+        self.layer = weight.layer
+        self.in_features, self.out_features = weight.layer.k, weight.layer.n
+        packed = pack(weight, plans.device.kind)
+        self.register_buffer("qweight", packed.qweight)
+        self.register_buffer("scales", packed.scales)
+        self.register_buffer("zeros", packed.zeros)
+        self.register_buffer("bias", _checked_bias(bias, packed))
+        self.plans = plans
+
+    @classmethod
+    def from_awq(
+        cls,
+        qweight: torch.Tensor,
+        qzeros: torch.Tensor,
+        scales: torch.Tensor,
+        bias: torch.Tensor | None = None,
+        *,
+        lookup: Lookup | None = None,
+    ) -> Int4Linear:
+        """From AutoAWQ "gemm" tensors: qweight int32 [k, n/8], qzeros int32 [k/group_size, n/8], scales.
+
+        Packed on the device of the tensors. `lookup` is where the configs come from, by default the
+        database in force.
+
+        Raises:
+            FormatError: a tensor is not what the layout promises.
+            LayerError: no kernel takes the layer's numbers.
+            DeviceError: no kernel runs on the tensors' device.
+        """
+        return cls.from_quantized(awq_gemm.to_quantized(qweight, qzeros, scales), bias, lookup=lookup)
+
+    @classmethod
+    def from_quantized(
+        cls, weight: QuantizedWeight, bias: torch.Tensor | None = None, *, lookup: Lookup | None = None
+    ) -> Int4Linear:
+        """From a canonical weight, packed on the device of its tensors."""
+        chosen = lookup or default_lookup(device_of(weight.q))
+        return cls(weight, bias, plans_for(weight.layer, chosen))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """out[..., n] of x[..., k], which is on the module's device and of the layer's dtype."""
+        if self.training and x.requires_grad and torch.is_grad_enabled():
+            raise AutotuneError("no gradient passes through Int4Linear; use model.eval() or torch.no_grad()")
+        # Read as a dict: each attribute that is a buffer costs half a microsecond.
+        held = self._buffers
+        tensors = (held["qweight"], held["scales"], held["zeros"], held["bias"])
+        out: torch.Tensor = int4_linear(x, *tensors, self.plans.handle)
+        return out
+
+    def extra_repr(self) -> str:
+        """The layer and the config that runs for one token."""
+        return f"{self.layer}, bias={self.bias is not None}, config={self.plans.answers[0].config}"
+
+    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Int4Linear:
+        """What .to(), .cuda() and .half() come down to; checked on an empty tensor before anything moves."""
+        probe = fn(self.scales.new_empty(0))
+        if probe.device.type != self.plans.device.kind:
+            raise DeviceError(
+                f"Int4Linear was packed for {self.plans.device.kind} and cannot move to {probe.device};"
+                f" make it from tensors that are on {probe.device}"
+            )
+        if probe.dtype != self.scales.dtype:
+            raise FormatError(f"Int4Linear is {self.scales.dtype} and cannot become {probe.dtype}")
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        device = device_of(self.qweight)
+        if device != self.plans.device:
+            self.plans = plans_for(self.layer, default_lookup(device))
+        return self
+
+
+def _checked_bias(bias: torch.Tensor | None, weight: PackedWeight) -> torch.Tensor | None:
+    if bias is None:
+        return None
+    layer = weight.layer
+    if tuple(bias.shape) != (layer.n,):
+        raise FormatError(f"bias is {list(bias.shape)}, expected [{layer.n}]")
+    return bias.detach().to(weight.qweight.device, TORCH_DTYPES[layer.dtype]).contiguous()

@@ -1,0 +1,143 @@
+"""The plans of a layer: what runs for each number of tokens, looked up and made ready once."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import warnings
+import weakref
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from autotune.device import Device, find_device
+from autotune.errors import CompileError, LaunchError
+from autotune.kernels import registry
+from autotune.kernels.compiler import build
+from autotune.layer import BUCKETS, Layer, Problem
+from autotune.paths import database_url
+from autotune.runtime.lookup import Answer, Lookup
+
+if TYPE_CHECKING:
+    import torch
+
+    from autotune.config import Config
+    from autotune.kernels.family import Plan
+
+_handles = itertools.count()
+_by_handle: weakref.WeakValueDictionary[int, LayerPlans] = weakref.WeakValueDictionary()
+
+
+class LayerPlans:
+    """For one layer on one device: an answer and a plan for every bucket.
+
+    `handle` names the plans to the op for as long as something holds them. A config whose kernel cannot be
+    made gives way to the default config, with one warning for each Lookup.
+
+    Raises:
+        CompileError, LaunchError: the kernel of the default config cannot be made either.
+        DeviceError: no family on the device can do the layer.
+    """
+
+    def __init__(self, layer: Layer, lookup: Lookup) -> None:
+        self.layer = layer
+        self.device = lookup.device
+        made = _Maker(layer, lookup)
+        ready = [made.ready(lookup.answer(Problem(layer, bucket))) for bucket in BUCKETS]
+        self.answers = tuple(answer for answer, _ in ready)
+        self._plans = tuple(plan for _, plan in ready)
+        self.handle = next(_handles)
+        _by_handle[self.handle] = self
+
+    def plan(self, m: int) -> Plan:
+        """The plan for m >= 1 tokens: that of the smallest bucket >= m, of the largest above that."""
+        # Bucket i is 2**i.
+        return self._plans[min((m - 1).bit_length(), len(BUCKETS) - 1)]
+
+    def __deepcopy__(self, memo: object) -> LayerPlans:
+        return self
+
+
+def plans_of(handle: int) -> LayerPlans:
+    """The plans with this handle; KeyError when nothing holds them any more."""
+    return _by_handle[handle]
+
+
+def plans_for(layer: Layer, lookup: Lookup) -> LayerPlans:
+    """The plans of the layer by this Lookup, made once and shared by every linear of the layer."""
+    known = _known.setdefault(lookup, _Known({}))
+    if layer not in known.plans:
+        known.plans[layer] = LayerPlans(layer, lookup)
+    return known.plans[layer]
+
+
+def device_of(tensor: torch.Tensor) -> Device:
+    """The device that the tensor lives on.
+
+    Raises:
+        DeviceError: no kernel runs there.
+    """
+    return find_device(str(tensor.device))
+
+
+def default_lookup(device: Device) -> Lookup:
+    """The process's Lookup for linears that are made one at a time; it reads the database once."""
+    return _lookup_of(device, database_url())
+
+
+@functools.cache
+def _lookup_of(device: Device, url: str) -> Lookup:
+    return Lookup(device, url)
+
+
+@dataclass
+class _Known:
+    """What was made by one Lookup."""
+
+    plans: dict[Layer, LayerPlans]
+    warned: bool = False
+
+
+_known: weakref.WeakKeyDictionary[Lookup, _Known] = weakref.WeakKeyDictionary()
+
+
+class _Maker:
+    """Makes the plans of one layer, one for each distinct config."""
+
+    def __init__(self, layer: Layer, lookup: Lookup) -> None:
+        self._layer = layer
+        self._lookup = lookup
+        self._plans: dict[Config, Plan | CompileError | LaunchError] = {}
+
+    def ready(self, answer: Answer) -> tuple[Answer, Plan]:
+        """The answer with its plan, or the default config and its plan when that config has none."""
+        plan = self._plan(answer.config)
+        if not isinstance(plan, Exception):
+            return answer, plan
+        default = registry.default_config(answer.problem, self._lookup.device)
+        fallback = self._plan(default)
+        if isinstance(fallback, Exception):
+            raise fallback
+        self._warn(answer.config, plan)
+        reason = f"{answer.config} cannot be made: {plan}"
+        unmeasured = replace(answer, median_us=None, default_us=None, record=None)
+        return replace(unmeasured, config=default, source="default", reason=reason), fallback
+
+    def _plan(self, config: Config) -> Plan | CompileError | LaunchError:
+        if config not in self._plans:
+            try:
+                self._plans[config] = self._make(config)
+            except (CompileError, LaunchError) as error:
+                self._plans[config] = error
+        return self._plans[config]
+
+    def _make(self, config: Config) -> Plan:
+        family, device = registry.family_of(config), self._lookup.device
+        unit = family.unit(config, self._layer, device)
+        cubin = None if unit is None else self._lookup.binary(unit.key) or build(unit)
+        return family.plan(config, self._layer, device, cubin)
+
+    def _warn(self, config: Config, error: Exception) -> None:
+        known = _known.setdefault(self._lookup, _Known({}))
+        if not known.warned:
+            known.warned = True
+            warnings.warn(f"running a default config, because {config} cannot be made: {error}", stacklevel=2)
