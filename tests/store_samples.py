@@ -1,0 +1,70 @@
+"""Values that the tests of the store and of look-up share."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+
+from autotune.config import Config
+from autotune.device import Device
+from autotune.layer import Layer, Problem
+from autotune.record import Binary, Environment, Record, Trial
+
+H200 = Device("cuda", 0, "NVIDIA H200", "sm_90", 132, 50 << 20, 227 << 10, 141 << 30)
+H100 = replace(H200, name="NVIDIA H100", memory_bytes=80 << 30)
+A100 = replace(H200, name="NVIDIA A100", arch="sm_80", cores=108)
+SOURCES = {"mma": "0123456789abcdef", "dequant_matmul": "fedcba9876543210"}
+ENVIRONMENT = Environment("CUDA 13.0", "NVRTC 13.0", "2.13.0", "0.1.0", SOURCES)
+LAYER = Layer(4096, 4096)
+
+
+def config(tile_m: int = 8, split_k: int = 1, family: str = "mma") -> Config:
+    return Config.of(family, tile_m=tile_m, split_k=split_k)
+
+
+def record(
+    m: int = 1, layer: Layer = LAYER, device: Device = H200, best: Config | None = None, at: int = 0
+) -> Record:
+    best = best or config()
+    return Record(
+        problem=Problem(layer, m),
+        device=device.name,
+        arch=device.arch,
+        config=best,
+        median_us=5.25,
+        low_us=5.125,
+        high_us=5.5,
+        default_config=config(tile_m=64),
+        default_us=7.75,
+        source_hash=SOURCES[best.family],
+        created_at=f"2025-01-01T00:00:{at:02}+00:00",
+    )
+
+
+def trials(of: Record) -> list[Trial]:
+    """The record's own trial, a slower one, a failed one."""
+    samples = (5.0, 5.25, 5.5)
+    return [
+        Trial(of.problem, of.default_config, "ok", 7.75, 7.5, 8.0, (7.5, 7.75, 8.0)),
+        Trial(of.problem, of.config, "ok", of.median_us, of.low_us, of.high_us, samples),
+        Trial(of.problem, config(split_k=2), "failed", error="launch failed: invalid argument"),
+    ]
+
+
+def binary(key: str = "unit", cubin: bytes = b"\x7fELF cubin") -> Binary:
+    return Binary(key, "sm_90", "NVRTC 13.0", cubin)
+
+
+@contextmanager
+def as_ordinary_user() -> Iterator[None]:
+    """Root may write everywhere; permissions hold for what runs in here."""
+    if os.geteuid() != 0:
+        yield
+        return
+    os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(0)

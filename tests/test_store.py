@@ -1,0 +1,177 @@
+"""The store's methods, on SQLite and on the empty PostgreSQL database of AUTOTUNE_TEST_POSTGRES, if set."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+import sqlalchemy as sa
+from store_samples import A100, ENVIRONMENT, H100, H200, LAYER, SOURCES, binary, config, record, trials
+
+from autotune.layer import Layer, Problem
+from autotune.record import Trial
+from autotune.store.store import Store
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def url(request: pytest.FixtureRequest, tmp_path) -> str:
+    if request.param == "sqlite":
+        return str(tmp_path / "new folder" / "100% mine?.db")
+    address = os.environ.get("AUTOTUNE_TEST_POSTGRES")
+    if not address:
+        pytest.skip("AUTOTUNE_TEST_POSTGRES is not set")
+    engine = sa.create_engine(address.replace("postgresql://", "postgresql+psycopg://"))
+    with engine.begin() as connection:
+        connection.execute(sa.text("DROP SCHEMA public CASCADE"))
+        connection.execute(sa.text("CREATE SCHEMA public"))
+    engine.dispose()
+    return address
+
+
+@pytest.fixture
+def store(url: str) -> Iterator[Store]:
+    with Store.open(url) as opened:
+        yield opened
+
+
+def rows(url: str, table: str) -> list[dict[str, object]]:
+    """A table, read by another program than the store."""
+    is_file = "://" not in url
+    address = sa.URL.create("sqlite", database=url) if is_file else url.replace("ql://", "ql+psycopg://")
+    engine = sa.create_engine(address)
+    with engine.connect() as connection:
+        found = connection.execute(sa.text(f'SELECT * FROM "{table}" ORDER BY id')).mappings().all()
+    engine.dispose()
+    return [dict(row) for row in found]
+
+
+def add(store: Store, *records, device=H200, environment=ENVIRONMENT, cubin=None) -> int:
+    sweep = store.begin_sweep(device, environment, {})
+    for each in records:
+        store.add_result(sweep, trials(each), each, cubin)
+    return sweep
+
+
+def test_a_result_comes_back_whole(store):
+    stored = record()
+    add(store, stored, cubin=binary())
+    assert store.records() == [stored]
+    assert store.trials(stored.problem, H200) == trials(stored)
+    assert store.devices() == [H200]
+    assert store.environment(H200) == ENVIRONMENT
+
+
+def test_a_database_is_found_again_after_closing(url):
+    with Store.open(url) as first:
+        add(first, record())
+    with Store.open(url) as second:
+        assert second.records() == [record()]
+
+
+def test_a_sweep_keeps_its_arguments_status_and_times(store, url):
+    sweep = store.begin_sweep(H200, ENVIRONMENT, {"shapes": "llama7b", "m": [1, 16]})
+    other = store.begin_sweep(H200, ENVIRONMENT, {})
+    (before, _) = rows(url, "sweep")
+    assert (before["status"], before["finished_at"]) == ("running", None)
+    store.finish_sweep(sweep, "finished")
+    (after, untouched) = rows(url, "sweep")
+    assert after["status"] == "finished"
+    assert after["finished_at"] >= after["started_at"]
+    assert (untouched["id"], untouched["status"]) == (other, "running")
+    assert "llama7b" in str(after["arguments"])
+
+
+def test_a_newer_record_replaces_the_older_and_its_trials_stay(store, url):
+    old, new = record(best=config(8), at=1), replace(record(best=config(16), at=2), median_us=4.0)
+    add(store, old)
+    add(store, new)
+    assert store.records() == [new]
+    assert store.trials(new.problem, H200) == trials(old) + trials(new)
+    (row,) = rows(url, "record")
+    (evidence,) = [each for each in rows(url, "trial") if each["id"] == row["trial_id"]]
+    assert (evidence["config"], evidence["sweep_id"]) == (str(new.config), 2)
+
+
+def test_records_of_other_problems_devices_and_sources_stay(store):
+    kept = [
+        record(m=1),
+        record(m=2),
+        record(layer=Layer(4096, 4096, zero_point=False)),
+        record(layer=Layer(4096, 4096, dtype="bf16")),
+        replace(record(), source_hash="another source"),
+    ]
+    add(store, *kept)
+    add(store, record(device=H100), device=H100)
+    assert len(store.records()) == 6
+    assert len(store.records(H200)) == 5
+    assert set(store.records(H200)) == set(kept)
+    assert store.records(H100) == [record(device=H100)]
+    assert store.records(A100) == []
+    assert store.trials(record().problem, A100) == []
+
+
+def test_records_are_sorted_by_device_and_problem(store):
+    add(store, record(m=16), record(m=2), record(layer=Layer(1024, 4096)))
+    add(store, record(device=A100), device=A100)
+    assert [(each.device, each.problem) for each in store.records()] == [
+        ("NVIDIA A100", Problem(LAYER, 1)),
+        ("NVIDIA H200", Problem(Layer(1024, 4096), 1)),
+        ("NVIDIA H200", Problem(LAYER, 2)),
+        ("NVIDIA H200", Problem(LAYER, 16)),
+    ]
+
+
+def test_a_problem_without_a_winner_stores_its_trials_only(store):
+    failed = Trial(Problem(LAYER, 1), config(), "wrong", error="differs at [0, 3]")
+    store.add_result(store.begin_sweep(H200, ENVIRONMENT, {}), [failed], None, None)
+    assert store.records() == []
+    assert store.trials(failed.problem, H200) == [failed]
+    assert store.finished_problems(H200, SOURCES) == set()
+    assert store.environment(H200) is None
+
+
+def test_a_binary_is_stored_once_for_its_unit(store, url):
+    add(store, record(m=1), record(m=2), cubin=binary())
+    (row,) = rows(url, "binary")
+    assert bytes(row["cubin"]) == binary().cubin
+    assert {each["binary_id"] for each in rows(url, "record")} == {row["id"]}
+    add(store, record(m=4), cubin=binary(cubin=b"from another compiler"))
+    (row,) = rows(url, "binary")
+    assert bytes(row["cubin"]) == b"from another compiler"
+    assert row["sha256"] == binary(cubin=b"from another compiler").sha256
+
+
+def test_device_and_environment_are_stored_once(store, url):
+    add(store, record(m=1))
+    add(store, record(m=2))
+    add(store, record(m=4), environment=replace(ENVIRONMENT, torch="2.6.0"))
+    assert len(rows(url, "device")) == 1
+    assert len(rows(url, "environment")) == 2
+
+
+@pytest.mark.parametrize(
+    ("sources", "finished"),
+    [
+        (SOURCES, True),
+        (SOURCES | {"mma": "changed"}, False),
+        (SOURCES | {"dequant_matmul": "changed"}, False),
+        (SOURCES | {"wgmma": "new"}, False),
+        ({"mma": SOURCES["mma"]}, True),
+        ({"dequant_matmul": SOURCES["dequant_matmul"]}, False),
+    ],
+    ids=["same", "changed", "other changed", "family added", "other removed", "family removed"],
+)
+def test_a_problem_is_finished_while_every_running_family_is_unchanged(store, sources, finished):
+    add(store, record())
+    assert store.finished_problems(H200, sources) == ({record().problem} if finished else set())
+    assert store.finished_problems(H100, sources) == set()
+
+
+def test_samples_keep_single_precision(store):
+    trial = Trial(Problem(LAYER, 1), config(), "ok", 0.1, 0.1, 0.1, tuple(0.1 * i for i in range(100)))
+    store.add_result(store.begin_sweep(H200, ENVIRONMENT, {}), [trial], None, None)
+    (back,) = store.trials(trial.problem, H200)
+    assert back.samples_us == pytest.approx(trial.samples_us, rel=2**-24)
+    assert back.median_us == 0.1

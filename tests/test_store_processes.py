@@ -1,0 +1,103 @@
+"""Several processes on one database: writers at once, and a writer killed half way."""
+
+from __future__ import annotations
+
+import signal
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from store_samples import H200, SOURCES, record
+
+from autotune.runtime.stored import user_records
+from autotune.store.store import Store
+
+TESTS = Path(__file__).parent
+START = f"""
+import os, signal, sys
+sys.path[:0] = [{str(TESTS)!r}, {str(TESTS.parent)!r}]
+import sqlalchemy as sa
+from store_samples import *
+from autotune.store.store import Store
+"""
+
+WRITER = (
+    START
+    + """
+database, me, results = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+sys.stdin.readline()
+with Store.open(database) as store:
+    sweep = store.begin_sweep(H200, ENVIRONMENT, {"writer": me})
+    for m in range(1, results + 1):
+        mine = record(m=m, best=config(tile_m=me), at=me)
+        store.add_result(sweep, trials(mine), mine, binary(f"{me}/{m}", os.urandom(100_000)))
+    store.finish_sweep(sweep, "finished")
+"""
+)
+
+KILLED = (
+    START
+    + """
+database, instant = sys.argv[1:]
+with Store.open(database) as store:
+    sweep = store.begin_sweep(H200, ENVIRONMENT, {})
+    store.add_result(sweep, trials(record(m=1)), record(m=1), binary("first", b"1" * 1_000_000))
+    if instant == "commit":
+        sa.event.listen(sa.Engine, "commit", lambda connection: os.kill(os.getpid(), signal.SIGKILL))
+    else:
+        def kill(connection, cursor, statement, *rest):
+            if statement.replace('"', "").startswith(f"INSERT INTO {instant} "):
+                os.kill(os.getpid(), signal.SIGKILL)
+        sa.event.listen(sa.Engine, "after_cursor_execute", kill)
+    store.add_result(sweep, trials(record(m=2)), record(m=2), binary("second", b"2" * 1_000_000))
+"""
+)
+
+
+def start(script: str, *arguments: object) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", script, *map(str, arguments)]
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def test_writers_that_create_one_database_at_once_lose_nothing(tmp_path):
+    database, results = tmp_path / "one.db", 20
+    writers = [start(WRITER, database, me, results) for me in (1, 2, 3)]
+    for writer in writers:
+        writer.stdin.write("go\n")
+        writer.stdin.flush()
+    for writer in writers:
+        _, errors = writer.communicate(timeout=60)
+        assert writer.returncode == 0, errors
+    with Store.open(str(database)) as store:
+        found = store.records()
+        assert [each.problem.m for each in found] == list(range(1, results + 1))
+        for each in found:
+            assert len(store.trials(each.problem, H200)) == 3 * len(writers)
+    with sqlite3.connect(database) as connection:
+        assert connection.execute("SELECT count(*), count(DISTINCT sha256) FROM binary").fetchone() == (
+            60,
+            60,
+        )
+        assert connection.execute("SELECT status, count(*) FROM sweep").fetchall() == [("finished", 3)]
+        assert connection.execute("SELECT count(*) FROM device").fetchone() == (1,)
+
+
+@pytest.mark.parametrize("instant", ["trial", "binary", "record", "commit"])
+def test_a_killed_writer_leaves_all_of_a_result_or_nothing(tmp_path, instant):
+    database = tmp_path / "killed.db"
+    writer = start(KILLED, database, instant)
+    _, errors = writer.communicate(timeout=60)
+    assert writer.returncode == -signal.SIGKILL, errors
+    first = record(m=1)
+    assert user_records(database, H200.arch) == [first]
+    with Store.open(str(database)) as store:
+        assert store.finished_problems(H200, SOURCES) == {first.problem}
+        assert store.trials(record(m=2).problem, H200) == []
+        sweep = store.begin_sweep(H200, store.environment(H200), {})
+        store.add_result(sweep, [], record(m=2), None)
+    with sqlite3.connect(database) as connection:
+        assert connection.execute("SELECT unit_key FROM binary").fetchall() == [("first",)]
+        assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+        assert connection.execute("PRAGMA foreign_key_check").fetchall() == []
