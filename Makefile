@@ -1,0 +1,37 @@
+# Two commands: `make sweep` tunes Llama-7B on the device that is here, `make test` runs every test.
+# Both set up .venv first, and again only when what they install from has changed.
+PYTHON ?= python3
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+READY := .venv/ready
+GPU := $(wildcard /dev/nvidiactl /dev/dxg)
+EXTRAS := dev$(if $(GPU),$(comma)cuda)
+comma := ,
+SOURCES := $(shell find csrc -name '*.cpp' -o -name '*.h')
+CLANG_FORMAT := find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh' | xargs $(BIN)/clang-format
+
+.PHONY: sweep test lint format
+
+sweep: $(READY)
+	$(BIN)/autotune sweep --shapes llama7b
+
+test: $(READY)
+	$(BIN)/python -m pytest
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(CLANG_FORMAT) --dry-run --Werror
+
+format: $(READY)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(CLANG_FORMAT) -i
+
+# The build tools come first and stay, so that a rebuild of the extension compiles only what has changed.
+$(READY): pyproject.toml constraints.txt CMakeLists.txt $(SOURCES)
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(PIP) install 'scikit-build-core>=0.10' 'pybind11>=2.13' 'cmake>=3.20' 'ninja>=1.11'
+	$(PIP) install --no-build-isolation --constraint constraints.txt --editable '.[$(EXTRAS)]'
+	touch $@
