@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import json
+import runpy
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import click
 
@@ -115,17 +118,27 @@ def _compiler() -> Iterator[Check]:
 
 
 def _torch() -> Iterator[Check]:
-    try:
-        import torch
-    except ImportError as error:
-        yield _missing("torch", str(error), "pip install torch")
+    """What torch was built for, read from its files: importing it takes seconds."""
+    spec = importlib.util.find_spec("torch")
+    if spec is None or spec.origin is None:
+        yield _missing("torch", "not installed", "pip install torch")
         return
-    from autotune.device import cuda_devices
+    from autotune import _C
 
-    built = f"CUDA {torch.version.cuda}" if torch.version.cuda else "no CUDA"
-    yield _ok("torch", f"{torch.__version__}, {built}")
-    if cuda_devices() and not torch.cuda.is_available():
-        yield _missing("torch on the GPU", built, "install a CUDA build of torch that the driver can run")
+    build = runpy.run_path(str(Path(spec.origin).with_name("version.py")))
+    cuda = f"CUDA {build['cuda']}" if build["cuda"] else "no CUDA"
+    yield _ok("torch", f"{build['__version__']}, {cuda}")
+    driver = _C.cuda_driver_version()
+    if driver is not None and (not build["cuda"] or _major(build["cuda"]) > _major(driver)):
+        yield _missing(
+            "torch on the GPU",
+            f"built for {cuda}, the driver runs CUDA {driver}",
+            f"install a build of torch for CUDA {_major(driver)}",
+        )
+
+
+def _major(version: str) -> int:
+    return int(version.partition(".")[0])
 
 
 def _shipped() -> Iterator[Check]:
