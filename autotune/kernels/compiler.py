@@ -29,10 +29,8 @@ from autotune.paths import cubin_cache, shipped
 _LOG = logging.getLogger(__name__)
 _EXACT_VERSION = re.compile(r"\bV(\d+\.\d+\.\d+)")
 _CHECKSUM_BYTES = hashlib.sha256().digest_size
-_REMEDY = (
-    "run pip install 'autotune-int4[cuda]' beside a CUDA build of torch of the same CUDA major version, "
-    "or install a CUDA toolkit"
-)
+_TOOLKIT = "/usr/local/cuda"
+_REMEDY = "run pip install 'autotune-int4[cuda]' beside a CUDA build of torch, or install a CUDA toolkit"
 
 
 class SourceError(CompileError):
@@ -125,7 +123,7 @@ class _Nvcc:
     flags: tuple[str, ...] = ("--std=c++17", "--expt-relaxed-constexpr")
 
     def __init__(self) -> None:
-        toolkits = filter(None, (os.environ.get("CUDA_HOME"), "/usr/local/cuda"))
+        toolkits = filter(None, (os.environ.get("CUDA_HOME"), _TOOLKIT))
         folders = os.pathsep.join(f"{toolkit}/bin" for toolkit in toolkits)
         found = shutil.which("nvcc") or shutil.which("nvcc", path=folders)
         if found is None:
@@ -267,7 +265,7 @@ def _compile(unit: Unit, *more: str) -> tuple[bytes, str]:
     try:
         return compiler.compile(folder / unit.source, options)
     except OSError as error:
-        raise CompileError(f"kernel source {folder / unit.source}: {error.strerror}") from None
+        raise CompileError(f"cannot compile {unit.source}: {error.filename}: {error.strerror}") from None
     except _RefusedError as refused:
         log = str(refused)
         lines = [line.strip() for line in log.splitlines() if line.strip()]

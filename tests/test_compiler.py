@@ -1,0 +1,248 @@
+"""Units to cubins: both compilers, errors, the cache on disk, parallel builds, ptxas' report."""
+
+import hashlib
+import logging
+import re
+import shutil
+import struct
+import subprocess
+import sys
+
+import pytest
+
+from autotune.device import Device
+from autotune.errors import CompileError
+from autotune.kernels import compiler, registry
+from autotune.kernels.family import Unit
+from autotune.layer import Layer, Problem
+from autotune.paths import cubin_cache
+
+ADD = """
+extern "C" __global__ void add(float* out, const float* x) {
+  out[threadIdx.x] = x[threadIdx.x] + AMOUNT;
+}
+"""
+
+pytestmark = pytest.mark.skipif(compiler.find_compiler() is None, reason="no CUDA compiler here")
+needs_nvcc = pytest.mark.skipif(shutil.which("nvcc") is None, reason="nvcc is not on PATH")
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("AUTOTUNE_CACHE", str(tmp_path / "cache"))
+    return cubin_cache()
+
+
+@pytest.fixture
+def no_nvrtc(monkeypatch):
+    """As where cuda-bindings is not installed."""
+    monkeypatch.setitem(sys.modules, "cuda.bindings", None)
+    compiler._compiler.cache_clear()
+    yield
+    compiler._compiler.cache_clear()
+
+
+@pytest.fixture
+def write(tmp_path):
+    def unit(text=ADD, arch="sm_80", **defines):
+        digest = hashlib.sha256(text.encode()).hexdigest()
+        path = tmp_path / f"unit_{digest[:8]}.cu"
+        path.write_text(text)
+        return Unit(str(path), tuple(defines.items()), arch, digest)
+
+    return unit
+
+
+def machine_of(cubin):
+    """e_machine of an ELF file; 190 is CUDA."""
+    return struct.unpack_from("<4s14xH", cubin)
+
+
+@pytest.mark.parametrize("arch", ["sm_80", "sm_90a"])
+def test_cubin_is_for_the_exact_arch(write, arch):
+    cubin = compiler.build(write(arch=arch, AMOUNT=1))
+    assert machine_of(cubin) == (b"\x7fELF", 190)
+    assert f"-arch {arch} ".encode() in cubin
+
+
+def test_defines_reach_the_kernel(write):
+    assert compiler.build(write(AMOUNT=1)) != compiler.build(write(AMOUNT=2))
+
+
+def test_includes_are_found_beside_the_source_and_in_the_shipped_folder(write, tmp_path, monkeypatch):
+    (tmp_path / "beside.cuh").write_text("__device__ float twice(float x) { return 2 * x; }")
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "beside.cuh").write_text("#error the working folder was searched")
+    monkeypatch.chdir(elsewhere)
+    source = '#include "beside.cuh"\n#include "common/ptx.cuh"\n' + ADD.replace("AMOUNT", "twice(x[0])")
+    assert compiler.build(write(source))
+
+
+def test_version_is_that_of_the_library():
+    nvrtc = pytest.importorskip("cuda.bindings.nvrtc")
+    _, major, minor = nvrtc.nvrtcVersion()
+    assert re.fullmatch(rf"nvrtc {major}\.{minor}\.\d+", compiler.compiler_version())
+
+
+def test_error_is_one_line_with_cause_arch_and_defines(write):
+    unit = write(ADD.replace("x[", "y["), AMOUNT=1, TILE=8)
+    with pytest.raises(compiler.SourceError) as raised:
+        compiler.build(unit)
+    message = str(raised.value)
+    assert "\n" not in message
+    for part in ("(3)", '"y" is undefined', unit.source, "sm_80", "AMOUNT=1 TILE=8"):
+        assert part in message
+    assert len(raised.value.log.splitlines()) > 1
+
+
+def test_missing_source_and_unknown_arch(write, tmp_path):
+    with pytest.raises(CompileError, match=r"nowhere\.cu: No such file"):
+        compiler.build(Unit(str(tmp_path / "nowhere.cu"), (), "sm_80", ""))
+    with pytest.raises(CompileError, match=r"gpu-architecture.*sm_7"):
+        compiler.build(write(arch="sm_7", AMOUNT=1))
+
+
+def test_cached_cubin_needs_no_source(write, tmp_path):
+    unit = write(AMOUNT=1)
+    cubin = compiler.build(unit)
+    (tmp_path / unit.source).unlink()
+    assert compiler.build(unit) == cubin
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [lambda whole: whole[:-1], lambda whole: whole[:-1] + b"?", lambda _: b"", lambda whole: whole[:32]],
+    ids=["cut", "changed", "empty", "checksum only"],
+)
+def test_damaged_cache_file_is_built_again(write, cache, damage):
+    unit = write(AMOUNT=1)
+    cubin = compiler.build(unit)
+    (file,) = cache.iterdir()
+    whole = file.read_bytes()
+    file.write_bytes(damage(whole))
+    assert compiler.build(unit) == cubin
+    assert file.read_bytes() == whole
+
+
+def test_unusable_cache_warns_once_and_compiles(write, tmp_path, monkeypatch, caplog):
+    (tmp_path / "file").write_text("not a folder")
+    monkeypatch.setenv("AUTOTUNE_CACHE", str(tmp_path / "file"))
+    with caplog.at_level(logging.WARNING):
+        built = compiler.build_all([write(AMOUNT=amount) for amount in range(4)], workers=2)
+    assert [machine_of(cubin) for cubin in built.values()] == [(b"\x7fELF", 190)] * 4
+    (warning,) = caplog.messages
+    assert str(tmp_path / "file" / "cubin") in warning
+
+
+BUILD_ALL = """
+import hashlib, sys
+from autotune.kernels.compiler import build_all
+from autotune.kernels.family import Unit
+units = [Unit(sys.argv[1], (("AMOUNT", amount),), "sm_80", "") for amount in range(8)]
+for cubin in build_all(units, workers=2).values():
+    print(hashlib.sha256(cubin).hexdigest())
+"""
+
+
+def test_two_processes_share_a_cache(write, cache):
+    command = [sys.executable, "-c", BUILD_ALL, write().source]
+    processes = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    first, second = (sorted(process.communicate()[0].split()) for process in processes)
+    assert first == second
+    assert len(set(first)) == 8
+    assert sorted(hashlib.sha256(file.read_bytes()[32:]).hexdigest() for file in cache.iterdir()) == first
+
+
+def test_build_all_builds_equal_units_once_and_keeps_errors_apart(write):
+    good, bad = write(AMOUNT=1), write("broken", AMOUNT=1)
+    calls = []
+    built = compiler.build_all([good, bad, good], workers=2, on_done=lambda *done: calls.append(done))
+    assert built[good.key] == compiler.build(good)
+    assert isinstance(built[bad.key], compiler.SourceError)
+    assert calls == [(1, 2), (2, 2)]
+
+
+def test_build_all_of_nothing():
+    assert compiler.build_all([]) == {}
+
+
+def test_interrupt_leaves_the_rest_unbuilt(write, cache):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    units = [write(AMOUNT=amount) for amount in range(60)]
+    with pytest.raises(KeyboardInterrupt):
+        compiler.build_all(units, workers=1, on_done=interrupt)
+    assert 1 <= len(list(cache.iterdir())) < len(units)
+
+
+def test_resources_of_a_plain_kernel(write):
+    shared = "__shared__ float s[320]; s[threadIdx.x] = x[threadIdx.x]; __syncthreads();"
+    text = ADD.replace("out[threadIdx.x] = x[", f"{shared} out[threadIdx.x] = s[319 - ")
+    used = compiler.resources(write(text, AMOUNT=1))
+    assert (used.spill_bytes, used.local_bytes, used.shared_bytes) == (0, 0, 320 * 4)
+    assert 0 < used.registers <= 32
+
+
+def test_resources_see_a_stack(write):
+    text = """
+    extern "C" __global__ void turn(float* out, int* at) {
+      float a[64];
+      for (int i = 0; i < 64; ++i) a[i] = out[i];
+      for (int i = 0; i < 64; ++i) out[i] = a[at[i]];
+    }
+    """
+    used = compiler.resources(write(text))
+    assert (used.spill_bytes, used.local_bytes) == (0, 64 * 4)
+
+
+def test_resources_see_spills(write):
+    text = """
+    extern "C" __global__ void __launch_bounds__(1024) greedy(float* out) {
+      float a[96];
+    #pragma unroll
+      for (int i = 0; i < 96; ++i) a[i] = out[i * 1024 + threadIdx.x];
+      __syncthreads();
+    #pragma unroll
+      for (int i = 0; i < 96; ++i) out[i * 1024 + threadIdx.x] = a[i] * a[(i * 7 + 1) % 96];
+    }
+    """
+    used = compiler.resources(write(text))
+    assert used.registers <= 64
+    assert used.spill_bytes > 0
+
+
+@pytest.mark.usefixtures("no_nvrtc")
+def test_no_compiler_says_what_was_looked_for_and_the_remedy(write, tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("CUDA_HOME", str(tmp_path / "toolkit"))
+    monkeypatch.setattr(compiler, "_TOOLKIT", str(tmp_path / "usual"))
+    assert compiler.find_compiler() is None
+    for call in (lambda: compiler.build(write(AMOUNT=1)), lambda: compiler.build_all([write(AMOUNT=1)])):
+        with pytest.raises(CompileError) as raised:
+            call()
+        for part in ("cuda-bindings", "toolkit/bin", "usual/bin", "pip install 'autotune-int4[cuda]'"):
+            assert part in str(raised.value)
+
+
+@needs_nvcc
+@pytest.mark.usefixtures("no_nvrtc")
+def test_nvcc_serves_where_nvrtc_is_absent(write):
+    assert re.fullmatch(r"nvcc \d+\.\d+\.\d+", compiler.compiler_version())
+    assert machine_of(compiler.build(write(arch="sm_90a", AMOUNT=1))) == (b"\x7fELF", 190)
+    assert compiler.resources(write(AMOUNT=1)).spill_bytes == 0
+    with pytest.raises(compiler.SourceError, match=r"AMOUNT.*undefined"):
+        compiler.build(write())
+
+
+@needs_nvcc
+@pytest.mark.usefixtures("no_nvrtc")
+@pytest.mark.parametrize(
+    "family", [f for f in registry.families().values() if f.kind == "cuda"], ids=lambda f: f.name
+)
+def test_nvcc_takes_the_shipped_sources_too(family):
+    device = Device("cuda", 0, "a GPU", "sm_80", 108, 40 << 20, 163 << 10, 80 << 30)
+    problem = Problem(Layer(n=4096, k=4096), m=256)
+    unit = family.unit(family.space(problem, device)[0], problem.layer, device)
+    assert unit is None or machine_of(compiler.build(unit)) == (b"\x7fELF", 190)
