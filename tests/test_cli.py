@@ -1,0 +1,123 @@
+"""The command line: usage, errors, exit codes, doctor and db."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from pathlib import Path
+
+import pytest
+from command_line import autotune
+
+from autotune.cli import VERBS
+
+EXIT_ERROR, EXIT_USAGE = 1, 2
+
+
+@pytest.mark.parametrize("verb", [[], *([verb] for verb in VERBS), ["db", "upgrade"]], ids=" ".join)
+def test_every_help_has_an_example(verb: list[str], tmp_path: Path) -> None:
+    shown = autotune(*verb, "--help", cwd=tmp_path)
+    assert shown.returncode == 0
+    assert "Example" in shown.stdout
+    assert shown.stderr == ""
+
+
+def test_version(tmp_path: Path) -> None:
+    assert autotune("--version", cwd=tmp_path).stdout.startswith("autotune ")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["no-such-verb"],
+        ["sweep"],
+        ["sweep", "--shapes", "llama7b", "--m", "-1"],
+        ["sweep", "--shapes", "llama7b", "--m", "0"],
+        ["sweep", "--shapes", "llama7b", "--m", "1,x"],
+        ["sweep", "--shapes", "llama7b", "--tp", "0"],
+        ["sweep", "--shapes", "llama7b", "--budget", "soon"],
+        ["sweep", "--shapes", "llama7b", "--budget", "0s"],
+        ["sweep", "--shapes", "llama7b", "--dtype", "int8"],
+        ["lookup"],
+        ["lookup", "--n", "4096"],
+        ["lookup", "--n", "4096", "--k", "4096", "--shapes", "llama7b"],
+        ["lookup", "--shapes", "llama7b", "--require", "near"],
+    ],
+    ids=" ".join,
+)
+def test_wrong_usage(arguments: list[str], tmp_path: Path) -> None:
+    ended = autotune(*arguments, cwd=tmp_path)
+    assert ended.returncode == EXIT_USAGE
+    assert ended.stdout == ""
+    assert "Traceback" not in ended.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["sweep", "--shapes", "lama7b"], ["'lama7b'", "did you mean llama7b"]),
+        (["sweep", "--shapes", "n=60,k=128"], ["n=60", "multiple of 8"]),
+        (["sweep", "--shapes", "n=64,k=100,group_size=100"], ["k=100", "multiple of 8"]),
+        (["sweep", "--shapes", "n=64,k=96"], ["k=96", "group_size=128"]),
+        (["sweep", "--shapes", "llama7b", "--group-size", "100"], ["group_size=100"]),
+        (["sweep", "--shapes", "llama7b", "--tp", "3"], ["tp=3", "num_attention_heads=32"]),
+        (["sweep", "--shapes", "n=64,k=128", "--device", "cuda:99"], ["cuda:99"]),
+        (["sweep", "--shapes", "n=64,k=128", "--device", "tpu"], ["'tpu'"]),
+        (["lookup", "--n", "60", "--k", "128", "--device", "cpu"], ["n=60"]),
+        (["sweep", "--shapes", "n=64,k=128", "--device", "cpu", "--db", "mysql://here/db"], ["mysql://"]),
+    ],
+    ids=lambda value: " ".join(value) if len(value) > 2 else None,
+)
+def test_an_error_is_one_line_that_names_the_value(
+    arguments: list[str], words: list[str], tmp_path: Path
+) -> None:
+    ended = autotune(*arguments, cwd=tmp_path)
+    assert ended.returncode == EXIT_ERROR
+    assert ended.stdout == ""
+    lines = ended.stderr.splitlines()
+    assert len(lines) == 1
+    assert lines[0].startswith("error: ")
+    assert all(word in lines[0] for word in words)
+
+
+def test_sweep_says_what_is_wrong_with_a_database(tmp_path: Path) -> None:
+    (tmp_path / "corrupt.db").write_bytes(b"this is not a database" * 100)
+    (tmp_path / "file").touch()
+    for name in ("corrupt.db", "file/below.db"):
+        ended = autotune("sweep", "--shapes", "n=64,k=128", "--device", "cpu", "--db", name, cwd=tmp_path)
+        assert ended.returncode == EXIT_ERROR
+        assert [line for line in ended.stderr.splitlines() if line.startswith("error: ") and name in line]
+        assert "Traceback" not in ended.stderr
+
+
+def test_doctor_without_a_database(tmp_path: Path) -> None:
+    ended = autotune("doctor", "--json", "--db", "none.db", cwd=tmp_path)
+    assert ended.returncode == 0, ended.stderr
+    checks = {check["name"]: check for check in json.loads(ended.stdout)}
+    assert checks["extension"]["status"] == checks["cpu"]["status"] == checks["torch"]["status"] == "ok"
+    assert checks["database"]["status"] == "missing"
+    assert "autotune sweep" in checks["database"]["remedy"]
+    assert not (tmp_path / "none.db").exists()
+    for check in checks.values():
+        assert (check["status"] == "ok") == (check["remedy"] == "")
+
+
+def test_doctor_finds_and_db_upgrade_creates_the_database(tmp_path: Path) -> None:
+    upgraded = autotune("db", "upgrade", "--db", "new.db", cwd=tmp_path)
+    assert upgraded.returncode == 0, upgraded.stderr
+    with sqlite3.connect(tmp_path / "new.db") as database:
+        (revision,) = database.execute("SELECT version_num FROM alembic_version").fetchone()
+    assert upgraded.stdout == f"{tmp_path / 'new.db'} is at schema revision {revision}\n"
+    shown = autotune("doctor", "--db", "new.db", cwd=tmp_path)
+    (line,) = (line for line in shown.stdout.splitlines() if line.startswith("database"))
+    assert f"schema revision {revision}, 0 records" in line
+    assert " ok " in line
+
+
+def test_doctor_says_what_to_do_about_a_corrupt_database(tmp_path: Path) -> None:
+    (tmp_path / "corrupt.db").write_bytes(b"this is not a database" * 100)
+    shown = autotune("doctor", "--db", "corrupt.db", cwd=tmp_path)
+    assert shown.returncode == 0
+    (line,) = (line for line in shown.stdout.splitlines() if line.startswith("database"))
+    assert "missing" in line
+    assert "corrupt.db" in line

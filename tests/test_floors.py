@@ -1,0 +1,103 @@
+"""The architecture as a test: a file imports only from lower floors, and big packages only where allowed."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+VALUES = ("_C", "errors", "paths", "layer", "config", "device", "record", "shapes")
+FLOORS = {
+    **dict.fromkeys(VALUES, 0),
+    "packing": 1,
+    "formats": 2,
+    "kernels": 3,
+    "store": 4,
+    "migrations": 4,
+    "bench": 5,
+    "runtime": 5,
+    "search": 6,
+    "cli": 7,
+    "__init__": 8,
+    "__main__": 8,
+}
+USES_TORCH = ("packing", "formats", "kernels", "bench", "runtime")
+# Who may import what is big or a matter of one part; a name ends a path or is a folder of it.
+ALLOWED = {
+    "torch": USES_TORCH,
+    "sqlalchemy": ("store", "migrations"),
+    "alembic": ("store/schema.py", "migrations"),
+    "click": ("cli",),
+    "rich": ("cli",),
+}
+FILES = sorted(
+    path.relative_to(ROOT) for folder in ("autotune", "migrations") for path in (ROOT / folder).rglob("*.py")
+)
+
+
+def part(file: Path) -> str:
+    """The floor's name: `autotune/store/rows.py` is of `store`, `autotune/layer.py` of `layer`."""
+    inner = file.with_suffix("").parts
+    return inner[1] if inner[0] == "autotune" else inner[0]
+
+
+def imports(tree: ast.AST) -> Iterator[str]:
+    """Every imported module, wherever it is imported; of `from a import b` both a and a.b."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "relative import"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def may_import(mine: str, other: str) -> bool:
+    if mine == other or (mine in VALUES and other in VALUES):
+        return True
+    # The command line shows the version, which is the package's own.
+    return FLOORS[other] < FLOORS[mine] or (mine, other) == ("cli", "__init__")
+
+
+def breaches(file: Path, source: str) -> list[str]:
+    """`file: a must not import b` for each wrong import of the source."""
+    mine, found = part(file), []
+    for name in imports(ast.parse(source)):
+        package, _, inner = name.partition(".")
+        if package == "autotune":
+            other = inner.partition(".")[0]
+            other = other if other in FLOORS else "__init__"
+            if not may_import(mine, other):
+                found.append(f"{file}: {mine} must not import {other}")
+        elif package in ALLOWED:
+            inside = "/" + file.as_posix()
+            if not any(f"/{place}/" in inside or inside.endswith(f"/{place}") for place in ALLOWED[package]):
+                found.append(f"{file}: {mine} must not import {package}")
+    return found
+
+
+@pytest.mark.parametrize("file", FILES, ids=str)
+def test_imports_only_lower_floors(file: Path) -> None:
+    assert breaches(file, (ROOT / file).read_text(encoding="utf-8")) == []
+
+
+@pytest.mark.parametrize(
+    ("file", "source", "breach"),
+    [
+        ("autotune/layer.py", "from autotune.packing import pack", "layer must not import packing"),
+        ("autotune/bench/race.py", "from autotune.runtime import lookup", "bench must not import runtime"),
+        ("autotune/store/rows.py", "def f():\n    import torch.nn", "store must not import torch"),
+        ("autotune/store/rows.py", "import alembic", "store must not import alembic"),
+        ("autotune/runtime/lookup.py", "from sqlalchemy import select", "runtime must not import sqlalchemy"),
+        ("autotune/search/sweep.py", "from autotune import lookup", "search must not import __init__"),
+    ],
+)
+def test_a_wrong_import_is_found(file: str, source: str, breach: str) -> None:
+    assert breaches(Path(file), source) == [f"{file}: {breach}"]
+
+
+def test_files_are_short() -> None:
+    lengths = {str(file): len((ROOT / file).read_text(encoding="utf-8").splitlines()) for file in FILES}
+    assert {file: lines for file, lines in lengths.items() if lines > 400} == {}
