@@ -38,7 +38,7 @@ def unpack(
     layer: Layer, qweight: torch.Tensor, scales: torch.Tensor, zeros: torch.Tensor | None
 ) -> QuantizedWeight:
     """The exact inverse of `pack`."""
-    words = qweight.transpose(1, 2).contiguous().bitwise_xor_(_SIGN_BITS)
+    words = (qweight ^ _SIGN_BITS).transpose(1, 2).contiguous()
     halves = words.view(torch.uint8).view(-1, 2, 2).transpose(1, 2).flatten().view(torch.int16)
     low = 0x0F0F
     q = torch.stack((halves & low, (halves >> 4) & low), dim=-1).view(torch.uint8).view(-1, layer.k)

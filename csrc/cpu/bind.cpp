@@ -23,10 +23,20 @@ void call(int64_t m, int64_t n, int64_t k, int64_t group_size, int dtype, uintpt
           pointer(zeros), pointer(bias), reinterpret_cast<void*>(out), split_k, tile_n, threads});
 }
 
+const std::string& checked_arch() {
+  try {
+    return arch();
+  } catch (const std::invalid_argument& error) {
+    const auto type = pybind11::module_::import("autotune.errors").attr("DeviceError");
+    pybind11::set_error(type, error.what());
+    throw pybind11::error_already_set();
+  }
+}
+
 }  // namespace
 
 void bind(pybind11::module_& module) {
-  module.def("cpu_arch", &arch);
+  module.def("cpu_arch", &checked_arch);
   module.def("cpu_source_hash", [] { return AUTOTUNE_CPU_SOURCE_HASH; });
   module.def("cpu_matmul", &call, pybind11::call_guard<pybind11::gil_scoped_release>());
 }

@@ -1,0 +1,201 @@
+"""The `cpu` family: int4 GEMM in C++ (csrc/cpu), the embedded default where there is no GPU.
+
+Tunables: `tile_n`, the rows of n that one task computes; `split_k`, the parts of k that different tasks
+compute and that are summed in order at the end; `threads`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from autotune import _C
+from autotune.config import Config
+from autotune.errors import DeviceError, LayerError
+
+if TYPE_CHECKING:
+    import torch
+
+    from autotune.device import Device
+    from autotune.layer import Layer, Problem
+    from autotune.packing import PackedWeight
+
+_TILES_N = (64, 128, 32, 16)
+_SPLITS_K = (1, 2, 4, 8)
+_DTYPE_CODES = {"fp16": 0, "bf16": 1, "fp32": 2}
+
+_SPLIT_TOKENS = 64
+"""Most tokens for which split_k pays: above, its sums move more memory than it balances."""
+_BUSY_TASKS = 2
+"""Tasks for each thread from which on more parts of k add work and balance nothing."""
+_LEAST_WORK = 1 << 16
+"""Multiply-adds that a thread does in about the time that another needs to wake up."""
+_MUCH_WORK = 1 << 20
+"""Multiply-adds per thread from which on three idle cores for each busy one are certainly a loss."""
+
+_DEFAULT_SHAPES = ((64, 1), (32, 1), (64, 2), (32, 2), (32, 4), (32, 8), (16, 8), (16, 4), (16, 2), (16, 1))
+"""(tile_n, split_k), fastest first as long as they give every thread enough tasks."""
+
+
+@dataclass(frozen=True, slots=True)
+class CpuPlan:
+    """One config of one layer. Scratch memory belongs to the C++ side, so there is no workspace."""
+
+    layer: Layer
+    split_k: int
+    tile_n: int
+    threads: int
+
+    def workspace_bytes(self, m: int) -> int:  # noqa: ARG002
+        """Always 0."""
+        return 0
+
+    def run(
+        self,
+        x: torch.Tensor,
+        weight: PackedWeight,
+        bias: torch.Tensor | None,
+        out: torch.Tensor,
+        workspace: torch.Tensor | None,  # noqa: ARG002
+    ) -> None:
+        """out[m, n] = x[m, k] @ dequant(weight).T + bias[n]; returns when it is done.
+
+        Raises:
+            LayerError: a tensor's shape, dtype, device or strides are not the layer's.
+        """
+        layer = self.layer
+        if weight.kind != "cpu" or (weight.layer is not layer and weight.layer != layer):
+            raise LayerError(f"the weight is packed for {weight.kind}, {weight.layer}; expected cpu, {layer}")
+        m = out.shape[0]
+        dtype = weight.scales.dtype
+        _expect("x", x, (m, layer.k), dtype)
+        _expect("out", out, (m, layer.n), dtype)
+        if bias is not None:
+            _expect("bias", bias, (layer.n,), dtype)
+        _C.cpu_matmul(
+            m,
+            layer.n,
+            layer.k,
+            layer.group_size,
+            _DTYPE_CODES[layer.dtype],
+            x.data_ptr(),
+            weight.qweight.data_ptr(),
+            weight.scales.data_ptr(),
+            0 if weight.zeros is None else weight.zeros.data_ptr(),
+            0 if bias is None else bias.data_ptr(),
+            out.data_ptr(),
+            self.split_k,
+            self.tile_n,
+            self.threads,
+        )
+
+
+class CpuFamily:
+    """Every layer and m on the CPU, with AVX-512, AVX2 or portable code by what the CPU has."""
+
+    name = "cpu"
+    kind = "cpu"
+
+    def source_hash(self) -> str:
+        """Hash of the C++ sources that the extension was built from."""
+        return _C.cpu_source_hash()
+
+    def reject(self, config: Config, problem: Problem, device: Device) -> str | None:
+        """Why the config is not in the problem's space on the device, or None when it is."""
+        if set(config) != {"tile_n", "split_k", "threads"}:
+            return "the tunables are tile_n, split_k, threads"
+        tile_n, split_k, threads = config["tile_n"], config["split_k"], config["threads"]
+        if tile_n not in _TILES_N:
+            return f"tile_n={tile_n} is not one of {', '.join(map(str, sorted(_TILES_N)))}"
+        if split_k not in _SPLITS_K:
+            return f"split_k={split_k} is not one of {', '.join(map(str, _SPLITS_K))}"
+        if threads not in _thread_counts(device):
+            return f"threads={threads} is not one of {', '.join(map(str, _thread_counts(device)))}"
+        return _reject_split(split_k, tile_n, threads, problem) or _reject_tasks(
+            split_k, tile_n, threads, problem, device
+        )
+
+    def space(self, problem: Problem, device: Device) -> list[Config]:
+        """Every valid config, simplest first."""
+        configs = (
+            _config(tile_n, split_k, threads)
+            for split_k in _SPLITS_K
+            for threads in _thread_counts(device)
+            for tile_n in _TILES_N
+        )
+        return [config for config in configs if self.reject(config, problem, device) is None]
+
+    def default(self, problem: Problem, device: Device) -> Config:
+        """As many threads as have work, and the fastest tile that gives each of them two tasks, or one."""
+        for threads in reversed(_thread_counts(device)):
+            for tasks_each in (2, 1) if threads > 1 else (1,):
+                for tile_n, split_k in _DEFAULT_SHAPES:
+                    config = _config(tile_n, split_k, threads)
+                    enough = _tiles(tile_n, problem) * split_k >= tasks_each * threads
+                    if enough and self.reject(config, problem, device) is None:
+                        return config
+        raise DeviceError(f"no config of the cpu family fits {problem} on {device.name}")
+
+    def unit(self, config: Config, layer: Layer, device: Device) -> None:  # noqa: ARG002
+        """None: the extension holds the compiled kernel."""
+        return
+
+    def plan(self, config: Config, layer: Layer, device: Device, cubin: bytes | None) -> CpuPlan:  # noqa: ARG002
+        """Make the config ready for the layer."""
+        return CpuPlan(layer, config["split_k"], config["tile_n"], config["threads"])
+
+
+def _config(tile_n: int, split_k: int, threads: int) -> Config:
+    return Config.of("cpu", tile_n=tile_n, split_k=split_k, threads=threads)
+
+
+def _thread_counts(device: Device) -> list[int]:
+    """Powers of two up to the cores, and all cores."""
+    powers = {1 << bit for bit in range(device.cores.bit_length())}
+    return sorted(powers | {device.cores})
+
+
+def _tiles(tile_n: int, problem: Problem) -> int:
+    return -(-problem.layer.n // tile_n)
+
+
+def _reject_split(split_k: int, tile_n: int, threads: int, problem: Problem) -> str | None:
+    if split_k == 1:
+        return None
+    if split_k > problem.layer.groups:
+        return f"split_k={split_k} leaves parts without a group: there are {problem.layer.groups} along k"
+    if problem.m > _SPLIT_TOKENS:
+        return f"split_k={split_k} moves too much memory above m={_SPLIT_TOKENS}"
+    half = _tiles(tile_n, problem) * split_k // 2
+    if half >= _BUSY_TASKS * threads:
+        return f"split_k={split_k} is not needed: half as many parts give {threads} threads {half} tasks"
+    return None
+
+
+def _reject_tasks(split_k: int, tile_n: int, threads: int, problem: Problem, device: Device) -> str | None:
+    n = problem.layer.n
+    if tile_n > 16 and tile_n >= 2 * n:
+        return f"tile_n={tile_n} is the same as a smaller one for n={n}"
+    tasks = _tiles(tile_n, problem) * split_k
+    if tasks < threads:
+        return f"threads={threads} would share {tasks} tasks"
+    work = problem.m * n * problem.layer.k // threads
+    if threads > 1 and work < _LEAST_WORK:
+        return f"threads={threads} leaves each only {work} multiply-adds, less than waking it costs"
+    if 4 * threads < min(device.cores, tasks) and work > _MUCH_WORK:
+        return f"threads={threads} leaves most of {device.cores} cores idle"
+    return None
+
+
+def _expect(name: str, tensor: torch.Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> None:
+    if (
+        tensor.shape != shape
+        or tensor.dtype != dtype
+        or not tensor.is_contiguous()
+        or tensor.device.type != "cpu"
+    ):
+        found = f"{tensor.dtype} {list(tensor.shape)} on {tensor.device}, strides {tensor.stride()}"
+        raise LayerError(f"{name} is {found}; expected contiguous {dtype} {list(shape)} on the CPU")
+
+
+FAMILY = CpuFamily()
