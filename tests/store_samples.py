@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 
 from autotune.config import Config
 from autotune.device import Device
@@ -55,6 +57,19 @@ def trials(of: Record) -> list[Trial]:
 
 def binary(key: str = "unit", cubin: bytes = b"\x7fELF cubin") -> Binary:
     return Binary(key, "sm_90", "NVRTC 13.0", cubin)
+
+
+@contextmanager
+def reachable_folder() -> Iterator[Path]:
+    """A folder that an ordinary user reaches, unlike pytest's own."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        try:
+            yield folder
+        finally:
+            for each in (folder, *folder.iterdir()):
+                each.chmod(0o755)
 
 
 @contextmanager

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import sqlite3
 import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
-from store_samples import ENVIRONMENT, H200, as_ordinary_user, binary, record, trials
+from store_samples import ENVIRONMENT, H200, as_ordinary_user, binary, reachable_folder, record, trials
 
 from autotune.errors import DatabaseError
 from autotune.store.schema import upgrade
@@ -34,11 +33,8 @@ def database(tmp_path) -> Path:
 
 @pytest.fixture
 def open_folder() -> Iterator[Path]:
-    """A folder that an ordinary user reaches, unlike pytest's own."""
-    with tempfile.TemporaryDirectory() as folder:
-        Path(folder).chmod(0o755)
-        yield Path(folder)
-        Path(folder).chmod(0o755)
+    with reachable_folder() as folder:
+        yield folder
 
 
 def set_revision(path: Path, revision: str) -> None:

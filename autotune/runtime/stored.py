@@ -95,7 +95,8 @@ def _open(path: Path) -> sqlite3.Connection:
     except sqlite3.OperationalError as error:
         connection.close()
         # A WAL database without a log, in a folder that cannot be written, can only be read as unchanging.
-        if "unable to open" not in str(error) or path.with_name(f"{path.name}-wal").exists():
+        no_access = any(words in str(error) for words in ("unable to open", "readonly"))
+        if not no_access or path.with_name(f"{path.name}-wal").exists():
             raise
         return sqlite3.connect(f"{address}&immutable=1", uri=True)
     return connection

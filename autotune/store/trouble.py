@@ -14,6 +14,7 @@ _REASONS = {
     "malformed": "is damaged; restore a copy of it or use another --db",
     "is locked": f"stayed locked by another process for {BUSY_S} s; end that process or use another --db",
     "disk is full": "cannot grow: its disk is full; free some space or use another --db",
+    "disk I/O": "is no file, or its disk fails; use another --db",
     "readonly": "cannot be written; check its permissions and its folder's or use another --db",
     "unable to open": "cannot be opened; check its permissions and its folder's or use another --db",
 }

@@ -1,0 +1,408 @@
+"""Look-up: each source in its order, and no trouble with a database stops it."""
+
+from __future__ import annotations
+
+import sqlite3
+import subprocess
+import sys
+import warnings
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from store_samples import (
+    A100,
+    ENVIRONMENT,
+    H100,
+    H200,
+    LAYER,
+    SOURCES,
+    as_ordinary_user,
+    binary,
+    config,
+    reachable_folder,
+    record,
+    trials,
+)
+
+from autotune.config import Config
+from autotune.device import Device, cpu_device
+from autotune.errors import DeviceError
+from autotune.kernels import registry
+from autotune.layer import Layer, Problem
+from autotune.runtime import lookup as module
+from autotune.runtime.lookup import Lookup, lookup
+from autotune.store.exchange import write_text
+from autotune.store.store import Store
+
+DEFAULT = config(tile_m=64)
+PROBLEM = Problem(LAYER, 1)
+TESTS = Path(__file__).parent
+
+
+class SmallFamily:
+    """A family as look-up sees it; split_k must divide k, and it cannot do n below 64."""
+
+    kind = "cuda"
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def source_hash(self) -> str:
+        return SOURCES[self.name]
+
+    def reject(self, config: Config, problem: Problem, device: Device) -> str | None:  # noqa: ARG002
+        split_k = config["split_k"]
+        return f"split_k={split_k} does not divide k" if problem.layer.k % split_k else None
+
+    def default(self, problem: Problem, device: Device) -> Config | None:  # noqa: ARG002
+        return DEFAULT if problem.layer.n >= 64 else None
+
+
+@pytest.fixture(autouse=True)
+def small_world(tmp_path, monkeypatch):
+    """Two small families, no shipped records, no warnings given yet, no database but the test's own."""
+    families = {name: SmallFamily(name) for name in SOURCES}
+    monkeypatch.setattr(registry, "families", lambda: families)
+    monkeypatch.setattr("autotune.runtime.stored.shipped", lambda _: tmp_path / "shipped")
+    monkeypatch.setattr(module, "_warned", set())
+    monkeypatch.setenv("AUTOTUNE_DB", str(tmp_path / "user.db"))
+    (tmp_path / "shipped").mkdir()
+
+
+@pytest.fixture
+def public_folder(monkeypatch) -> Iterator[Path]:
+    """A folder that an ordinary user reaches, unlike pytest's own, with nothing shipped in it."""
+    with reachable_folder() as folder:
+        monkeypatch.setattr("autotune.runtime.stored.shipped", lambda _: folder / "shipped")
+        yield folder
+
+
+@pytest.fixture
+def database(tmp_path) -> Path:
+    return tmp_path / "user.db"
+
+
+def store(database: Path, *records, cubin=None) -> None:
+    devices = {device.name: device for device in (H200, H100, A100, cpu_device())}
+    with Store.open(str(database)) as opened:
+        for each in records:
+            sweep = opened.begin_sweep(devices[each.device], ENVIRONMENT, {})
+            opened.add_result(sweep, trials(each), each, cubin)
+
+
+def ship(tmp_path: Path, *records) -> None:
+    name = records[0].device.lower().replace(" ", "-")
+    write_text(records, ENVIRONMENT, tmp_path / "shipped" / f"{name}.jsonl")
+
+
+def ask(m: int = 1, layer: Layer = LAYER, device: Device = H200, db: str | None = None):
+    """The answer, where no warning is due."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        return Lookup(device, db).answer(Problem(layer, m))
+
+
+def test_exact_record_of_the_users_database(database):
+    store(database, record(best=config(16)))
+    answer = ask()
+    assert (answer.source, answer.config, answer.device) == ("exact", config(16), "NVIDIA H200")
+    assert (answer.median_us, answer.default_us) == (5.25, 7.75)
+    assert answer.record == record(best=config(16))
+    assert answer.problem == Problem(LAYER, 1)
+
+
+def test_shipped_record_without_a_database(tmp_path, database):
+    ship(tmp_path, record(best=config(32)))
+    answer = ask()
+    assert (answer.source, answer.config, answer.median_us) == ("shipped", config(32), 5.25)
+    assert not database.exists()
+
+
+def test_the_users_record_goes_before_the_shipped_one(tmp_path, database):
+    ship(tmp_path, record(best=config(32), at=59))
+    store(database, record(best=config(16), at=0))
+    assert (ask().source, ask().config) == ("exact", config(16))
+
+
+def test_the_newest_of_two_valid_records_answers(database):
+    other = config(8, family="dequant_matmul")
+    store(database, record(best=other, at=2), record(best=config(16), at=1))
+    assert ask().config == other
+
+
+def test_an_m_between_buckets_uses_the_bucket_above(database):
+    store(database, record(m=4, best=config(16)), record(m=4096, best=config(64, 2)))
+    answer = ask(m=3)
+    assert (answer.source, answer.config, answer.problem.m) == ("exact", config(16), 3)
+    assert (ask(m=9000).config, ask(m=9000).problem.m) == (config(64, 2), 9000)
+
+
+def test_near_prefers_the_nearest_bucket_and_the_larger_of_two(database):
+    store(
+        database,
+        *(record(m=m, best=config(tile_m=m)) for m in (2, 32, 128)),
+        record(m=16, layer=Layer(4096, 4224), best=config(99)),
+        record(m=16, device=H100, best=config(98)),
+    )
+    answer = ask(m=16)
+    assert (answer.source, answer.config) == ("near", config(32))
+    assert (answer.median_us, answer.default_us) == (None, None)
+    assert answer.record.problem == Problem(LAYER, 32)
+    assert "m=32,n=4096" in answer.reason
+    assert ask(m=64).config == config(128)
+    assert ask(m=4).config == config(2)
+
+
+def test_near_then_takes_the_same_problem_of_another_device_of_the_arch(database):
+    store(
+        database,
+        record(device=H100, best=config(8), at=1),
+        record(device=H100, m=2, best=config(16), at=2),
+        record(device=A100, best=config(32), at=3),
+        record(layer=Layer(4096, 4224), best=config(99), at=4),
+    )
+    answer = ask()
+    assert (answer.source, answer.config) == ("near", config(8))
+    assert "NVIDIA H100" in answer.reason
+
+
+def test_near_then_takes_the_nearest_layer_and_its_nearest_bucket(database):
+    store(
+        database,
+        record(layer=Layer(8192, 4096), m=4, best=config(1)),
+        record(layer=Layer(6144, 4096), m=1, best=config(2)),
+        record(layer=Layer(6144, 4096), m=2, best=config(3)),
+        record(layer=Layer(5120, 5120), m=4, best=config(4)),
+        record(layer=Layer(4096, 4104, 8 * 513), m=4, best=config(5)),
+        record(layer=Layer(4096, 4096, dtype="bf16"), m=4, best=config(6)),
+        record(layer=Layer(4096, 4096, zero_point=False), m=4, best=config(7)),
+        record(layer=Layer(4096, 4096, 64), m=4, best=config(8)),
+    )
+    assert ask(m=4).config == config(3)
+    assert ask(m=1).config == config(2)
+
+
+def test_layers_of_one_group_are_alike_for_every_k(database):
+    store(database, record(layer=Layer(4096, 4096, -1), best=config(16)))
+    assert ask(layer=Layer(4096, 5120, -1)).config == config(16)
+    assert ask(layer=Layer(4096, 5120)).source == "default"
+
+
+@pytest.mark.parametrize(
+    "far",
+    [record(m=8), record(layer=Layer(1024, 2048)), record(layer=Layer(8192, 12288)), record(device=A100)],
+    ids=["m", "smaller", "larger", "other arch"],
+)
+def test_what_is_too_far_does_not_answer(database, far):
+    store(database, far)
+    answer = ask()
+    assert (answer.source, answer.config, answer.record) == ("default", DEFAULT, None)
+    assert answer.reason == "no record of this problem, and none is near"
+
+
+def test_a_config_that_is_not_valid_here_is_passed_over(tmp_path, database):
+    odd = Layer(4096, 4104, -1)
+    store(database, record(layer=odd, best=config(8, 16)))
+    ship(tmp_path, record(layer=odd, best=config(8, 8)))
+    answer = ask(layer=odd)
+    assert (answer.source, answer.config) == ("shipped", config(8, 8))
+    assert ask(layer=odd, m=2).config == config(8, 8)
+
+
+def test_an_invalid_exact_record_says_why_when_nothing_else_answers(database):
+    odd = Layer(4096, 4104, -1)
+    store(database, record(layer=odd, best=config(8, 16)))
+    answer = ask(layer=odd)
+    assert answer.source == "default"
+    assert "split_k=16 does not divide k" in answer.reason
+
+
+def test_a_config_without_a_tunable_of_its_family_is_passed_over(database):
+    store(database, record(best=Config.of("mma", tile_m=8)))
+    assert (ask().source, ask().config) == ("default", DEFAULT)
+    assert "has no split_k" in ask().reason
+
+
+def test_a_record_of_another_kernel_source_is_never_used(database):
+    store(database, replace(record(), source_hash="aaaaaaaabbbbbbbb"))
+    answer = ask()
+    assert answer.source == "default"
+    assert "another kernel source (aaaaaaaa, now 01234567)" in answer.reason
+    assert ask(m=2).source == "default"
+    store(database, record(m=2, best=config(16)))
+    assert (ask().source, ask().config) == ("near", config(16))
+    assert "another kernel source" in ask().reason
+
+
+def test_a_problem_that_no_family_can_do():
+    with pytest.raises(DeviceError, match="n=32"):
+        ask(layer=Layer(32, 128))
+
+
+def test_the_function_finds_the_device_and_the_database(tmp_path, monkeypatch):
+    monkeypatch.setattr(SmallFamily, "kind", "cpu")
+    mine = replace(record(best=config(16)), device=cpu_device().name, arch=cpu_device().arch)
+    store(tmp_path / "named.db", mine)
+    answer = lookup(LAYER, m=1, device="cpu", db=str(tmp_path / "named.db"))
+    assert (answer.source, answer.config, answer.device) == ("exact", config(16), cpu_device().name)
+    assert lookup(LAYER, m=1, device="cpu").source == "default"
+
+
+def test_binaries_come_from_the_users_database(database):
+    assert Lookup(H200).binary("unit") is None
+    store(database, record(), cubin=binary())
+    assert Lookup(H200).binary("unit") == binary().cubin
+    assert Lookup(H200).binary("another unit") is None
+
+
+def test_a_damaged_binary_is_not_handed_out(database):
+    store(database, record(), cubin=binary())
+    with sqlite3.connect(database) as connection:
+        connection.execute("UPDATE binary SET cubin = x'00'")
+    found = Lookup(H200)
+    with pytest.warns(UserWarning, match="kernel unit is damaged"):
+        assert found.binary("unit") is None
+
+
+def test_a_writer_does_not_disturb_look_up(database):
+    store(database, record(best=config(16)), cubin=binary())
+    writer = sqlite3.connect(database, isolation_level=None)
+    writer.execute("BEGIN IMMEDIATE")
+    writer.execute("DELETE FROM record")
+    assert ask().source == "exact"
+    assert Lookup(H200).binary("unit") == binary().cubin
+    writer.execute("COMMIT")
+    assert ask().source == "default"
+    writer.close()
+
+
+def test_an_empty_file_is_no_trouble(database):
+    database.touch()
+    assert ask().source == "default"
+
+
+def test_a_read_only_folder_is_no_trouble(database, public_folder):
+    store(database, record(best=config(16)), cubin=binary())
+    copy = public_folder / "image.db"
+    copy.write_bytes(database.read_bytes())
+    public_folder.chmod(0o555)
+    with as_ordinary_user():
+        assert ask(db=str(copy)).source == "exact"
+        assert Lookup(H200, str(copy)).binary("unit") == binary().cubin
+
+
+def test_a_folder_that_cannot_be_entered(public_folder):
+    (public_folder / "mine").mkdir(mode=0)
+    with (
+        as_ordinary_user(),
+        pytest.warns(UserWarning, match=r"mine\.db cannot be opened \(Permission denied\)"),
+    ):
+        assert Lookup(H200, str(public_folder / "mine" / "mine.db")).answer(PROBLEM).source == "default"
+
+
+def test_a_file_that_cannot_be_read(public_folder):
+    store(public_folder / "mine.db", record())
+    (public_folder / "mine.db").chmod(0)
+    with (
+        as_ordinary_user(),
+        pytest.warns(UserWarning, match=r"mine\.db cannot be opened; check its permissions"),
+    ):
+        assert Lookup(H200, str(public_folder / "mine.db")).answer(PROBLEM).source == "default"
+
+
+def corrupt(database: Path) -> None:
+    database.write_bytes(b"not a database at all" * 500)
+
+
+def damage(database: Path) -> None:
+    store(database, record())
+    pages = database.read_bytes()
+    database.write_bytes(pages[:4096] + b"\xff" * (len(pages) - 4096))
+
+
+def run(database: Path, statement: str) -> None:
+    store(database, record())
+    with sqlite3.connect(database) as connection:
+        connection.execute(statement)
+
+
+TROUBLES = {
+    "corrupt": (corrupt, "is not a SQLite database"),
+    "damaged": (damage, "is damaged"),
+    "newer": (
+        lambda path: run(path, "UPDATE alembic_version SET version_num = '9999'"),
+        "revision 9999, made by a newer autotune",
+    ),
+    "foreign": (lambda path: run(path, "DROP TABLE alembic_version"), "belongs to another program"),
+    "config": (lambda path: run(path, "UPDATE record SET config = '?'"), "does not read as family"),
+    "layer": (lambda path: run(path, "UPDATE record SET k = 4095"), "k=4095 is not a positive multiple of 8"),
+    "folder": (Path.mkdir, "is no file, or its disk fails"),
+}
+
+
+@pytest.mark.parametrize("trouble", TROUBLES)
+def test_trouble_is_warned_of_once_and_the_next_source_answers(tmp_path, database, trouble):
+    make, words = TROUBLES[trouble]
+    make(database)
+    ship(tmp_path, record(best=config(32)))
+    with pytest.warns(UserWarning, match=words) as caught:
+        answers = [Lookup(H200).answer(PROBLEM) for _ in range(3)]
+    assert len(caught) == 1
+    assert "\n" not in str(caught[0].message)
+    assert {(answer.source, answer.config) for answer in answers} == {("shipped", config(32))}
+
+
+def test_a_locked_database(tmp_path, database, monkeypatch):
+    store(database, record())
+    ship(tmp_path, record(best=config(32)))
+    monkeypatch.setattr("autotune.runtime.stored._BUSY_S", 0)
+    holder = sqlite3.connect(database, isolation_level=None)
+    holder.execute("PRAGMA journal_mode=DELETE")
+    holder.execute("BEGIN EXCLUSIVE")
+    with pytest.warns(UserWarning, match="is locked by another process"):
+        answer = Lookup(H200).answer(PROBLEM)
+    holder.close()
+    assert answer.source == "shipped"
+
+
+def test_another_kind_of_database_names_the_remedy():
+    with pytest.warns(UserWarning, match="reads a local SQLite file only") as caught:
+        found = Lookup(H200, "postgresql://me:secret@host/fleet")
+    assert "secret" not in str(caught[0].message)
+    assert found.answer(PROBLEM).source == "default"
+    assert found.binary("unit") is None
+
+
+def test_a_damaged_shipped_file_does_not_hide_the_others(tmp_path):
+    ship(tmp_path, record(best=config(32)))
+    (tmp_path / "shipped" / "a-damaged.jsonl").write_text("{")
+    with pytest.warns(UserWarning, match=r"a-damaged\.jsonl, line 1"):
+        assert Lookup(H200).answer(PROBLEM).source == "shipped"
+
+
+def test_what_the_package_ships_is_readable(monkeypatch):
+    from autotune import paths
+    from autotune.runtime import stored
+
+    monkeypatch.setattr(stored, "shipped", paths.shipped)
+    for path in stored.shipped_files():
+        _, records = stored.read_text(path)
+        assert records
+        assert stored.shipped_records(path, "another arch") == []
+
+
+def test_look_up_needs_the_standard_library_only(database):
+    store(database, record())
+    script = f"""
+import sys
+sys.path[:0] = [{str(TESTS)!r}, {str(TESTS.parent)!r}]
+from store_samples import H200, LAYER
+from autotune.layer import Problem
+from autotune.runtime.lookup import Lookup
+Lookup(H200).answer(Problem(LAYER, 1))
+print(sorted({{"torch", "numpy", "sqlalchemy", "alembic", "click", "rich"}} & set(sys.modules)))
+"""
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert (run.returncode, run.stdout.strip()) == (0, "[]"), run.stderr

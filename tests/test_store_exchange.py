@@ -1,0 +1,137 @@
+"""Records as text: a round trip, the same bytes every time, and clear errors."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+from store_samples import A100, ENVIRONMENT, config, record
+
+from autotune.errors import DatabaseError
+from autotune.layer import BUCKETS, Layer
+from autotune.store.exchange import read_text, write_text
+
+RECORDS = [
+    record(m=m, layer=layer, best=config(tile_m=8 * m))
+    for layer in (Layer(4096, 4096), Layer(1024, 4096), Layer(4096, 4096, 64, "bf16", False))
+    for m in BUCKETS
+]
+
+
+def test_what_is_written_is_read_back(tmp_path):
+    path = tmp_path / "nvidia-h200.jsonl"
+    write_text(RECORDS, ENVIRONMENT, path)
+    environment, records = read_text(path)
+    assert environment == ENVIRONMENT
+    assert records == sorted(RECORDS, key=lambda each: each.problem)
+    assert [each.name for each in tmp_path.iterdir()] == [path.name]
+
+
+def test_order_of_records_and_sources_does_not_change_the_bytes(tmp_path):
+    turned = replace(ENVIRONMENT, sources=dict(reversed(ENVIRONMENT.sources.items())))
+    write_text(RECORDS, ENVIRONMENT, tmp_path / "a")
+    write_text(RECORDS[::-1], turned, tmp_path / "b")
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
+def test_a_line_is_one_record_in_documented_fields(tmp_path):
+    path = tmp_path / "one.jsonl"
+    write_text([record()], ENVIRONMENT, path)
+    header, line = map(json.loads, path.read_text(encoding="utf-8").splitlines())
+    assert header == {
+        "device": "NVIDIA H200",
+        "arch": "sm_90",
+        "driver": "CUDA 13.0",
+        "compiler": "NVRTC 13.0",
+        "torch": "2.13.0",
+        "version": "0.1.0",
+        "sources": {"dequant_matmul": "fedcba9876543210", "mma": "0123456789abcdef"},
+    }
+    assert line == {
+        "n": 4096,
+        "k": 4096,
+        "group_size": 128,
+        "dtype": "fp16",
+        "zero_point": True,
+        "m": 1,
+        "config": "mma:tile_m=8,split_k=1",
+        "median_us": 5.25,
+        "low_us": 5.125,
+        "high_us": 5.5,
+        "default_config": "mma:tile_m=64,split_k=1",
+        "default_us": 7.75,
+        "created_at": "2025-01-01T00:00:00+00:00",
+    }
+
+
+def test_one_new_measurement_changes_one_line(tmp_path):
+    write_text(RECORDS, ENVIRONMENT, tmp_path / "a")
+    write_text([*RECORDS, replace(RECORDS[3], median_us=4.0, created_at="2026")], ENVIRONMENT, tmp_path / "b")
+    before, after = ((tmp_path / name).read_text().splitlines() for name in "ab")
+    assert len(before) == len(after) == 1 + len(RECORDS)
+    assert sum(old != new for old, new in zip(before, after, strict=True)) == 1
+
+
+def test_times_are_rounded_to_a_nanosecond(tmp_path):
+    write_text([replace(record(), median_us=1 / 3)], ENVIRONMENT, tmp_path / "a")
+    assert read_text(tmp_path / "a")[1][0].median_us == 0.333
+
+
+def test_a_file_of_another_arch_gives_no_records(tmp_path):
+    write_text(RECORDS, ENVIRONMENT, tmp_path / "a")
+    assert read_text(tmp_path / "a", arch="sm_80") == (ENVIRONMENT, [])
+    assert len(read_text(tmp_path / "a", arch="sm_90")[1]) == len(RECORDS)
+
+
+@pytest.mark.parametrize(
+    ("records", "words"),
+    [
+        ([], "not of 0"),
+        ([record(), record(m=2, device=A100)], "not of 2"),
+        ([replace(record(), source_hash="old")], "from mma source old, not from the environment's 01234567"),
+    ],
+)
+def test_records_that_make_no_file(tmp_path, records, words):
+    with pytest.raises(DatabaseError, match=words):
+        write_text(records, ENVIRONMENT, tmp_path / "a")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_that_is_not_there(tmp_path):
+    with pytest.raises(DatabaseError, match="cannot be written"):
+        write_text([record()], ENVIRONMENT, tmp_path / "no folder" / "a")
+
+
+@pytest.mark.parametrize(
+    ("damage", "line"),
+    [
+        (lambda lines: lines[:0], 1),
+        (lambda lines: ["[]", *lines[1:]], 1),
+        (lambda lines: ['{"device":"NVIDIA H200","arch":"sm_90"}', *lines[1:]], 1),
+        (lambda lines: [*lines[:2], lines[2][:50]], 3),
+        (lambda lines: [*lines[:2], lines[2].replace("mma:", "MMA!")], 3),
+        (lambda lines: [*lines[:2], lines[2].replace('"k":4096', '"k":4095')], 3),
+        (lambda lines: [*lines[:2], lines[2].replace('"m":2', '"m":"two"')], 3),
+        (lambda lines: [*lines[:2], lines[2].replace('"median_us"', '"median_ms"')], 3),
+        (lambda lines: [*lines[:2], "7"], 3),
+    ],
+)
+def test_a_damaged_line_is_named(tmp_path, damage, line):
+    path = tmp_path / "a.jsonl"
+    write_text([record(m=1), record(m=2)], ENVIRONMENT, path)
+    path.write_text("\n".join(damage(path.read_text().splitlines())))
+    with pytest.raises(DatabaseError, match=rf"a\.jsonl, line {line}: not a record") as raised:
+        read_text(path)
+    assert "\n" not in str(raised.value)
+
+
+def test_a_file_that_is_not_there(tmp_path):
+    with pytest.raises(DatabaseError, match="cannot be read"):
+        read_text(tmp_path / "nothing.jsonl")
+
+
+def test_group_of_all_k_round_trips(tmp_path):
+    stored = record(layer=Layer(64, 72, -1))
+    write_text([stored], ENVIRONMENT, tmp_path / "a")
+    assert read_text(tmp_path / "a")[1] == [stored]
