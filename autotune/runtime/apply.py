@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 import warnings
 from dataclasses import dataclass
@@ -44,7 +45,8 @@ def apply(model: torch.nn.Module, *, db: str | None = None, device: str | None =
     work.swap_all(model)
     _synchronize(work.devices())
     report = Report(work.layers(), work.skipped, time.perf_counter() - planned, planned - started)
-    _warn_untuned(report)
+    if report.untuned:
+        _warn_untuned(report.untuned, db)
     return report
 
 
@@ -166,11 +168,16 @@ def _synchronize(devices: set[Device]) -> None:
             torch.cuda.synchronize(device.torch_name)
 
 
-def _warn_untuned(report: Report) -> None:
-    if report.untuned:
-        linears = sum(len(layer.names) for layer in report.untuned)
-        warnings.warn(
-            f"{linears} linears run configs that were not measured for them;"
-            f" tune them with: {report.remedy()}",
-            stacklevel=3,
-        )
+def _warn_untuned(untuned: tuple[LayerReport, ...], db: str | None) -> None:
+    """Say how many linears run what was not measured for them, and the command that tunes them."""
+    linears = sum(len(report.names) for report in untuned)
+    shapes = ";".join(dict.fromkeys(str(report.layer) for report in untuned))
+    command = ["autotune", "sweep", "--shapes", shapes]
+    if all(report.device == "cpu" for report in untuned):
+        command += ["--device", "cpu"]
+    if db is not None:
+        command += ["--db", db]
+    warnings.warn(
+        f"{linears} linears run configs that were not measured for them; to tune: {shlex.join(command)}",
+        stacklevel=3,
+    )

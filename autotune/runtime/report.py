@@ -76,13 +76,6 @@ class Report:
         """Layers without a single record of their own."""
         return tuple(layer for layer in self.layers if not layer.tuned)
 
-    def remedy(self) -> str | None:
-        """The command that tunes what is untuned, or None."""
-        if not self.untuned:
-            return None
-        layers = dict.fromkeys(report.layer for report in self.untuned)
-        return f"autotune sweep --shapes '{';'.join(map(str, layers))}'"
-
     def __str__(self) -> str:
         seconds = f"{self.repack_s:.2f} s to repack, {self.plans_s * 1000:.0f} ms to look up and prepare"
         lines = [

@@ -1,0 +1,262 @@
+"""apply on models of AutoAWQ-style linears, on the CPU family."""
+
+from __future__ import annotations
+
+import shlex
+import warnings
+import weakref
+from pathlib import Path
+
+import pytest
+import torch
+from runtime_tools import AwqLinear, assert_is_linear, store_records, tokens_of, weight_of
+
+from autotune.device import cpu_device
+from autotune.errors import DeviceError
+from autotune.kernels import registry
+from autotune.kernels.cpu import CpuFamily
+from autotune.layer import BUCKETS, Layer, Problem
+from autotune.runtime.apply import apply
+from autotune.runtime.linear import Int4Linear
+from autotune.shapes import parse_shapes
+
+UP, DOWN = Layer(256, 128, 64), Layer(128, 256, 64)
+BIAS = torch.linspace(-1, 1, 256).half()
+
+
+class Block(torch.nn.Module):
+    def __init__(self, seed: int) -> None:
+        super().__init__()
+        self.up = AwqLinear(weight_of(UP, seed), BIAS)
+        self.mlp = torch.nn.ModuleDict({"down": AwqLinear(weight_of(DOWN, seed + 1))})
+        self.norm = torch.nn.LayerNorm(128, dtype=torch.float16)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.norm(x + self.mlp["down"](torch.relu(self.up(x))))
+
+
+def model_of(blocks: int = 2) -> torch.nn.Sequential:
+    return torch.nn.Sequential(*(Block(2 * i) for i in range(blocks))).eval()
+
+
+@pytest.fixture
+def empty(tmp_path: Path) -> str:
+    return str(tmp_path / "none.db")
+
+
+@pytest.fixture
+def full(tmp_path: Path) -> str:
+    """A database with a record for every problem of the model."""
+    device, path = cpu_device(), tmp_path / "full.db"
+    problems = [Problem(layer, bucket) for layer in (UP, DOWN) for bucket in BUCKETS]
+    store_records(path, device, {problem: registry.space(problem, device)[0] for problem in problems})
+    return str(path)
+
+
+def quiet_apply(model: torch.nn.Module, **options):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return apply(model, **options)
+
+
+def test_linears_are_swapped_in_place_and_compute_the_same(empty: str) -> None:
+    model = model_of()
+    old = model[0].mlp["down"]
+    x = tokens_of((2, 3, 128), torch.float16)
+    with torch.no_grad():
+        before = model(x)
+        report = quiet_apply(model, db=empty)
+        after = model(x)
+    assert report.applied == ("0.up", "1.up", "0.mlp.down", "1.mlp.down")
+    assert not any(isinstance(module, AwqLinear) for module in model.modules())
+    assert isinstance(model[0].norm, torch.nn.LayerNorm)
+    assert not model[0].up.training
+    # The two differ by a few roundings of the linears, which the norm keeps near unit size.
+    torch.testing.assert_close(after, before, rtol=0, atol=64 * 2.0**-11)
+    y = tokens_of((5, 256), torch.float16)
+    assert_is_linear(model[0].mlp["down"](y), weight_of(DOWN, 1), y)
+    assert_is_linear(model[1].up(x), weight_of(UP, 2), x, BIAS)
+    assert isinstance(old, AwqLinear)
+
+
+def test_old_tensors_are_freed(empty: str) -> None:
+    model = model_of()
+    names = ("qweight", "qzeros", "scales")
+    old = [
+        weakref.ref(getattr(m, name)) for m in model.modules() if isinstance(m, AwqLinear) for name in names
+    ]
+    quiet_apply(model, db=empty)
+    assert len(old) == 12
+    assert all(tensor() is None for tensor in old)
+
+
+def test_report_of_a_model_without_records(empty: str) -> None:
+    report = quiet_apply(model_of(), db=empty)
+    assert [layer.layer for layer in report.layers] == [UP, DOWN]
+    assert [layer.names for layer in report.layers] == [("0.up", "1.up"), ("0.mlp.down", "1.mlp.down")]
+    assert [a.problem for a in report.layers[0].answers] == [Problem(UP, bucket) for bucket in BUCKETS]
+    assert (report.hit, report.near, report.default) == (0, 0, 2 * len(BUCKETS))
+    assert report.coverage == 0.0
+    assert report.untuned == report.layers
+    assert report.skipped == {}
+    assert report.repack_s > 0
+    assert report.plans_s > 0
+
+
+def test_report_of_a_tuned_model_and_no_warning(full: str) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        report = apply(model_of(), db=full)
+    assert (report.hit, report.near, report.default) == (2 * len(BUCKETS), 0, 0)
+    assert report.coverage == 1.0
+    assert report.untuned == ()
+
+
+def test_report_of_a_model_that_is_tuned_in_part(tmp_path: Path) -> None:
+    """One bucket of one layer: its neighbours are near, and that layer needs no warning."""
+    path, device = tmp_path / "part.db", cpu_device()
+    problem = Problem(UP, 16)
+    store_records(path, device, {problem: registry.space(problem, device)[0]})
+    with pytest.warns(UserWarning, match="2 linears") as caught:
+        report = apply(model_of(), db=str(path))
+    assert len(caught) == 1
+    assert str(DOWN) in str(caught[0].message)
+    assert str(UP) not in str(caught[0].message)
+    assert report.hit == 1
+    assert report.near > 0
+    assert report.hit + report.near + report.default == 2 * len(BUCKETS)
+    assert report.coverage == 1 / (2 * len(BUCKETS))
+    assert [layer.layer for layer in report.untuned] == [DOWN]
+
+
+def test_the_warning_is_one_and_its_command_names_every_untuned_layer(empty: str) -> None:
+    with pytest.warns(UserWarning, match="not measured") as caught:
+        apply(model_of(), db=empty)
+    assert len(caught) == 1
+    assert caught[0].filename == __file__
+    command = shlex.split(str(caught[0].message).partition(": ")[2])
+    assert command[:3] == ["autotune", "sweep", "--shapes"]
+    assert [shape.layer for shape in parse_shapes(command[3])] == [UP, DOWN]
+    assert command[4:] == ["--device", "cpu", "--db", empty]
+
+
+def test_the_text_of_the_report(full: str) -> None:
+    model = model_of(3)
+    model.append(torch.nn.Module())
+    model[3].register_buffer("qweight", torch.zeros(8, dtype=torch.int32))
+    report = apply(model, db=full)
+    lines = str(report).splitlines()
+    assert lines[0].startswith("6 linears of 2 layers tuned")
+    assert lines[1] == "100% of layer x bucket from records: 26 hit, 0 near, 0 default"
+    config = report.layers[1].answers[0].config
+    assert lines[4].split() == ["3", "13", "0", "0", str(DOWN), "cpu", str(config)]
+    assert lines[5] == "skipped 1: bits=None; only 4-bit weights are tuned (3)"
+    assert len(lines) == 6
+
+
+def test_again_changes_nothing(empty: str) -> None:
+    model = model_of()
+    quiet_apply(model, db=empty)
+    modules = list(model.modules())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        report = apply(model, db=empty)
+    assert report.applied == ()
+    assert len(report.skipped) == 4
+    assert set(report.skipped.values()) == {"is an Int4Linear already"}
+    assert all(a is b for a, b in zip(model.modules(), modules, strict=True))
+    assert "skipped 4: is an Int4Linear already (0.up, 0.mlp.down, 1.up and 1 more)" in str(report)
+
+
+def test_a_shared_module_is_swapped_once_everywhere(empty: str) -> None:
+    model = model_of()
+    model[1].up = model[0].up
+    report = quiet_apply(model, db=empty)
+    assert isinstance(model[0].up, Int4Linear)
+    assert model[1].up is model[0].up
+    assert report.applied == ("0.up", "1.up", "0.mlp.down", "1.mlp.down")
+
+
+def skewed(**attributes: object) -> AwqLinear:
+    linear = AwqLinear(weight_of(UP))
+    for name, value in attributes.items():
+        setattr(linear, name, value)
+    return linear
+
+
+def test_what_is_not_int4_gemm_is_left_alone_and_says_why(empty: str) -> None:
+    scales = weight_of(UP).scales
+    no_bits = skewed()
+    del no_bits.w_bit
+    model = torch.nn.ModuleDict(
+        {
+            "eight_bits": skewed(w_bit=8),
+            "no_bits": no_bits,
+            "gptq": skewed(g_idx=torch.zeros(128, dtype=torch.int32)),
+            "no_zeros": skewed(qzeros=None),
+            "gemv": skewed(qweight=torch.zeros(256, 16, dtype=torch.int32)),
+            "lying": skewed(in_features=64),
+            "nan": skewed(scales=scales.clone().index_fill_(0, torch.tensor([1]), torch.nan)),
+            "good": skewed(bits=4),
+        }
+    )
+    kept = {name: module for name, module in model.items() if name != "good"}
+    report = quiet_apply(model, db=empty)
+    assert report.applied == ("good",)
+    assert isinstance(model["good"], Int4Linear)
+    assert all(model[name] is module for name, module in kept.items())
+    expected = {
+        "eight_bits": "bits=8",
+        "no_bits": "bits=None",
+        "gptq": "GPTQ",
+        "no_zeros": "qzeros",
+        "gemv": "scales are torch.float16 [2, 256]",
+        "lying": "in_features=64, but its tensors say 128",
+        "nan": "256 of 512 scales are NaN",
+    }
+    assert {name: text in report.skipped[name] for name, text in expected.items()} == dict.fromkeys(
+        kept, True
+    )
+
+
+def test_a_model_on_the_meta_device_and_a_bare_linear_are_skipped(empty: str) -> None:
+    report = apply(model_of(1).to("meta"), db=empty)
+    assert all("meta device" in reason for reason in report.skipped.values())
+    assert len(report.skipped) == 2
+    bare = skewed()
+    report = apply(bare, db=empty)
+    assert "is the model itself" in report.skipped[""]
+    assert isinstance(bare.qweight, torch.Tensor)
+
+
+def test_a_layer_that_no_kernel_can_do_keeps_its_tensors(monkeypatch: pytest.MonkeyPatch, empty: str) -> None:
+    class OnlyUp(CpuFamily):
+        def default(self, problem, device):
+            return super().default(problem, device) if problem.layer == UP else None
+
+    monkeypatch.setattr(registry, "families", lambda: {"cpu": OnlyUp()})
+    model = model_of(1)
+    down = model[0].mlp["down"]
+    report = quiet_apply(model, db=empty)
+    assert report.applied == ("0.up",)
+    assert "no kernel family" in report.skipped["0.mlp.down"]
+    assert model[0].mlp["down"] is down
+
+
+@pytest.mark.parametrize("content", [b"this is not a database", b"SQLite format 3\0" + b"\xff" * 4096])
+def test_a_corrupt_database_does_not_stop_it(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "corrupt.db"
+    path.write_bytes(content)
+    model = model_of()
+    with pytest.warns(UserWarning, match=r"corrupt\.db"):
+        report = apply(model, db=str(path))
+    assert len(report.applied) == 4
+    assert report.default == 2 * len(BUCKETS)
+
+
+def test_a_device_can_be_asked_for_and_a_wrong_one_changes_nothing(empty: str) -> None:
+    model = model_of()
+    with pytest.raises(DeviceError, match="'gpu'"):
+        apply(model, db=empty, device="gpu")
+    assert isinstance(model[0].up, AwqLinear)
+    assert len(quiet_apply(model, db=empty, device="cpu").applied) == 4
