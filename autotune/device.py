@@ -49,10 +49,12 @@ def find_device(name: str = "auto") -> Device:
         raise DeviceError(f"device {name!r} is not auto, cpu, cuda or cuda:N")
     found = cuda_devices()
     if not found:
-        raise DeviceError(f"device {name!r}: no NVIDIA GPU here ({_C.cuda_unavailable_reason()}); use --device cpu")
+        reason = _C.cuda_unavailable_reason()
+        raise DeviceError(f"device {name!r}: no NVIDIA GPU here ({reason}); use --device cpu")
     wanted = int(index or 0)
     if wanted >= len(found):
-        raise DeviceError(f"device {name!r}: only {len(found)} NVIDIA GPUs here, cuda:0 to cuda:{len(found) - 1}")
+        last = len(found) - 1
+        raise DeviceError(f"device {name!r} is not here; the NVIDIA GPUs are cuda:0 to cuda:{last}")
     device = found[wanted]
     if int(device.arch.removeprefix("sm_")) < _OLDEST_ARCH:
         raise DeviceError(f"{device.name} is {device.arch}; the CUDA kernels need sm_{_OLDEST_ARCH} or later")
@@ -105,5 +107,5 @@ def _cpu_model() -> str:
 
 
 def _last_cache_bytes() -> int:
-    sizes = (os.sysconf(name) for name in ("SC_LEVEL3_CACHE_SIZE", "SC_LEVEL2_CACHE_SIZE") if name in os.sysconf_names)
-    return next((size for size in sizes if size > 0), 32 << 20)
+    known = [name for name in ("SC_LEVEL3_CACHE_SIZE", "SC_LEVEL2_CACHE_SIZE") if name in os.sysconf_names]
+    return next((size for name in known if (size := os.sysconf(name)) > 0), 32 << 20)

@@ -92,10 +92,10 @@ class DequantMatmulFamily:
             return f"chunk_mb={config['chunk_mb']} is not one of {', '.join(map(str, _CHUNK_MB))}"
         return reject_layer(problem.layer)
 
-    def space(self, problem: Problem, device: Device) -> list[Config]:
+    def space(self, problem: Problem, device: Device) -> list[Config]:  # noqa: ARG002
         if problem.m < _FEWEST_TOKENS or reject_layer(problem.layer) is not None:
             return []
-        sizes = {}
+        sizes: dict[int, Config] = {}
         for chunk_mb in _CHUNK_MB:
             config = Config.of("dequant_matmul", chunk_mb=chunk_mb)
             sizes.setdefault(_chunk_rows(config, problem.layer), config)

@@ -217,7 +217,9 @@ def _reject_shape(config: Config) -> str | None:
     if rows not in (16, 32, 64):
         return f"a warp would own {rows} rows of n; it can own 16, 32 or 64"
     # Sums, tokens of half a block, and the words of two steps stay in registers.
-    registers = rows * tile_m // 32 * (2 if rows * tile_m <= 1024 else 1) + tile_m // 2 + rows * config["loads"] // 2
+    registers = (
+        rows * tile_m // 32 * (2 if rows * tile_m <= 1024 else 1) + tile_m // 2 + rows * config["loads"] // 2
+    )
     if registers > min(200, _BLOCK_REGISTERS // (warps * 32) - 48):
         return f"about {registers} registers of data per thread do not fit {warps} warps"
     return None

@@ -10,8 +10,6 @@ from autotune.layer import Layer
 from autotune.packing import cpu_layout, cuda_layout
 from autotune.packing.quantized import QuantizedWeight
 
-_LAYOUTS = {"cuda": cuda_layout, "cpu": cpu_layout}
-
 
 @dataclass(frozen=True, slots=True)
 class PackedWeight:
@@ -42,9 +40,11 @@ class PackedWeight:
 
 def pack(weight: QuantizedWeight, kind: str) -> PackedWeight:
     """The weight in the layout of `kind`, on the device where its tensors are."""
-    return PackedWeight(weight.layer, kind, *_LAYOUTS[kind].pack(weight))
+    pack_layout = cuda_layout.pack if kind == "cuda" else cpu_layout.pack
+    return PackedWeight(weight.layer, kind, *pack_layout(weight))
 
 
 def unpack(packed: PackedWeight) -> QuantizedWeight:
     """The exact inverse of `pack`."""
-    return _LAYOUTS[packed.kind].unpack(packed.layer, packed.qweight, packed.scales, packed.zeros)
+    unpack_layout = cuda_layout.unpack if packed.kind == "cuda" else cpu_layout.unpack
+    return unpack_layout(packed.layer, packed.qweight, packed.scales, packed.zeros)

@@ -1,0 +1,91 @@
+"""The stored config of a problem beside its default config, torch's 16-bit matmul and the roofline."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+
+from autotune.bench.operands import Operands
+from autotune.bench.roofline import Peaks
+from autotune.bench.statistics import Estimate, median_interval
+from autotune.bench.timer import time_round, timer_for
+from autotune.bench.verify import Verifier
+from autotune.config import Config
+from autotune.errors import AutotuneError
+from autotune.kernels.family import Plan
+from autotune.layer import Problem
+from autotune.packing import PackedWeight, dequantize
+
+_ROUNDS = 25
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """Microseconds per call of one problem, all timed in the same rounds; `floor_us` is the roofline's."""
+
+    problem: Problem
+    stored: Estimate
+    default: Estimate
+    matmul: Estimate
+    gain: Estimate
+    """Default time over stored time, round by round."""
+    floor_us: float
+
+
+class _Matmul:
+    """torch's matmul on a dense weight of x's dtype, in the place of a plan."""
+
+    def workspace_bytes(self, m: int) -> int:  # noqa: ARG002
+        return 0
+
+    def run(
+        self,
+        x: torch.Tensor,
+        weight: PackedWeight,
+        bias: torch.Tensor | None,  # noqa: ARG002
+        out: torch.Tensor,
+        workspace: torch.Tensor | None,  # noqa: ARG002
+    ) -> None:
+        torch.mm(x, weight.qweight.T, out=out)
+
+
+def compare(
+    problem: Problem,
+    operands: Operands,
+    stored: Config,
+    default: Config,
+    plan_of: Callable[[Config], Plan],
+    peaks: Peaks,
+) -> Comparison:
+    """Verify and time the two configs and torch's matmul on dense copies, interleaved.
+
+    Raises:
+        AutotuneError: a config's output is wrong.
+    """
+    x = operands.tokens(problem.m, seed=0)
+    out = torch.empty((problem.m, problem.layer.n), dtype=x.dtype, device=x.device)
+    verifier = Verifier(operands, problem.m, seed=1)
+    timers = []
+    for config in (stored, default):
+        plan = plan_of(config)
+        wrong = verifier.error(plan)
+        if wrong is not None:
+            raise AutotuneError(f"{config} is wrong for {problem}: {wrong}")
+        timers.append(timer_for(plan, operands, x, out))
+    timers.append(timer_for(_Matmul(), dense_operands(operands, x.dtype), x, out))
+    time_round(timers)
+    rounds = [time_round(timers) for _ in range(_ROUNDS)]
+    stored_us, default_us, matmul_us = (median_interval(samples) for samples in zip(*rounds, strict=True))
+    gain = median_interval([sample[1] / sample[0] for sample in rounds])
+    return Comparison(problem, stored_us, default_us, matmul_us, gain, peaks.floor_us(problem))
+
+
+def dense_operands(operands: Operands, dtype: torch.dtype) -> Operands:
+    """The operands with their weight as dense copies of `dtype` [n, k], beyond three times the last cache."""
+    first = dequantize(operands.weight).to(dtype)
+    count = 1 + -(-3 * operands.device.l2_bytes // first.nbytes)
+    copies = (first, *(first.clone() for _ in range(count - 1)))
+    packed = tuple(replace(operands.copies[0], qweight=copy) for copy in copies)
+    return replace(operands, copies=packed)

@@ -1,0 +1,27 @@
+"""What a measurement depends on besides the device and the config."""
+
+from __future__ import annotations
+
+import platform
+from importlib.metadata import version
+
+import autotune
+from autotune import _C
+from autotune.device import Device
+from autotune.kernels import compiler, registry
+from autotune.record import Environment
+
+
+def current_environment(device: Device) -> Environment:
+    """Driver, compiler, torch and the source of each family that can run on the device, as of now."""
+    if device.kind == "cuda":
+        driver, built_by = f"CUDA {_C.cuda_driver_version()}", compiler.compiler_version()
+    else:
+        driver, built_by = platform.platform(), "built in"
+    return Environment(
+        driver=driver,
+        compiler=built_by,
+        torch=version("torch"),
+        version=autotune.__version__,
+        sources={family.name: family.source_hash() for family in registry.families_of(device)},
+    )

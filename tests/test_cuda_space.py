@@ -1,0 +1,78 @@
+"""The CUDA families' spaces and their compilation, without a GPU: an H200 and an A100 as values."""
+
+import pytest
+
+from autotune.config import Config
+from autotune.device import Device
+from autotune.kernels import compiler, registry
+from autotune.layer import BUCKETS, Layer, Problem
+
+H200 = Device("cuda", 0, "NVIDIA H200", "sm_90", 132, 60 << 20, 232448, 140 << 30)
+A100 = Device("cuda", 0, "NVIDIA A100", "sm_80", 108, 40 << 20, 166912, 80 << 30)
+LLAMA7B = [Layer(12288, 4096), Layer(4096, 4096), Layer(22016, 4096), Layer(11008, 4096), Layer(4096, 11008)]
+
+
+@pytest.mark.parametrize("m", BUCKETS)
+@pytest.mark.parametrize("layer", LLAMA7B, ids=str)
+def test_space_holds_the_default_and_only_valid_configs(layer, m):
+    problem = Problem(layer, m)
+    space = registry.space(problem, H200)
+    assert len(space) == len(set(space))
+    registry.check(registry.default_config(problem, H200), problem, H200)
+    for config in space:
+        registry.check(config, problem, H200)
+        assert Config.parse(str(config)) == config
+
+
+@pytest.mark.parametrize("layer", [Layer(8, 8, -1), Layer(72, 4104, -1), Layer(64, 32, 32)], ids=str)
+@pytest.mark.parametrize("m", [1, 64, 4096])
+def test_the_smallest_layers_have_a_default(layer, m):
+    problem = Problem(layer, m)
+    registry.check(registry.default_config(problem, A100), problem, A100)
+
+
+def test_fp32_is_not_for_the_gpu():
+    problem = Problem(Layer(64, 64, 64, dtype="fp32"), 1)
+    assert registry.space(problem, H200) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("mma:tile_m=16", "tunables"),
+        ("mma:tile_m=12,tile_n=64,warps=4,warps_k=1,loads=2,split_k=1", "tile_m=12"),
+        ("mma:tile_m=8,tile_n=256,warps=16,warps_k=1,loads=2,split_k=64", "split_k=64"),
+        ("mma:tile_m=8,tile_n=256,warps=4,warps_k=4,loads=2,split_k=1", "256 rows"),
+        ("mma:tile_m=8,tile_n=64,warps=4,warps_k=2,loads=2,split_k=32", "32 slices"),
+        ("dequant_matmul:chunk_mb=3", "chunk_mb=3"),
+    ],
+)
+def test_a_rejected_config_says_why(text, reason):
+    problem = Problem(Layer(4096, 4096), 16)
+    config = Config.parse(text)
+    assert reason in registry.family_of(config).reject(config, problem, H200)
+
+
+def sampled_units(device):
+    """The default configs of every bucket, and a sample of the spaces, over group sizes and dtypes."""
+    defaults, sample = {}, {}
+    variants = [Layer(4096, 4096), Layer(4096, 4096, 32, "bf16"), Layer(4096, 4096, -1, "fp16", False)]
+    for layer in variants:
+        for m in (1, 16, 32, 64, 256):
+            problem = Problem(layer, m)
+            config = registry.default_config(problem, device)
+            unit = registry.family_of(config).unit(config, layer, device)
+            defaults[unit.key] = unit
+            for config in registry.space(problem, device)[7::173]:
+                unit = registry.family_of(config).unit(config, layer, device)
+                sample[unit.key] = unit
+    return defaults, sample
+
+
+@pytest.mark.parametrize("device", [A100, H200], ids=lambda device: device.arch)
+def test_a_sample_compiles_and_defaults_do_not_spill(device):
+    defaults, sample = sampled_units(device)
+    built = compiler.build_all([*defaults.values(), *sample.values()])
+    assert {key: str(result) for key, result in built.items() if not isinstance(result, bytes)} == {}
+    spilled = {unit: used for unit in defaults.values() if (used := compiler.resources(unit)).spill_bytes}
+    assert not spilled
