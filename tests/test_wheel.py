@@ -1,0 +1,87 @@
+"""The wheel, in an environment of its own: everything that a sweep needs is inside."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import sysconfig
+import venv
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+ON_CPU = ("n=256,k=256", "--m", "1", "--device", "cpu", "--db", "here.db")
+
+
+def run(*command: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
+    outside = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "AUTOTUNE_DB")}
+    return subprocess.run(command, cwd=cwd, env=outside, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("wheel")
+    built = run(
+        sys.executable, "-m", "pip", "wheel", ROOT, "--no-deps", "--no-build-isolation", "--no-index",
+        f"--config-settings=build-dir={folder / 'build'}", f"--wheel-dir={folder}", cwd=folder,
+    )  # fmt: skip
+    assert built.returncode == 0, built.stderr
+    (path,) = folder.glob("autotune_int4-*.whl")
+    return path
+
+
+@pytest.fixture(scope="module")
+def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The bin folder of an environment that has the wheel, and sees its dependencies but no checkout."""
+    home = tmp_path_factory.mktemp("environment")
+    venv.create(home, with_pip=False)
+    python = home / "bin" / "python"
+    (packages,) = (home / "lib").glob("python*/site-packages")
+    # A folder in a .pth adds its packages, not its own .pth files: an editable install stays out of sight.
+    (packages / "dependencies.pth").write_text(sysconfig.get_path("purelib"))
+    done = run(
+        sys.executable, "-m", "pip", f"--python={python}", "install", "--no-deps", "--no-index",
+        "--force-reinstall", wheel, cwd=home,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return python.parent
+
+
+def test_wheel_carries_what_is_read_at_run_time(wheel: Path) -> None:
+    inside = {name.removeprefix("autotune/_shipped/") for name in zipfile.ZipFile(wheel).namelist()}
+    for folder, pattern in (("csrc/cuda", "*.cu*"), ("migrations", "*.py"), ("db", "*")):
+        files = {
+            path.relative_to(ROOT).as_posix()
+            for path in (ROOT / folder).rglob(pattern)
+            if path.is_file() and not path.name.startswith(".")
+        }
+        assert files, f"nothing in {folder}"
+        assert files <= inside
+    assert not [name for name in inside if name.startswith(("csrc/cpu", "tests", ".whl"))]
+
+
+def test_shipped_files_are_found_from_the_wheel(installed: Path, tmp_path: Path) -> None:
+    code = "from autotune.paths import shipped; print(*map(shipped, ('csrc/cuda', 'migrations', 'db')))"
+    shown = run(installed / "python", "-c", code, cwd=tmp_path)
+    assert shown.returncode == 0, shown.stderr
+    for folder in shown.stdout.split():
+        assert Path(folder).is_relative_to(installed.parent)
+        assert Path(folder).is_dir()
+
+
+def test_sweep_and_lookup_from_the_wheel(installed: Path, tmp_path: Path) -> None:
+    swept = run(
+        installed / "autotune", "sweep", "--shapes", *ON_CPU, "--budget", "5s", "--json", cwd=tmp_path
+    )
+    assert swept.returncode == 0, swept.stderr
+    winner = json.loads(swept.stdout)
+    found = run(
+        installed / "autotune", "lookup", "--shapes", *ON_CPU, "--require", "exact", "--json", cwd=tmp_path
+    )
+    assert found.returncode == 0, found.stderr
+    (answer,) = json.loads(found.stdout)
+    assert (answer["source"], answer["config"]) == ("exact", winner["config"])
