@@ -12,16 +12,18 @@ from typing import TYPE_CHECKING
 from autotune.device import Device, find_device
 from autotune.errors import CompileError, LaunchError
 from autotune.kernels import registry
-from autotune.kernels.compiler import build
+from autotune.kernels.compiler import build_all
 from autotune.layer import BUCKETS, Layer, Problem
 from autotune.paths import database_url
 from autotune.runtime.lookup import Answer, Lookup
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     import torch
 
     from autotune.config import Config
-    from autotune.kernels.family import Plan
+    from autotune.kernels.family import Plan, Unit
 
 _handles = itertools.count()
 _by_handle: weakref.WeakValueDictionary[int, LayerPlans] = weakref.WeakValueDictionary()
@@ -41,8 +43,9 @@ class LayerPlans:
     def __init__(self, layer: Layer, lookup: Lookup) -> None:
         self.layer = layer
         self.device = lookup.device
-        made = _Maker(layer, lookup)
-        ready = [made.ready(lookup.answer(Problem(layer, bucket))) for bucket in BUCKETS]
+        answers = [lookup.answer(Problem(layer, bucket)) for bucket in BUCKETS]
+        maker = _Maker(layer, lookup, {answer.config for answer in answers})
+        ready = [maker.ready(answer) for answer in answers]
         self.answers = tuple(answer for answer, _ in ready)
         self._plans = tuple(plan for _, plan in ready)
         self.handle = next(_handles)
@@ -103,10 +106,12 @@ _known: weakref.WeakKeyDictionary[Lookup, _Known] = weakref.WeakKeyDictionary()
 class _Maker:
     """Makes the plans of one layer, one for each distinct config."""
 
-    def __init__(self, layer: Layer, lookup: Lookup) -> None:
+    def __init__(self, layer: Layer, lookup: Lookup, configs: Iterable[Config]) -> None:
         self._layer = layer
         self._lookup = lookup
+        self._cubins: dict[str, bytes | CompileError] = {}
         self._plans: dict[Config, Plan | CompileError | LaunchError] = {}
+        self._fetch(self._unit(config) for config in configs)
 
     def ready(self, answer: Answer) -> tuple[Answer, Plan]:
         """The answer with its plan, or the default config and its plan when that config has none."""
@@ -131,10 +136,29 @@ class _Maker:
         return self._plans[config]
 
     def _make(self, config: Config) -> Plan:
-        family, device = registry.family_of(config), self._lookup.device
-        unit = family.unit(config, self._layer, device)
-        cubin = None if unit is None else self._lookup.binary(unit.key) or build(unit)
-        return family.plan(config, self._layer, device, cubin)
+        cubin: bytes | CompileError | None = None
+        unit = self._unit(config)
+        if unit is not None:
+            self._fetch([unit])
+            cubin = self._cubins[unit.key]
+        if isinstance(cubin, CompileError):
+            raise cubin
+        return registry.family_of(config).plan(config, self._layer, self._lookup.device, cubin)
+
+    def _unit(self, config: Config) -> Unit | None:
+        return registry.family_of(config).unit(config, self._layer, self._lookup.device)
+
+    def _fetch(self, units: Iterable[Unit | None]) -> None:
+        """Have the cubins of the units: the database's, and from the compiler, in parallel, what it lacks."""
+        new = {unit.key: unit for unit in units if unit is not None and unit.key not in self._cubins}
+        stored = {key: self._lookup.binary(key) for key in new}
+        self._cubins.update((key, cubin) for key, cubin in stored.items() if cubin is not None)
+        missing = [unit for key, unit in new.items() if key not in self._cubins]
+        if missing:
+            try:
+                self._cubins.update(build_all(missing))
+            except CompileError as error:
+                self._cubins.update((unit.key, error) for unit in missing)
 
     def _warn(self, config: Config, error: Exception) -> None:
         known = _known.setdefault(self._lookup, _Known({}))
