@@ -30,7 +30,6 @@ class GraphTimer:
 
     def __init__(self, plan: Plan, operands: Operands, x: torch.Tensor, out: torch.Tensor) -> None:
         self._calls = len(operands.copies)
-        self._plan = plan  # the graph refers to its kernel
         self._graph = torch.cuda.CUDAGraph()
         self._begin, self._end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         # The workspace is made before the capture, so that the graph holds kernels and nothing else.

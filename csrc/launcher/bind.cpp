@@ -85,7 +85,6 @@ void raise_launch_error(std::exception_ptr thrown) {
 
 void bind(py::module_& module) {
   py::register_local_exception_translator(raise_launch_error);
-  py::module_::import("atexit").attr("register")(py::cpp_function(keep_modules));
 
   module.def("cuda_devices", cuda_devices,
              "Name and numbers of every GPU that the driver shows, in its order; empty without a driver.");
@@ -102,8 +101,8 @@ void bind(py::module_& module) {
       module, "CudaFunction",
       "A kernel of a cubin, loaded into the device's primary context (torch's own).\n\n"
       "All parameters of the kernel have 8 bytes. Making one loads the module, which is\n"
-      "slow but does not end a graph capture; dropping the last reference unloads it, so\n"
-      "keep it for as long as graphs that captured its launches. Raises LaunchError.")
+      "slow but does not end a graph capture. Equal cubins share a module, which stays\n"
+      "loaded for the life of the process. Raises LaunchError.")
       .def(py::init(&load), py::arg("cubin"), py::arg("name"), py::arg("device"))
       .def("launch", &launch, py::arg("grid"), py::arg("block"), py::arg("shared_bytes"), py::arg("stream"),
            py::arg("arguments"), py::arg("programmatic") = false,

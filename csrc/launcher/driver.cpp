@@ -33,7 +33,6 @@ const char* find_all(void* library, Driver& driver) {
   need("cuCtxGetCurrent", driver.cuCtxGetCurrent);
   need("cuCtxSetCurrent", driver.cuCtxSetCurrent);
   need("cuModuleLoadData", driver.cuModuleLoadData);
-  need("cuModuleUnload", driver.cuModuleUnload);
   need("cuModuleGetFunction", driver.cuModuleGetFunction);
   need("cuFuncGetAttribute", driver.cuFuncGetAttribute);
   need("cuFuncSetAttribute", driver.cuFuncSetAttribute);

@@ -92,7 +92,6 @@ struct Driver {
   Result (*cuCtxGetCurrent)(Context* context) = nullptr;
   Result (*cuCtxSetCurrent)(Context context) = nullptr;
   Result (*cuModuleLoadData)(Module* module, const void* image) = nullptr;
-  Result (*cuModuleUnload)(Module module) = nullptr;
   Result (*cuModuleGetFunction)(Function* function, Module module, const char* name) = nullptr;
   Result (*cuFuncGetAttribute)(int* value, FunctionAttribute attribute, Function function) = nullptr;
   Result (*cuFuncSetAttribute)(Function function, FunctionAttribute attribute, int value) = nullptr;

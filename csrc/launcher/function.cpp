@@ -2,13 +2,12 @@
 
 #include <cstring>
 #include <map>
+#include <mutex>
 #include <utility>
 
 namespace autotune::launcher {
 
 namespace {
-
-std::atomic<bool> modules_are_kept{false};
 
 // Makes a context current on this thread, and what was current before it again at the end.
 class CurrentContext {
@@ -30,7 +29,7 @@ class CurrentContext {
   bool changed_ = false;
 };
 
-// While it lives, this thread may load and unload modules without ending a stream capture.
+// While it lives, this thread may load modules without ending a stream capture.
 class RelaxedCapture {
  public:
   explicit RelaxedCapture(const Driver& driver) : driver_(driver) {
@@ -59,6 +58,21 @@ Context primary_context(const Driver& driver, int index) {
   return context;
 }
 
+// The cubin as a module of the current context, loaded once and for the life of the process: a captured graph
+// may outlive everything in Python that knows of its kernels.
+Module loaded_module(const Driver& driver, int device, std::string_view cubin) {
+  static std::mutex mutex;
+  static std::map<std::pair<int, std::string>, Module> loaded;
+  const std::lock_guard<std::mutex> lock(mutex);
+  const auto [entry, is_new] = loaded.try_emplace({device, std::string(cubin)}, nullptr);
+  if (is_new) {
+    const Result result = driver.cuModuleLoadData(&entry->second, entry->first.second.data());
+    if (result != kSuccess) loaded.erase(entry);
+    driver.check(result, "cuModuleLoadData");
+  }
+  return entry->second;
+}
+
 template <typename Value>
 std::uint64_t read(std::string_view bytes, std::size_t offset) {
   Value value;
@@ -85,8 +99,6 @@ bool is_whole_cubin(std::string_view bytes) {
 
 }  // namespace
 
-void keep_modules() { modules_are_kept = true; }
-
 CudaFunction::CudaFunction(std::string_view cubin, std::string name, int device)
     : driver_(available_driver()), name_(std::move(name)) {
   const int devices = static_cast<int>(driver_.devices.size());
@@ -101,23 +113,19 @@ CudaFunction::CudaFunction(std::string_view cubin, std::string name, int device)
   context_ = primary_context(driver_, device);
   const CurrentContext current(driver_, context_);
   const RelaxedCapture relaxed(driver_);
-  driver_.check(driver_.cuModuleLoadData(&module_, cubin.data()), "cuModuleLoadData");
-  try {
-    find_function();
-  } catch (...) {
-    driver_.cuModuleUnload(module_);
-    throw;
-  }
+  find_function(loaded_module(driver_, device, cubin));
+  const int shared_bytes = driver_.devices[device].shared_bytes - static_shared_bytes_;
+  driver_.check(driver_.cuFuncSetAttribute(function_, kMaxDynamicSharedBytes, shared_bytes),
+                "cuFuncSetAttribute");
 }
 
-void CudaFunction::find_function() {
+void CudaFunction::find_function(Module module) {
   const std::string call = "cuModuleGetFunction of kernel " + name_;
-  driver_.check(driver_.cuModuleGetFunction(&function_, module_, name_.c_str()), call.c_str());
+  driver_.check(driver_.cuModuleGetFunction(&function_, module, name_.c_str()), call.c_str());
   registers_ = attribute(kRegisters);
   local_bytes_ = attribute(kLocalBytes);
   static_shared_bytes_ = attribute(kStaticSharedBytes);
   max_threads_ = attribute(kMaxThreads);
-  dynamic_shared_limit_ = attribute(kMaxDynamicSharedBytes);
   if (driver_.cuFuncGetParamInfo == nullptr) return;
   int count = 0;
   std::size_t offset = 0;
@@ -130,16 +138,6 @@ void CudaFunction::find_function() {
     ++count;
   }
   parameters_ = count;
-}
-
-CudaFunction::~CudaFunction() {
-  if (modules_are_kept) return;
-  Context previous = nullptr;
-  if (driver_.cuCtxGetCurrent(&previous) != kSuccess) return;
-  const RelaxedCapture relaxed(driver_);
-  driver_.cuCtxSetCurrent(context_);
-  driver_.cuModuleUnload(module_);
-  driver_.cuCtxSetCurrent(previous);
 }
 
 int CudaFunction::attribute(FunctionAttribute attribute) const {
@@ -156,7 +154,6 @@ void CudaFunction::launch(const Launch& launch, const std::uint64_t* arguments, 
         " arguments, not " + std::to_string(count));
   }
   const CurrentContext current(driver_, context_);
-  allow_shared_bytes(launch);
   void* parameters[kMaxArguments];
   for (int i = 0; i < count; ++i) parameters[i] = const_cast<std::uint64_t*>(arguments + i);
   LaunchAttribute programmatic{};
@@ -171,22 +168,12 @@ void CudaFunction::launch(const Launch& launch, const std::uint64_t* arguments, 
   config.attributes = &programmatic;
   config.attribute_count = launch.programmatic ? 1 : 0;
   const Result result = driver_.cuLaunchKernelEx(&config, function_, parameters, nullptr);
-  if (result != kSuccess) fail(result, "cuLaunchKernelEx", launch);
+  if (result != kSuccess) fail(result, launch);
 }
 
-void CudaFunction::allow_shared_bytes(const Launch& launch) {
-  const int wanted = static_cast<int>(launch.shared_bytes);
-  if (wanted <= dynamic_shared_limit_) return;
-  const std::lock_guard<std::mutex> lock(raising_limit_);
-  if (wanted <= dynamic_shared_limit_) return;
-  const Result result = driver_.cuFuncSetAttribute(function_, kMaxDynamicSharedBytes, wanted);
-  if (result != kSuccess) fail(result, "cuFuncSetAttribute of dynamic shared memory", launch);
-  dynamic_shared_limit_ = wanted;
-}
-
-void CudaFunction::fail(Result result, const char* call, const Launch& launch) const {
+void CudaFunction::fail(Result result, const Launch& launch) const {
   const auto& [x, y, z] = launch.grid;
-  throw DriverError(std::string(call) + ": " + driver_.describe(result) + "; kernel " + name_ + ", grid " +
+  throw DriverError("cuLaunchKernelEx: " + driver_.describe(result) + "; kernel " + name_ + ", grid " +
                     std::to_string(x) + "x" + std::to_string(y) + "x" + std::to_string(z) + ", block " +
                     std::to_string(launch.block) + ", dynamic shared memory " +
                     std::to_string(launch.shared_bytes) + " bytes");

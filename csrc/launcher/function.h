@@ -1,9 +1,7 @@
 #pragma once
 
 #include <array>
-#include <atomic>
 #include <cstdint>
-#include <mutex>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -29,9 +27,6 @@ class CudaFunction {
   static constexpr int kMaxArguments = 24;
 
   CudaFunction(std::string_view cubin, std::string name, int device);
-  ~CudaFunction();
-  CudaFunction(const CudaFunction&) = delete;
-  CudaFunction& operator=(const CudaFunction&) = delete;
 
   // Enqueues the kernel. Allocates nothing on the device and never waits for it.
   void launch(const Launch& launch, const std::uint64_t* arguments, int count);
@@ -43,25 +38,18 @@ class CudaFunction {
 
  private:
   int attribute(FunctionAttribute attribute) const;
-  void find_function();
-  void allow_shared_bytes(const Launch& launch);
-  [[noreturn]] void fail(Result result, const char* call, const Launch& launch) const;
+  void find_function(Module module);
+  [[noreturn]] void fail(Result result, const Launch& launch) const;
 
   const Driver& driver_;
   std::string name_;
   Context context_ = nullptr;
-  Module module_ = nullptr;
   Function function_ = nullptr;
   std::optional<int> parameters_;
   int registers_ = 0;
   int local_bytes_ = 0;
   int static_shared_bytes_ = 0;
   int max_threads_ = 0;
-  std::atomic<int> dynamic_shared_limit_{0};
-  std::mutex raising_limit_;
 };
-
-// Leaves the modules of every later destructor loaded: at exit the driver goes first, and takes them along.
-void keep_modules();
 
 }  // namespace autotune::launcher
