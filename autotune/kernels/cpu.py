@@ -66,7 +66,7 @@ class CpuPlan:
         layer = self.layer
         if weight.kind != "cpu" or (weight.layer is not layer and weight.layer != layer):
             raise LayerError(f"the weight is packed for {weight.kind}, {weight.layer}; expected cpu, {layer}")
-        m = out.shape[0]
+        m = x.shape[0]
         dtype = weight.scales.dtype
         _expect("x", x, (m, layer.k), dtype)
         _expect("out", out, (m, layer.n), dtype)
