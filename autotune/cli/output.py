@@ -15,7 +15,7 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Aligned columns, numbers to the right, two spaces between."""
     columns = list(zip(header, *rows, strict=True))
     widths = [max(len(cell) for cell in column) for column in columns]
-    right = [all(cell[:1].isdigit() or cell == "-" for cell in column[1:]) for column in columns]
+    right = [all(map(_is_number, column[1:])) for column in columns]
     lines = [
         "  ".join(
             cell.rjust(width) if number else cell.ljust(width)
@@ -24,6 +24,10 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
         for row in (header, *rows)
     ]
     return "\n".join(lines)
+
+
+def _is_number(cell: str) -> bool:
+    return cell == "-" or cell.rstrip("x").replace(".", "", 1).isdecimal()
 
 
 def layer_name(layer: Layer, shapes: Sequence[Shape]) -> str:
