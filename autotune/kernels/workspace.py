@@ -13,10 +13,12 @@ holding the tensor as well only serves the further kernels of the same capture, 
 from __future__ import annotations
 
 import threading
-
-import torch
+from typing import TYPE_CHECKING
 
 from autotune import _C
+
+if TYPE_CHECKING:
+    import torch
 
 _eager: dict[tuple[int, int], torch.Tensor] = {}
 _captured: dict[tuple[int, int], tuple[int | None, torch.Tensor]] = {}
@@ -34,6 +36,8 @@ def workspace(device: torch.device, bytes: int) -> torch.Tensor | None:
     if device.type == "cpu":
         _of_thread.tensor = tensor = _grown(getattr(_of_thread, "tensor", None), device, bytes)
         return tensor
+    import torch
+
     index = torch.cuda.current_device()
     stream = int(torch._C._cuda_getCurrentRawStream(index))
     key = (index, stream)
@@ -51,6 +55,8 @@ def _grown(held: torch.Tensor | None, device: torch.device, bytes: int) -> torch
     """`held` when it is large enough, else a new one of at least twice its size."""
     if held is not None and held.numel() >= bytes:
         return held
+    import torch
+
     # A tensor made in inference mode could not be written to by torch's own kernels outside of it.
     with torch.inference_mode(False):
         return torch.zeros(

@@ -109,6 +109,7 @@ class _Maker:
     def __init__(self, layer: Layer, lookup: Lookup, configs: Iterable[Config]) -> None:
         self._layer = layer
         self._lookup = lookup
+        self._units: dict[Config, Unit | None] = {}
         self._cubins: dict[str, bytes | CompileError] = {}
         self._plans: dict[Config, Plan | CompileError | LaunchError] = {}
         self._fetch(self._unit(config) for config in configs)
@@ -146,7 +147,10 @@ class _Maker:
         return registry.family_of(config).plan(config, self._layer, self._lookup.device, cubin)
 
     def _unit(self, config: Config) -> Unit | None:
-        return registry.family_of(config).unit(config, self._layer, self._lookup.device)
+        if config not in self._units:
+            family = registry.family_of(config)
+            self._units[config] = family.unit(config, self._layer, self._lookup.device)
+        return self._units[config]
 
     def _fetch(self, units: Iterable[Unit | None]) -> None:
         """Have the cubins of the units: the database's, and from the compiler, in parallel, what it lacks."""
