@@ -28,8 +28,9 @@ _of_thread = threading.local()
 def workspace(device: torch.device, bytes: int) -> torch.Tensor | None:
     """uint8 of at least `bytes` for the current stream, or the current thread of a CPU; None for 0 bytes.
 
-    A CUDA device must be the current one. The tensor was zeroed when it was made and is given out again to
-    later calls of the same stream or thread; a larger one, zeroed too, takes its place when it is too small.
+    The tensor was zeroed when it was made and is given out again to later calls of the same stream or
+    thread; a larger one, zeroed too, takes its place when it is too small. During a capture `device` must be
+    the current one.
     """
     if bytes == 0:
         return None
@@ -38,7 +39,7 @@ def workspace(device: torch.device, bytes: int) -> torch.Tensor | None:
         return tensor
     import torch
 
-    index = torch.cuda.current_device()
+    index = torch.cuda.current_device() if device.index is None else device.index
     stream = int(torch._C._cuda_getCurrentRawStream(index))
     key = (index, stream)
     if not torch.cuda.is_current_stream_capturing():
