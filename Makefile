@@ -2,7 +2,7 @@
 # Both set up .venv first, and again only when what they install from has changed.
 PYTHON ?= python3
 BIN := .venv/bin
-PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
 READY := .venv/ready
 GPU := $(wildcard /dev/nvidiactl /dev/dxg)
 EXTRAS := dev$(if $(GPU),$(comma)cuda)
