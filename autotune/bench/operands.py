@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 
 import torch
 
@@ -16,12 +18,20 @@ _CACHE_MULTIPLE = 3
 
 @dataclass(frozen=True, slots=True)
 class Operands:
-    """One random weight, and equal copies of it whose bytes exceed three times the last cache."""
+    """One random weight, and equal copies of it whose bytes exceed three times the last cache.
+
+    `rotation` goes through the copies for ever. All who time calls one by one take the next copy from it, so
+    that no one finds in the cache what another has just read.
+    """
 
     layer: Layer
     device: Device
     weight: QuantizedWeight
     copies: tuple[PackedWeight, ...]
+    rotation: Iterator[PackedWeight] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "rotation", itertools.cycle(self.copies))
 
     @classmethod
     def random(cls, layer: Layer, device: Device, seed: int = 0) -> Operands:

@@ -30,11 +30,15 @@ class Peaks:
 
 
 def measure_peaks(device: Device, dtype: str) -> Peaks:
-    """Ceilings by a sum over far more than the cache, and a large square matmul in `dtype`."""
+    """Ceilings by a sum over far more than the cache, and a large square matmul.
+
+    The matmul is in `dtype` on a GPU and in fp32 on a CPU, where 16-bit types are computed in fp32 too.
+    """
     elements, side = (1 << 29, 8192) if device.kind == "cuda" else (1 << 26, 1024)
+    multiplied = TORCH_DTYPES[dtype] if device.kind == "cuda" else torch.float32
     stream = torch.ones(elements, dtype=torch.float32, device=device.torch_name)
     read_us = _median_us(lambda: stream.sum(), device)
-    a, b = (torch.randn(side, side, device=device.torch_name).to(TORCH_DTYPES[dtype]) for _ in range(2))
+    a, b = (torch.randn(side, side, device=device.torch_name).to(multiplied) for _ in range(2))
     multiply_us = _median_us(lambda: a @ b, device)
     return Peaks(stream.nbytes / read_us, 2 * side**3 / multiply_us)
 

@@ -14,7 +14,7 @@ import autotune
 from autotune.errors import AutotuneError
 
 # A verb is the module of this folder with its name; its click command is the module's `command`.
-VERBS = ("sweep", "lookup", "doctor", "db")
+VERBS = ("sweep", "lookup", "bench", "export", "doctor", "db")
 
 
 class Interrupted(KeyboardInterrupt):

@@ -7,14 +7,42 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from autotune.errors import AutotuneError, DatabaseError
 from autotune.record import Environment, Record
 from autotune.store.rows import record_of, record_row
+
+if TYPE_CHECKING:
+    from autotune.store.store import Store
+
+
+def export(store: Store, folder: Path) -> list[Path]:
+    """Write one file per device of the store, with the records of its newest environment's kernels.
+
+    Raises:
+        DatabaseError: the store has no records, or a file cannot be written.
+    """
+    written = []
+    for device in store.devices():
+        environment = store.environment(device)
+        if environment is None:
+            continue
+        current = [
+            record
+            for record in store.records(device)
+            if environment.sources.get(record.config.family) == record.source_hash
+        ]
+        path = folder / f"{re.sub('[^a-z0-9]+', '-', device.name.lower()).strip('-')}.jsonl"
+        write_text(current, environment, path)
+        written.append(path)
+    if not written:
+        raise DatabaseError(f"{store.name} has no records to export; run autotune sweep first")
+    return written
 
 
 def write_text(records: Iterable[Record], environment: Environment, path: Path) -> None:
@@ -45,6 +73,7 @@ def write_text(records: Iterable[Record], environment: Environment, path: Path) 
     text = "".join(json.dumps(line, separators=(",", ":"), ensure_ascii=False) + "\n" for line in lines)
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         partial.write_text(text, encoding="utf-8")
         partial.replace(path)
     except OSError as error:

@@ -1,0 +1,88 @@
+"""`autotune bench`: the stored config beside its default, torch's matmul and the roofline."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from autotune.cli.options import chosen_shapes, chosen_tokens, model_options, tuned_problems
+from autotune.cli.output import layer_name, microseconds, problem_fields, table
+
+if TYPE_CHECKING:
+    from autotune.bench.compare import Comparison
+    from autotune.bench.statistics import Estimate
+    from autotune.runtime.lookup import Answer
+    from autotune.shapes import Shape
+
+_EXAMPLES = """\b
+Examples:
+  autotune bench --shapes llama7b --m 1,16
+  autotune bench --shapes n=4096,k=4096,group_size=128 --json"""
+
+
+@click.command(epilog=_EXAMPLES)
+@model_options
+@click.option("--json", "as_json", is_flag=True, help="JSON Lines: each problem as it is measured.")
+def command(m: tuple[int, ...] | None, device: str, db: str | None, as_json: bool, **layers: Any) -> None:
+    """Measure what a model would run now.
+
+    Each problem's config as it is looked up is verified and timed in the same rounds as its default config
+    and torch's matmul on a dense weight of the same dtype. `floor` is the roofline: no kernel is faster
+    than moving the bytes once, or doing the operations, at the rates that this device reached just now.
+    """
+    shapes = chosen_shapes(**layers)
+    from autotune.device import find_device
+    from autotune.search.comparison import compare_problems
+
+    found = find_device(device)
+    problems = tuned_problems(shapes, chosen_tokens(m, found))
+    compared = []
+    for answer, comparison in compare_problems(problems, found, db):
+        compared.append((answer, comparison))
+        if as_json:
+            click.echo(json.dumps(_fields(answer, comparison)))
+    if not as_json:
+        click.echo(_table(compared, shapes))
+
+
+def _fields(answer: Answer, comparison: Comparison) -> dict[str, Any]:
+    return {
+        **problem_fields(comparison.problem),
+        "device": answer.device,
+        "config": str(answer.config),
+        "source": answer.source,
+        "stored_us": _interval(comparison.stored),
+        "default_us": _interval(comparison.default),
+        "matmul_us": _interval(comparison.matmul),
+        "gain": _interval(comparison.gain),
+        "floor_us": comparison.floor_us,
+    }
+
+
+def _interval(estimate: Estimate) -> list[float]:
+    return [estimate.median, estimate.low, estimate.high]
+
+
+def _table(compared: Iterable[tuple[Answer, Comparison]], shapes: list[Shape]) -> str:
+    rows = []
+    for answer, comparison in compared:
+        gain = comparison.gain
+        rows.append(
+            (
+                layer_name(comparison.problem.layer, shapes),
+                str(comparison.problem.m),
+                microseconds(comparison.stored.median),
+                microseconds(comparison.default.median),
+                microseconds(comparison.matmul.median),
+                microseconds(comparison.floor_us),
+                f"{gain.median:.2f}x [{gain.low:.2f}, {gain.high:.2f}]",
+                f"{comparison.matmul.median / comparison.stored.median:.2f}x",
+                f"{100 * comparison.floor_us / comparison.stored.median:.0f}%",
+                f"{answer.source} {answer.config}",
+            )
+        )
+    times = ("us", "default us", "matmul us", "floor us")
+    return table(("layer", "m", *times, "over default", "over matmul", "of floor", "config"), rows)

@@ -1,0 +1,30 @@
+"""`autotune export`: records as text files, for review and for shipping."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from autotune.cli.options import database_option
+
+_EXAMPLES = """\b
+Examples:
+  autotune export records/"""
+
+
+@click.command(epilog=_EXAMPLES)
+@click.argument("folder", type=click.Path(path_type=Path, file_okay=False))
+@database_option
+def command(folder: Path, db: str | None) -> None:
+    """Write the records of every device to FOLDER.
+
+    One JSON Lines file per device, sorted, in the form of the records that autotune ships. The paths of the
+    files go to stdout.
+    """
+    from autotune.store.exchange import export
+    from autotune.store.store import Store
+
+    with Store.open(db) as store:
+        for path in export(store, folder):
+            click.echo(path)

@@ -1,0 +1,49 @@
+"""Compares what a model would run now with its default config, torch's matmul and the roofline."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from autotune.bench.compare import Comparison, compare
+from autotune.bench.operands import Operands
+from autotune.bench.roofline import Peaks, measure_peaks
+from autotune.config import Config
+from autotune.device import Device
+from autotune.kernels import compiler, registry
+from autotune.kernels.family import Plan
+from autotune.layer import Problem
+from autotune.runtime.lookup import Answer, Lookup
+
+
+def compare_problems(
+    problems: Sequence[Problem], device: Device, db: str | None = None
+) -> Iterator[tuple[Answer, Comparison]]:
+    """Measure every problem's looked-up config side by side with the others, by layer and m.
+
+    Raises:
+        AutotuneError: a config's output is wrong, or its kernel cannot be made.
+    """
+    lookup = Lookup(device, db)
+    operands: Operands | None = None
+    peaks: dict[str, Peaks] = {}
+    for problem in sorted(problems, key=lambda each: (each.layer, each.m)):
+        layer = problem.layer
+        if layer.dtype not in peaks:
+            peaks[layer.dtype] = measure_peaks(device, layer.dtype)
+        if operands is None or operands.layer != layer:
+            operands = None  # the last layer's copies go before the next layer's come
+            operands = Operands.random(layer, device)
+
+        def plan_of(config: Config, problem: Problem = problem) -> Plan:
+            return _plan(config, problem, device, lookup)
+
+        answer = lookup.answer(problem)
+        default = registry.default_config(problem, device)
+        yield answer, compare(problem, operands, answer.config, default, plan_of, peaks[layer.dtype])
+
+
+def _plan(config: Config, problem: Problem, device: Device, lookup: Lookup) -> Plan:
+    family = registry.family_of(config)
+    unit = family.unit(config, problem.layer, device)
+    cubin = None if unit is None else lookup.binary(unit.key) or compiler.build(unit)
+    return family.plan(config, problem.layer, device, cubin)
