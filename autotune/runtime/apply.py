@@ -45,6 +45,9 @@ def apply(model: torch.nn.Module, *, db: str | None = None, device: str | None =
     work.swap_all(model)
     _synchronize(work.devices())
     report = Report(work.layers(), work.skipped, time.perf_counter() - planned, planned - started)
+    if work.failed:
+        reason = work.skipped[work.failed[0]]
+        warnings.warn(f"{len(work.failed)} int4 linears stay as they were: {reason}", stacklevel=2)
     if report.untuned:
         _warn_untuned(report.untuned, db)
     return report
@@ -67,6 +70,8 @@ class _Work:
         self._lookups: dict[Device, Lookup] = {}
         self._found: dict[int, _Found] = {}
         self.skipped: dict[str, str] = {}
+        self.failed: list[str] = []
+        """Those of the skipped ones that are int4 gemm linears."""
 
     def plan_all(self, model: torch.nn.Module) -> None:
         """Make the plans of every quantized linear, or note why it is skipped; no module is held."""
@@ -80,12 +85,16 @@ class _Work:
             self.skipped[name] = "is an Int4Linear already"
         elif isinstance(getattr(module, "qweight", None), torch.Tensor) or hasattr(module, "weight_packed"):
             try:
-                if not name:
-                    raise FormatError("is the model itself and has no parent to swap it in")
                 layer, tensor = _layer_of(module)
-                self._found[id(module)] = _Found([name], plans_for(layer, self._lookup(tensor)))
             except AutotuneError as error:
                 self.skipped[name] = str(error)
+                return
+            try:
+                if not name:
+                    raise FormatError("is the model itself and has no parent to swap it in")
+                self._found[id(module)] = _Found([name], plans_for(layer, self._lookup(tensor)))
+            except AutotuneError as error:
+                self._fail([name], error)
 
     def swap_all(self, model: torch.nn.Module) -> None:
         """Put the tuned linears in one by one, so that old tensors go before the next layer is packed."""
@@ -93,8 +102,8 @@ class _Work:
             try:
                 tuned = _tuned(model.get_submodule(found.names[0]), found.plans)
             except AutotuneError as error:
-                self.skipped.update(dict.fromkeys(found.names, str(error)))
-                found.names.clear()
+                self._fail(found.names, error)
+                found.names = []
                 continue
             for name in found.names:
                 parent, _, child = name.rpartition(".")
@@ -115,6 +124,10 @@ class _Work:
         """Where the swapped linears live."""
         return {found.plans.device for found in self._found.values()}
 
+    def _fail(self, names: list[str], error: AutotuneError) -> None:
+        self.failed += names
+        self.skipped.update(dict.fromkeys(names, str(error)))
+
     def _lookup(self, tensor: torch.Tensor) -> Lookup:
         device = self._target or device_of(tensor)
         if device not in self._lookups:
@@ -131,7 +144,7 @@ def _layer_of(module: torch.nn.Module) -> tuple[Layer, torch.Tensor]:
     bits = getattr(module, "w_bit", getattr(module, "bits", None))
     if bits != 4:
         raise FormatError(f"bits={bits}; only 4-bit weights are tuned")
-    if hasattr(module, "g_idx"):
+    if getattr(module, "g_idx", None) is not None:
         raise FormatError("is in the GPTQ layout; only AutoAWQ gemm is tuned")
     tensors = _tensors(module)
     if any(tensor.is_meta for tensor in tensors):

@@ -6,11 +6,12 @@ import functools
 import itertools
 import warnings
 import weakref
+from copy import copy
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from autotune.device import Device, find_device
-from autotune.errors import CompileError, LaunchError
+from autotune.errors import AutotuneError, CompileError, LaunchError
 from autotune.kernels import registry
 from autotune.kernels.compiler import build_all
 from autotune.layer import BUCKETS, Layer, Problem
@@ -66,11 +67,22 @@ def plans_of(handle: int) -> LayerPlans:
 
 
 def plans_for(layer: Layer, lookup: Lookup) -> LayerPlans:
-    """The plans of the layer by this Lookup, made once and shared by every linear of the layer."""
+    """The plans of the layer by this Lookup, made once and shared by every linear of the layer.
+
+    Raises:
+        CompileError, LaunchError, DeviceError: as LayerPlans, which is not tried again.
+    """
     known = _known.setdefault(lookup, _Known({}))
     if layer not in known.plans:
-        known.plans[layer] = LayerPlans(layer, lookup)
-    return known.plans[layer]
+        try:
+            known.plans[layer] = LayerPlans(layer, lookup)
+        except AutotuneError as error:
+            known.plans[layer] = copy(error)
+    plans = known.plans[layer]
+    if isinstance(plans, AutotuneError):
+        # A copy, because a traceback would hold on to the caller's tensors.
+        raise copy(plans)
+    return plans
 
 
 def device_of(tensor: torch.Tensor) -> Device:
@@ -96,7 +108,7 @@ def _lookup_of(device: Device, url: str) -> Lookup:
 class _Known:
     """What was made by one Lookup."""
 
-    plans: dict[Layer, LayerPlans]
+    plans: dict[Layer, LayerPlans | AutotuneError]
     warned: bool = False
 
 
