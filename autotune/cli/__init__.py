@@ -10,7 +10,6 @@ from collections.abc import Sequence
 
 import click
 
-import autotune
 from autotune.errors import AutotuneError
 
 # A verb is the module of this folder with its name; its click command is the module's `command`.
@@ -37,7 +36,9 @@ class _Verbs(click.Group):
 
 def _version(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
     if wanted:
-        click.echo(f"autotune {autotune.__version__}")
+        from autotune import __version__
+
+        click.echo(f"autotune {__version__}")
         ctx.exit()
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import click
 
-import autotune
+from autotune import __version__
 from autotune.cli.options import database_option
 from autotune.cli.output import table
 from autotune.errors import AutotuneError
@@ -48,7 +48,7 @@ def command(db: str | None, as_json: bool) -> None:
     Looks for devices, compiler, extension, torch and database, and says what to do about what is missing.
     Exits 1 only when nothing can run at all.
     """
-    checks = [_ok("autotune", f"{autotune.__version__} on Python {sys.version.split()[0]}")]
+    checks = [_ok("autotune", f"{__version__} on Python {sys.version.split()[0]}")]
     extension = _extension()
     checks.append(extension)
     if extension.status == "ok":
