@@ -116,6 +116,23 @@ def test_interrupted_sweep_keeps_what_is_done_and_goes_on(tmp_path: Path) -> Non
     assert resumed == {(each["n"], each["m"]): each["config"] for each in done}
 
 
+def test_two_sweeps_on_one_database_lose_nothing(tmp_path: Path) -> None:
+    running = [
+        subprocess.Popen(
+            (*PROGRAM, "sweep", "--shapes", shapes, "--m", "1,2", "--device", "cpu", "--budget", "4s",
+             "--db", "here.db"),
+            cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+        )
+        for shapes in ("n=256,k=256;n=384,k=256", "n=256,k=256;n=512,k=256")
+    ]  # fmt: skip
+    for sweep in running:
+        errors = sweep.communicate()[1]
+        assert sweep.returncode == 0, errors
+    with Store.open(str(tmp_path / "here.db")) as store:
+        stored = [record.problem for record in store.records()]
+    assert sorted(stored) == [Problem(Layer(n, 256), m) for n in (256, 384, 512) for m in (1, 2)]
+
+
 def test_reader_that_stops_early_is_no_error(tmp_path: Path) -> None:
     with subprocess.Popen(
         (*PROGRAM, "lookup", "--shapes", "llama7b", "--device", "cpu", "--db", "none.db"),
