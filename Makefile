@@ -4,9 +4,9 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
 READY := .venv/ready
-GPU := $(wildcard /dev/nvidiactl /dev/dxg)
-EXTRAS := dev$(if $(GPU),$(comma)cuda)
 comma := ,
+GPU := $(wildcard /dev/nvidiactl /dev/dxg)
+EXTRAS := $(if $(GPU),dev$(comma)cuda,dev)
 SOURCES := $(shell find csrc -name '*.cpp' -o -name '*.h')
 CLANG_FORMAT := find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh' | xargs $(BIN)/clang-format
 
