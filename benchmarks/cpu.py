@@ -5,8 +5,10 @@
 
 Every contestant is verified against the fp32 reference first. Then all are timed in turn, round by round,
 with the same number of threads; each rotates over copies of its weight that exceed three times the last
-cache. A sample is the mean of the calls that fit in about 2 ms after one that is not timed, so that none pays
-for waking its threads after another's. The table shows medians and, in brackets, the 10th to 90th percentile.
+cache. Before each sample comes a pause in which the threads of the contestant before go to sleep (those of
+OpenMP spin for milliseconds and would take a core from the next one), and a call that is not timed; a sample
+is the mean of the calls that then fit in about 2 ms. The table shows medians and, in brackets, the 10th to
+90th percentile of the samples.
 
 `dequantise` starts from one byte per weight, which spares it the unpacking of nibbles that a real int4
 checkpoint needs. `torch int4` is torch._weight_int4pack_mm_for_cpu, measured for bf16 (its other dtypes are
@@ -33,6 +35,7 @@ from autotune.layer import Layer, Problem
 from autotune.packing import QuantizedWeight, reference_matmul
 
 _SAMPLE_S = 2e-3
+_PAUSE_S = 1e-2
 _RACE_ROUNDS = 7
 
 
@@ -55,6 +58,7 @@ class Contestant:
 
     def sample(self) -> None:
         """Time one sample."""
+        time.sleep(_PAUSE_S)
         self._next()
         begin = time.perf_counter()
         for _ in range(self.calls):

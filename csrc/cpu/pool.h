@@ -8,6 +8,7 @@
 #include <functional>
 #include <memory>
 #include <mutex>
+#include <thread>
 #include <vector>
 
 namespace autotune::cpu {
@@ -29,6 +30,8 @@ class Pool {
  private:
   struct Worker {
     std::atomic<int> state{0};
+    std::atomic<int> cpu{-1};  // where it was last seen
+    std::thread::native_handle_type thread;
     std::mutex mutex;
     std::condition_variable wake;
   };
