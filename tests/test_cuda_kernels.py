@@ -44,7 +44,7 @@ def plans_of(problems, device, count):
         yield problem, config, plan
 
 
-@pytest.mark.parametrize("layer", layers(), ids=str)
+@pytest.mark.parametrize("layer", list(layers()), ids=str)
 def test_matches_reference_and_repeats(layer):
     device = find_device("cuda")
     operands = Operands.random(layer, device, seed=layer.n + layer.k)

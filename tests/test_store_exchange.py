@@ -98,9 +98,10 @@ def test_records_that_make_no_file(tmp_path, records, words):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_folder_that_is_not_there(tmp_path):
+def test_a_folder_that_cannot_be_made(tmp_path):
+    (tmp_path / "file").touch()
     with pytest.raises(DatabaseError, match="cannot be written"):
-        write_text([record()], ENVIRONMENT, tmp_path / "no folder" / "a")
+        write_text([record()], ENVIRONMENT, tmp_path / "file" / "a")
 
 
 @pytest.mark.parametrize(

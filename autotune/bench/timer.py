@@ -19,10 +19,10 @@ class Timer(Protocol):
     """One plan made ready for timing."""
 
     def start(self) -> None:
-        """Enqueue one rotation through the weight copies, without waiting for it."""
+        """Enqueue one rotation through the weight copies, where calls can be enqueued."""
 
     def sample_us(self) -> float:
-        """Wait for what was started; microseconds per call."""
+        """Microseconds per call, once what was started has ended."""
 
 
 class GraphTimer:
@@ -54,20 +54,19 @@ class HostTimer:
 
     def __init__(self, plan: Plan, operands: Operands, x: torch.Tensor, out: torch.Tensor) -> None:
         self._plan, self._operands, self._x, self._out = plan, operands, x, out
-        self._calls, self._took_us = 1, 0.0
-        self.start()
-        self._calls = max(1, min(len(operands.copies), round(_HOST_SAMPLE_US / self._took_us)))
+        self._calls = 1
+        self._calls = max(1, min(len(operands.copies), round(_HOST_SAMPLE_US / self.sample_us())))
 
     def start(self) -> None:
+        """Calls on the host start when they are sampled."""
+
+    def sample_us(self) -> float:
         plan, rotation = self._plan, self._operands.rotation
         scratch = workspace(self._x.device, plan.workspace_bytes(len(self._x)))
         begin = time.perf_counter_ns()
         for _ in range(self._calls):
             plan.run(self._x, next(rotation), None, self._out, scratch)
-        self._took_us = (time.perf_counter_ns() - begin) / 1e3 / self._calls
-
-    def sample_us(self) -> float:
-        return self._took_us
+        return (time.perf_counter_ns() - begin) / 1e3 / self._calls
 
 
 def timer_for(plan: Plan, operands: Operands, x: torch.Tensor, out: torch.Tensor) -> Timer:
@@ -77,8 +76,11 @@ def timer_for(plan: Plan, operands: Operands, x: torch.Tensor, out: torch.Tensor
 
 
 def time_round(timers: Sequence[Timer]) -> list[float]:
-    """One sample of every timer, in order. On a GPU the whole round is enqueued before it is waited for, so
-    that no candidate's sample holds the host's launch latency."""
-    for timer in timers:
+    """One sample of every timer, in order.
+
+    A GPU gets the whole round before anyone waits, behind one rotation that is not sampled: while it runs the
+    host gets ahead, so that no sample holds the host's launch latency.
+    """
+    for timer in (*timers[-1:], *timers):
         timer.start()
     return [timer.sample_us() for timer in timers]

@@ -13,8 +13,6 @@ if TYPE_CHECKING:
     from autotune.layer import Layer
 
 COMMON_SOURCES = ("common/layout.cuh", "common/numeric.cuh", "common/ptx.cuh")
-COUNTER_BYTES = 262144
-"""The head of every CUDA workspace: one 4-byte counter per tile, zero between launches."""
 
 
 def layer_defines(layer: Layer) -> tuple[tuple[str, int], ...]:

@@ -8,13 +8,13 @@ from autotune import _C
 from autotune.config import Config
 from autotune.kernels.cuda_gemm import (
     COMMON_SOURCES,
-    COUNTER_BYTES,
     current_stream,
     layer_defines,
     pointer,
     reject_layer,
 )
 from autotune.kernels.family import Unit, hash_sources
+from autotune.kernels.workspace import COUNTER_BYTES
 
 if TYPE_CHECKING:
     import torch

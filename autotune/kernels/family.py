@@ -54,8 +54,8 @@ class Plan(Protocol):
         """out[m, n] = x[m, k] @ dequant(weight).T + bias[n], enqueued on the current stream of x's device.
 
         x and out are contiguous and of the layer's dtype. `workspace` has at least `workspace_bytes(m)`
-        bytes; a CUDA one was zeroed when it was made, is used by one stream only, and is left ready for
-        the next run.
+        bytes; its first COUNTER_BYTES are zero, are zero again after the run, and a CUDA one is used by one
+        stream only.
         """
 
 

@@ -1,8 +1,8 @@
-"""Scratch memory for kernels: one workspace per stream, zeroed when it is made.
+"""Scratch memory for kernels: one workspace per stream, whose head is zeroed when it is made.
 
-A kernel that splits k keeps fp32 partials and counters in its workspace and leaves the counters zero, so the
-next kernel needs no memset. That holds as long as no two kernels use a workspace at once, which a stream
-guarantees for its own kernels: hence one workspace per stream, never one per device.
+A kernel that splits k keeps counters in the head of its workspace and fp32 partials behind it, and leaves
+the counters zero, so the next kernel needs no memset. That holds as long as no two kernels use a workspace
+at once, which a stream guarantees for its own kernels: hence one workspace per stream, never one per device.
 
 A CUDA graph breaks the rule, because it is replayed on any stream, beside kernels of the stream that it was
 captured on. So a capture gets a workspace of its own, from the memory pool of the graph, and its zeroing is
@@ -20,6 +20,9 @@ from autotune import _C
 if TYPE_CHECKING:
     import torch
 
+COUNTER_BYTES = 262144
+"""The head of every workspace: one 4-byte counter per tile, zero between launches."""
+
 _eager: dict[tuple[int, int], torch.Tensor] = {}
 _captured: dict[tuple[int, int], tuple[int | None, torch.Tensor]] = {}
 _of_thread = threading.local()
@@ -28,8 +31,8 @@ _of_thread = threading.local()
 def workspace(device: torch.device, bytes: int) -> torch.Tensor | None:
     """uint8 of at least `bytes` for the current stream, or the current thread of a CPU; None for 0 bytes.
 
-    The tensor was zeroed when it was made and is given out again to later calls of the same stream or
-    thread; a larger one, zeroed too, takes its place when it is too small. During a capture `device` must be
+    Its first COUNTER_BYTES were zeroed when it was made. It is given out again to later calls of the same
+    stream or thread; a larger one takes its place when it is too small. During a capture `device` must be
     the current one.
     """
     if bytes == 0:
@@ -60,6 +63,7 @@ def _grown(held: torch.Tensor | None, device: torch.device, bytes: int) -> torch
 
     # A tensor made in inference mode could not be written to by torch's own kernels outside of it.
     with torch.inference_mode(False):
-        return torch.zeros(
-            max(bytes, 2 * held.numel() if held is not None else 0), dtype=torch.uint8, device=device
-        )
+        size = max(bytes, 2 * held.numel() if held is not None else 0)
+        tensor = torch.empty(size, dtype=torch.uint8, device=device)
+        tensor[:COUNTER_BYTES].zero_()
+    return tensor

@@ -39,7 +39,6 @@ const char* find_all(void* library, Driver& driver) {
   need("cuLaunchKernelEx", driver.cuLaunchKernelEx);
   need("cuStreamGetCaptureInfo", driver.cuStreamGetCaptureInfo);
   need("cuThreadExchangeStreamCaptureMode", driver.cuThreadExchangeStreamCaptureMode);
-  find("cuFuncGetParamInfo", driver.cuFuncGetParamInfo);
   return missing;
 }
 

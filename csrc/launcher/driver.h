@@ -99,9 +99,6 @@ struct Driver {
                              void** extra) = nullptr;
   Result (*cuStreamGetCaptureInfo)(Stream stream, CaptureStatus* status, std::uint64_t* id) = nullptr;
   Result (*cuThreadExchangeStreamCaptureMode)(CaptureMode* mode) = nullptr;
-  // Since CUDA 12.4; null before.
-  Result (*cuFuncGetParamInfo)(Function function, std::size_t index, std::size_t* offset,
-                               std::size_t* bytes) = nullptr;
 
   std::string version;  // "13.0", the newest CUDA that the driver runs; empty without a driver
   std::vector<DeviceInfo> devices;

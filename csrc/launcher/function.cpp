@@ -126,18 +126,6 @@ void CudaFunction::find_function(Module module) {
   local_bytes_ = attribute(kLocalBytes);
   static_shared_bytes_ = attribute(kStaticSharedBytes);
   max_threads_ = attribute(kMaxThreads);
-  if (driver_.cuFuncGetParamInfo == nullptr) return;
-  int count = 0;
-  std::size_t offset = 0;
-  std::size_t bytes = 0;
-  while (driver_.cuFuncGetParamInfo(function_, count, &offset, &bytes) == kSuccess) {
-    if (bytes != sizeof(std::uint64_t)) {
-      throw DriverError("kernel " + name_ + ": parameter " + std::to_string(count) + " has " +
-                        std::to_string(bytes) + " bytes, not 8");
-    }
-    ++count;
-  }
-  parameters_ = count;
 }
 
 int CudaFunction::attribute(FunctionAttribute attribute) const {
@@ -147,11 +135,9 @@ int CudaFunction::attribute(FunctionAttribute attribute) const {
 }
 
 void CudaFunction::launch(const Launch& launch, const std::uint64_t* arguments, int count) {
-  if (count > kMaxArguments || (parameters_ && count != *parameters_)) {
-    throw DriverError(
-        "kernel " + name_ + " takes " +
-        (parameters_ ? std::to_string(*parameters_) : "at most " + std::to_string(kMaxArguments)) +
-        " arguments, not " + std::to_string(count));
+  if (count > kMaxArguments) {
+    throw DriverError("kernel " + name_ + " takes at most " + std::to_string(kMaxArguments) +
+                      " arguments, not " + std::to_string(count));
   }
   const CurrentContext current(driver_, context_);
   void* parameters[kMaxArguments];

@@ -2,7 +2,6 @@
 
 #include <array>
 #include <cstdint>
-#include <optional>
 #include <string>
 #include <string_view>
 
@@ -45,7 +44,6 @@ class CudaFunction {
   std::string name_;
   Context context_ = nullptr;
   Function function_ = nullptr;
-  std::optional<int> parameters_;
   int registers_ = 0;
   int local_bytes_ = 0;
   int static_shared_bytes_ = 0;
