@@ -10,7 +10,10 @@ namespace {
 struct Avx2 {
   using Vec = __m256;
   using Words = __m256i;
-  static constexpr int kLanes = 8, kWords = 8, kMaxTokens = 4, kAccumulators = 8, kPrefetchWords = 512;
+  static constexpr int kLanes = 8, kWords = 8, kMaxTokens = 4, kPrefetchWords = 512;
+
+  // Blocks at once: enough sums to hide the latency of a multiply-add, few enough for the registers.
+  static constexpr int blocks(int tokens) { return tokens > 2 ? 1 : 4 / tokens; }
 
   static Words load_words(const int32_t* source) {
     return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(source));

@@ -8,6 +8,9 @@ namespace {
 struct Avx512 : Avx512Base {
   static constexpr int kWords = 8;
 
+  // Blocks at once: enough sums to hide the latency of a multiply-add, few enough for the registers.
+  static constexpr int blocks(int tokens) { return tokens > 4 ? 1 : 4; }
+
   static Vec dequantize(Words words, int step) {
     const int nibble = step % 2 * 4 + step / 2;
     const Vec table = _mm512_setr_ps(0, 1, 2, 3, 4, 5, 6, 7, -8, -7, -6, -5, -4, -3, -2, -1);

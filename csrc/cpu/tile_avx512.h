@@ -11,7 +11,7 @@ namespace {
 struct Avx512Base {
   using Vec = __m512;
   using Words = __m512i;
-  static constexpr int kLanes = 16, kMaxTokens = 8, kAccumulators = 16, kPrefetchWords = 512;
+  static constexpr int kLanes = 16, kMaxTokens = 8, kPrefetchWords = 512;
 
   static Words load_words(const int32_t* source) { return _mm512_loadu_si512(source); }
   static Vec load_scales(const uint8_t* source, Dtype dtype) {

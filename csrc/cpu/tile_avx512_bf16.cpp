@@ -9,6 +9,9 @@ namespace {
 struct Avx512Bf16 : Avx512Base {
   static constexpr int kWords = 4;
 
+  // Blocks at once: enough sums to hide the latency of a multiply-add, few enough for the registers.
+  static constexpr int blocks(int tokens) { return tokens > 4 ? 2 : 4; }
+
   static __m512i dequantize(Words words, int step) {
     // bf16 0..7 and -8..-1, twice: the look-up reads 5 bits, and the fifth belongs to the next nibble.
     const __m512i table = _mm512_broadcast_i64x4(_mm256_setr_epi16(

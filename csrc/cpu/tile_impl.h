@@ -124,10 +124,10 @@ void tile(const Tile& t) {
   }
 }
 
-// Runs `Blocks` blocks at once while their accumulators fit the registers, else halves of them.
+// Runs `Blocks` blocks at once where the instruction set is fastest so, else halves of them.
 template <class Isa, int Blocks, int Tokens>
 void split_tile(const Tile& t) {
-  if constexpr (Blocks > 1 && Blocks * (kBlockRows / Isa::kLanes) * Tokens > Isa::kAccumulators) {
+  if constexpr (Blocks > Isa::blocks(Tokens)) {
     split_tile<Isa, Blocks / 2, Tokens>(t);
     Tile rest = t;
     const int64_t grouped = Blocks / 2 * t.groups * kBlockRows;

@@ -29,7 +29,10 @@ uint16_t float_to_fp16(float value) {
 struct Portable {
   typedef float Vec __attribute__((vector_size(16)));
   typedef int32_t Words __attribute__((vector_size(16)));
-  static constexpr int kLanes = 4, kWords = 8, kMaxTokens = 2, kAccumulators = 8, kPrefetchWords = 256;
+  static constexpr int kLanes = 4, kWords = 8, kMaxTokens = 2, kPrefetchWords = 256;
+
+  // Blocks at once: enough sums to hide the latency of a multiply-add, few enough for the registers.
+  static constexpr int blocks(int tokens) { return tokens == 1 ? 2 : 1; }
 
   static Words load_words(const int32_t* source) {
     Words words;
