@@ -12,13 +12,15 @@ from autotune.config import Config
 from autotune.device import find_device
 from autotune.errors import DeviceError, LayerError
 from autotune.formats import awq_gemm
-from autotune.kernels import registry
+from autotune.kernels import compiler, registry
 from autotune.layer import Layer, Problem
 from autotune.packing.quantized import TORCH_DTYPES
 from autotune.runtime.apply import apply
 from autotune.runtime.linear import Int4Linear
 from autotune.runtime.lookup import Lookup
 from autotune.runtime.op import int4_linear
+from autotune.search.sweep import sweep
+from autotune.store.store import Store
 
 pytestmark = [pytest.mark.gpu, pytest.mark.filterwarnings("ignore:.*were not measured")]
 
@@ -205,3 +207,19 @@ def test_apply_follows_records(tmp_path: Path) -> None:
     assert next(a for a in report.layers[0].answers if a.source == "exact").config == config
     x = cuda_tokens((512, LAYER.k))
     assert_is_linear(model[0](x), weight, x)
+
+
+def test_a_swept_layer_needs_no_compiler(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    device = find_device("cuda")
+    path = str(tmp_path / "swept.db")
+    with Store.open(path) as store:
+        outcomes = list(sweep([Problem(LAYER, m) for m in (1, 16, 256)], device, store))
+    assert [outcome.record is not None for outcome in outcomes] == [True] * 3
+    monkeypatch.setenv("AUTOTUNE_CACHE", str(tmp_path / "empty"))
+    for name in ("build", "build_all", "compiler_version"):
+        monkeypatch.setattr(compiler, name, lambda *_, **__: pytest.fail("asked for the compiler"))
+    weight = weight_of(LAYER, device="cuda")
+    linear = Int4Linear.from_quantized(weight, lookup=Lookup(device, path))
+    for m in (1, 3, 16, 64, 256, 1000):
+        x = cuda_tokens((m, LAYER.k), m)
+        assert_is_linear(linear(x), weight, x)

@@ -1,0 +1,99 @@
+"""A sweep on the CPU, for real: what is measured, chosen, stored and skipped."""
+
+from __future__ import annotations
+
+import pytest
+
+from autotune.bench import measure as measuring
+from autotune.bench.measure import measure
+from autotune.bench.operands import Operands
+from autotune.config import Config
+from autotune.device import cpu_device
+from autotune.errors import LaunchError
+from autotune.kernels import registry
+from autotune.layer import Layer, Problem
+from autotune.search.sweep import sweep
+from autotune.store.store import Store
+
+LAYER = Layer(n=128, k=256, group_size=64)
+PROBLEMS = [Problem(LAYER, m) for m in (1, 4)]
+
+
+def plan_of(config):
+    return registry.family_of(config).plan(config, LAYER, cpu_device(), None)
+
+
+@pytest.fixture(scope="module")
+def operands():
+    return Operands.random(LAYER, cpu_device())
+
+
+@pytest.fixture
+def store(tmp_path):
+    with Store.open(str(tmp_path / "sweep.db")) as opened:
+        yield opened
+
+
+def test_every_candidate_leaves_a_trial_and_the_winner_a_record(store):
+    outcomes = list(sweep(PROBLEMS, cpu_device(), store))
+    assert [outcome.problem for outcome in outcomes] == PROBLEMS
+    for outcome in outcomes:
+        record, space = outcome.record, registry.space(outcome.problem, cpu_device())
+        trials = {trial.config: trial for trial in store.trials(outcome.problem, cpu_device())}
+        assert set(trials) == {*space, registry.default_config(outcome.problem, cpu_device())}
+        assert outcome.failed == 0
+        assert record is not None
+        assert record in store.records(cpu_device())
+        assert trials[record.config].median_us == pytest.approx(record.median_us)
+        assert record.low_us <= record.median_us <= record.high_us
+        assert record.median_us <= record.default_us
+        beaten = record.high_us < trials[record.default_config].low_us
+        assert beaten or record.config == record.default_config
+
+
+def test_what_is_stored_is_not_measured_again(store):
+    first = list(sweep(PROBLEMS[:1], cpu_device(), store))
+    again = list(sweep(PROBLEMS, cpu_device(), store))
+    assert [outcome.resumed for outcome in again] == [True, False]
+    assert again[0].record == first[0].record
+
+
+def test_an_abandoned_sweep_keeps_what_it_yielded(store):
+    running = sweep(PROBLEMS, cpu_device(), store)
+    next(running)
+    running.close()
+    assert [record.problem for record in store.records(cpu_device())] == PROBLEMS[:1]
+
+
+def test_a_config_that_fails_or_is_wrong_does_not_end_the_measuring(operands):
+    problem = PROBLEMS[0]
+    good, failing, wrong = registry.space(problem, cpu_device())[:3]
+
+    class Wrong:
+        def workspace_bytes(self, m):  # noqa: ARG002
+            return 0
+
+        def run(self, x, weight, bias, out, workspace):  # noqa: ARG002
+            out.zero_()
+
+    def make(config: Config):
+        if config == failing:
+            raise LaunchError("it does not launch")
+        return Wrong() if config == wrong else plan_of(config)
+
+    trials = {trial.config: trial for trial in measure(problem, operands, [failing, wrong], good, make)}
+    assert (trials[failing].status, trials[failing].error) == ("failed", "it does not launch")
+    assert trials[wrong].status == "wrong"
+    assert "expected" in trials[wrong].error
+    assert trials[good].status == "ok"
+
+
+def test_without_time_only_the_default_is_measured(operands):
+    problem = PROBLEMS[0]
+    default, *others = registry.space(problem, cpu_device())[:4]
+    trials = {
+        trial.config: trial for trial in measure(problem, operands, others, default, plan_of, budget_s=0.0)
+    }
+    assert trials[default].status == "ok"
+    assert len(trials[default].samples_us) == measuring._FEWEST_ROUNDS
+    assert {trials[config].status for config in others} == {"pruned"}
