@@ -17,7 +17,8 @@ class Device:
     """A device model and what spaces and timers need to know of it.
 
     `kind` is "cuda" or "cpu"; `index` says which of the machine's devices it is. `arch` is `sm_90`, or
-    `x86_64_avx512`, `x86_64_avx2`, `portable`. `cores` counts multiprocessors or usable CPU threads;
+    `x86_64_avx512_bf16`, `x86_64_avx512`,
+    `x86_64_avx2`, `portable`. `cores` counts multiprocessors or usable CPU threads;
     `l2_bytes` is the last cache before memory; `shared_bytes` is the largest shared memory of one block.
     """
 

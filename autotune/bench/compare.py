@@ -19,6 +19,8 @@ from autotune.layer import Problem
 from autotune.packing import PackedWeight, dequantize
 
 _ROUNDS = 25
+# OpenMP's threads spin for some milliseconds after torch's matmul, on a core that the next sample needs.
+_HOST_PAUSE_S = 0.01
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,8 +77,9 @@ def compare(
             raise AutotuneError(f"{config} is wrong for {problem}: {wrong}")
         timers.append(timer_for(plan, operands, x, out))
     timers.append(timer_for(_Matmul(), dense_operands(operands, x.dtype), x, out))
+    pause_s = _HOST_PAUSE_S if operands.device.kind == "cpu" else 0.0
     time_round(timers)
-    rounds = [time_round(timers) for _ in range(_ROUNDS)]
+    rounds = [time_round(timers, pause_s) for _ in range(_ROUNDS)]
     stored_us, default_us, matmul_us = (median_interval(samples) for samples in zip(*rounds, strict=True))
     gain = median_interval([sample[1] / sample[0] for sample in rounds])
     return Comparison(problem, stored_us, default_us, matmul_us, gain, peaks.floor_us(problem))

@@ -34,7 +34,7 @@ def measure_peaks(device: Device, dtype: str) -> Peaks:
 
     The matmul is in `dtype` on a GPU and in fp32 on a CPU, where 16-bit types are computed in fp32 too.
     """
-    elements, side = (1 << 29, 8192) if device.kind == "cuda" else (1 << 26, 1024)
+    elements, side = (1 << 29, 8192) if device.kind == "cuda" else (1 << 26, 2048)
     multiplied = TORCH_DTYPES[dtype] if device.kind == "cuda" else torch.float32
     stream = torch.ones(elements, dtype=torch.float32, device=device.torch_name)
     read_us = _median_us(lambda: stream.sum(), device)

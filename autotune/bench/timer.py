@@ -75,12 +75,16 @@ def timer_for(plan: Plan, operands: Operands, x: torch.Tensor, out: torch.Tensor
     return make(plan, operands, x, out)
 
 
-def time_round(timers: Sequence[Timer]) -> list[float]:
-    """One sample of every timer, in order.
+def time_round(timers: Sequence[Timer], pause_s: float = 0.0) -> list[float]:
+    """One sample of every timer, in order, each after `pause_s` seconds of rest.
 
     A GPU gets the whole round before anyone waits, behind one rotation that is not sampled: while it runs the
     host gets ahead, so that no sample holds the host's launch latency.
     """
     for timer in (*timers[-1:], *timers):
         timer.start()
-    return [timer.sample_us() for timer in timers]
+    samples = []
+    for timer in timers:
+        time.sleep(pause_s)
+        samples.append(timer.sample_us())
+    return samples

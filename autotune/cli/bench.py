@@ -68,7 +68,9 @@ def _interval(estimate: Estimate) -> list[float]:
 
 def _table(compared: Iterable[tuple[Answer, Comparison]], shapes: list[Shape]) -> str:
     rows = []
-    for answer, comparison in compared:
+    order = {shape.layer: index for index, shape in enumerate(shapes)}
+    ranked = sorted(compared, key=lambda each: (order[each[1].problem.layer], each[1].problem.m))
+    for answer, comparison in ranked:
         gain = comparison.gain
         rows.append(
             (

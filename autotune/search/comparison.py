@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from autotune.bench.compare import Comparison, compare
 from autotune.bench.operands import Operands
-from autotune.bench.roofline import Peaks, measure_peaks
+from autotune.bench.roofline import measure_peaks
 from autotune.config import Config
 from autotune.device import Device
 from autotune.kernels import compiler, registry
@@ -18,28 +18,26 @@ from autotune.runtime.lookup import Answer, Lookup
 def compare_problems(
     problems: Sequence[Problem], device: Device, db: str | None = None
 ) -> Iterator[tuple[Answer, Comparison]]:
-    """Measure every problem's looked-up config side by side with the others, by layer and m.
+    """Measure every problem's looked-up config side by side with the others, few tokens first.
+
+    A GPU that has just multiplied thousands of tokens lowers its clock for a while, so those come last.
 
     Raises:
         AutotuneError: a config's output is wrong, or its kernel cannot be made.
     """
     lookup = Lookup(device, db)
-    operands: Operands | None = None
-    peaks: dict[str, Peaks] = {}
-    for problem in sorted(problems, key=lambda each: (each.layer, each.m)):
+    layers = {problem.layer for problem in problems}
+    peaks = {dtype: measure_peaks(device, dtype) for dtype in {layer.dtype for layer in layers}}
+    operands = {layer: Operands.random(layer, device) for layer in layers}
+    for problem in sorted(problems, key=lambda each: (each.m, each.layer)):
         layer = problem.layer
-        if layer.dtype not in peaks:
-            peaks[layer.dtype] = measure_peaks(device, layer.dtype)
-        if operands is None or operands.layer != layer:
-            operands = None  # the last layer's copies go before the next layer's come
-            operands = Operands.random(layer, device)
 
         def plan_of(config: Config, problem: Problem = problem) -> Plan:
             return _plan(config, problem, device, lookup)
 
         answer = lookup.answer(problem)
         default = registry.default_config(problem, device)
-        yield answer, compare(problem, operands, answer.config, default, plan_of, peaks[layer.dtype])
+        yield answer, compare(problem, operands[layer], answer.config, default, plan_of, peaks[layer.dtype])
 
 
 def _plan(config: Config, problem: Problem, device: Device, lookup: Lookup) -> Plan:
