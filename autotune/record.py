@@ -15,7 +15,9 @@ class Trial:
 
     `status` is `ok`, `failed` (it did not compile or run), `wrong` (its result was) or `pruned` (dropped
     before the last round). Times are microseconds per call; `low_us` and `high_us` bound the median with
-    95 % confidence; `samples_us` has one value per round.
+    95 % confidence; `samples_us` has one value per round. `mode` says how it was timed, `clock_mhz` is the
+    median multiprocessor clock of its rounds, `deviation` the largest error of its verified outputs as a
+    fraction of the tolerance.
     """
 
     problem: Problem
@@ -26,6 +28,29 @@ class Trial:
     high_us: float | None = None
     samples_us: tuple[float, ...] = ()
     error: str | None = None
+    mode: str = "graph"
+    clock_mhz: int | None = None
+    deviation: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """Why a record can be trusted.
+
+    `gain` is the default's time over the winner's, as (median, low, high) of the ratio round by round, 1 when
+    the winner is the default. `ties` are the other configs that the race could not tell from the winner;
+    `runners_up` the next ones with their median in microseconds. `deviation` is the largest error of the
+    verified outputs as a fraction of the tolerance; `floor_us` the roofline's time on the measuring device.
+    """
+
+    mode: str
+    rounds: int
+    gain: tuple[float, float, float]
+    ties: tuple[str, ...] = ()
+    runners_up: tuple[tuple[str, float], ...] = ()
+    clock_mhz: int | None = None
+    deviation: float | None = None
+    floor_us: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +68,7 @@ class Record:
     default_us: float
     source_hash: str
     created_at: str
+    evidence: Evidence | None = None
 
 
 @dataclass(frozen=True, slots=True)
