@@ -43,6 +43,7 @@ def test_fp32_is_not_for_the_gpu():
         ("mma:tile_m=12,tile_n=64,warps=4,warps_k=1,loads=2,split_k=1", "tile_m=12"),
         ("mma:tile_m=8,tile_n=256,warps=16,warps_k=1,loads=2,split_k=64", "split_k=64"),
         ("mma:tile_m=8,tile_n=256,warps=4,warps_k=4,loads=2,split_k=1", "256 rows"),
+        ("mma:tile_m=8,tile_n=64,warps=4,warps_k=1,loads=4,split_k=1", "loads=4"),
         ("mma:tile_m=8,tile_n=64,warps=4,warps_k=2,loads=2,split_k=32", "32 slices"),
         ("dequant_matmul:chunk_mb=3", "chunk_mb=3"),
     ],

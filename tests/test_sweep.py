@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from autotune.bench import measure as measuring
+from autotune.bench import race
 from autotune.bench.measure import measure
 from autotune.bench.operands import Operands
 from autotune.config import Config
@@ -95,5 +95,5 @@ def test_without_time_only_the_default_is_measured(operands):
         trial.config: trial for trial in measure(problem, operands, others, default, plan_of, budget_s=0.0)
     }
     assert trials[default].status == "ok"
-    assert len(trials[default].samples_us) == measuring._FEWEST_ROUNDS
+    assert len(trials[default].samples_us) == race._FEWEST_ROUNDS
     assert {trials[config].status for config in others} == {"pruned"}

@@ -1,16 +1,19 @@
-"""Measures the candidates of one problem: each verified first, then timed round by round, interleaved."""
+"""Measures the candidates of one problem: each verified first, then screened, then raced."""
 
 from __future__ import annotations
 
+import statistics
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 
+from autotune.bench.monitor import monitor_for
 from autotune.bench.operands import Operands
+from autotune.bench.race import Rounds, Runner, race
 from autotune.bench.statistics import median_interval
-from autotune.bench.timer import Timer, time_round, timer_for
+from autotune.bench.timer import Mode, timer_for
 from autotune.bench.verify import Verifier
 from autotune.config import Config
 from autotune.errors import AutotuneError
@@ -19,18 +22,18 @@ from autotune.layer import BUCKETS, Problem
 from autotune.record import Trial
 
 _SCREEN_ROUNDS = 3
-_ROUNDS = 25
-_FEWEST_ROUNDS = 7
-_FINALISTS = 8
+_FINALISTS = 12
+_NEAR = 1.08
 _SCREEN_SHARE = 0.6
+_GPU_RACE_S = 0.6
 
 
 @dataclass(slots=True)
 class _Candidate:
     config: Config
-    timer: Timer
-    screened: float = float("inf")
-    samples: list[float] = field(default_factory=list)
+    runner: Runner
+    deviation: float | None
+    screened_us: float = float("inf")
 
 
 class Budget:
@@ -51,34 +54,62 @@ def measure(
     default: Config,
     plan_of: Callable[[Config], Plan],
     budget_s: float | None = None,
+    mode: Mode = "graph",
 ) -> list[Trial]:
-    """One trial per candidate.
+    """One trial per candidate, in the order in which they were given, `default` first.
 
-    All candidates that verify are screened in a few rounds; the fastest and `default` then go through the
-    full number of rounds. Within `budget_s` the candidates are taken in their order, `default` first; those
-    whose turn never comes are `pruned`.
+    All candidates that verify are screened in a few rounds; those near the fastest race, and `default` with
+    them. Within `budget_s` the candidates are taken in their order; whose turn never comes is `pruned`.
     """
-    verifiers = [Verifier(operands, m, seed) for seed, m in enumerate(_verified_ms(problem.m), start=1)]
-    x = operands.tokens(problem.m, seed=0)
-    out = torch.empty((problem.m, problem.layer.n), dtype=x.dtype, device=x.device)
-    trials: list[Trial] = []
-    passed: list[_Candidate] = []
-    screening = Budget(None if budget_s is None else budget_s * _SCREEN_SHARE)
     whole = Budget(budget_s)
+    screening = Budget(None if budget_s is None else budget_s * _SCREEN_SHARE)
+    trials: dict[Config, Trial] = {}
+    passed: list[_Candidate] = []
+    examiner = _Examiner(problem, operands, plan_of, mode)
     for config in (default, *(config for config in candidates if config != default)):
         if passed and screening.spent():
-            trials.append(Trial(problem, config, "pruned", error="the time budget ended before its turn"))
+            trials[config] = Trial(problem, config, "pruned", error="the time budget ended before its turn")
             continue
+        examined = examiner.examine(config)
+        if isinstance(examined, _Candidate):
+            passed.append(examined)
+        trials[config] = examined if isinstance(examined, Trial) else Trial(problem, config, "pruned")
+    rounds = Rounds(monitor_for(operands.device))
+    if passed:
+        finalists = _screen(passed, rounds, default, whole)
+        limit = Budget(_GPU_RACE_S) if budget_s is None and operands.device.kind == "cuda" else whole
+        kept = next((each.runner for each in finalists if each.config == default), None)
+        race([each.runner for each in finalists], rounds, kept, limit.spent)
+    for candidate in passed:
+        trials[candidate.config] = _trial(problem, candidate, rounds, mode)
+    return list(trials.values())
+
+
+class _Examiner:
+    """Verifies configs of one problem and makes their timers."""
+
+    def __init__(
+        self, problem: Problem, operands: Operands, plan_of: Callable[[Config], Plan], mode: Mode
+    ) -> None:
+        self._problem, self._operands, self._plan_of, self._mode = problem, operands, plan_of, mode
+        served = _verified_ms(problem.m)
+        self._verifiers = [Verifier(operands, m, seed) for seed, m in enumerate(served, start=1)]
+        self._x = operands.tokens(problem.m, seed=0)
+        shape = (problem.m, problem.layer.n)
+        self._out = torch.empty(shape, dtype=self._x.dtype, device=self._x.device)
+
+    def examine(self, config: Config) -> _Candidate | Trial:
+        """A candidate ready to be timed, or the trial of one that must not be."""
         try:
-            plan = plan_of(config)
-            wrong = next((error for verifier in verifiers if (error := verifier.error(plan))), None)
-            if wrong is not None:
-                trials.append(Trial(problem, config, "wrong", error=wrong))
-                continue
-            passed.append(_Candidate(config, timer_for(plan, operands, x, out)))
+            plan = self._plan_of(config)
+            for verifier in self._verifiers:
+                wrong = verifier.error(plan)
+                if wrong is not None:
+                    return Trial(self._problem, config, "wrong", error=wrong)
+            timer = timer_for(plan, self._operands, self._x, self._out, self._mode)
         except (AutotuneError, RuntimeError) as error:
-            trials.append(Trial(problem, config, "failed", error=str(error).partition("\n")[0]))
-    return trials + _race(problem, passed, default, whole)
+            return Trial(self._problem, config, "failed", error=str(error).partition("\n")[0])
+        return _Candidate(config, Runner(timer), None)
 
 
 def _verified_ms(m: int) -> tuple[int, ...]:
@@ -87,27 +118,34 @@ def _verified_ms(m: int) -> tuple[int, ...]:
     return (m,) if below + 1 == m else (below + 1, m)
 
 
-def _race(problem: Problem, passed: list[_Candidate], default: Config, budget: Budget) -> list[Trial]:
+def _screen(passed: list[_Candidate], rounds: Rounds, default: Config, budget: Budget) -> list[_Candidate]:
+    """The fastest few in some quick rounds, and the default, in the order of `passed`."""
+    runners = [candidate.runner for candidate in passed]
     for number in range(_SCREEN_ROUNDS):
         if number and budget.spent():
             break
-        for candidate, sample in zip(passed, time_round([each.timer for each in passed]), strict=True):
-            candidate.screened = min(candidate.screened, sample)
-    ranked = sorted(passed, key=lambda candidate: candidate.screened)
-    finalists = [each for place, each in enumerate(ranked) if place < _FINALISTS or each.config == default]
-    for number in range(_ROUNDS):
-        if number >= _FEWEST_ROUNDS and budget.spent():
-            break
-        for candidate, sample in zip(finalists, time_round([each.timer for each in finalists]), strict=True):
-            candidate.samples.append(sample)
-    return [_trial(problem, candidate) for candidate in ranked]
+        for candidate, sample in zip(passed, rounds.run(runners), strict=True):
+            candidate.screened_us = min(candidate.screened_us, sample)
+    ranked = sorted(passed, key=lambda candidate: candidate.screened_us)[:_FINALISTS]
+    near = [each for each in ranked if each.screened_us <= _NEAR * ranked[0].screened_us]
+    return [each for each in passed if each in near or each.config == default]
 
 
-def _trial(problem: Problem, candidate: _Candidate) -> Trial:
-    if not candidate.samples:
-        reason = f"slower in screening: {candidate.screened:.2f} us"
-        return Trial(problem, candidate.config, "pruned", median_us=candidate.screened, error=reason)
-    estimate = median_interval(candidate.samples)
+def _trial(problem: Problem, candidate: _Candidate, rounds: Rounds, mode: Mode) -> Trial:
+    samples = candidate.runner.samples_us
+    clock_mhz = round(statistics.median(rounds.clocks_mhz)) if rounds.clocks_mhz else None
+    if not samples:
+        return Trial(
+            problem,
+            candidate.config,
+            "pruned",
+            median_us=candidate.screened_us,
+            error=f"slower in screening: {candidate.screened_us:.2f} us",
+            mode=mode,
+            clock_mhz=clock_mhz,
+            deviation=candidate.deviation,
+        )
+    estimate = median_interval(samples)
     return Trial(
         problem,
         candidate.config,
@@ -115,5 +153,8 @@ def _trial(problem: Problem, candidate: _Candidate) -> Trial:
         median_us=estimate.median,
         low_us=estimate.low,
         high_us=estimate.high,
-        samples_us=tuple(candidate.samples),
+        samples_us=tuple(samples),
+        mode=mode,
+        clock_mhz=clock_mhz,
+        deviation=candidate.deviation,
     )

@@ -21,7 +21,7 @@ def median_interval(samples: Sequence[float], confidence: float = 0.95) -> Estim
 
     The number of samples below the true median is binomial(n, 1/2), so the interval from the r-th smallest
     to the r-th largest holds the median with probability 1 - 2 P(B <= r - 1) (David and Nagaraja, "Order
-    Statistics", section 7.1). With fewer than six samples it is their whole range.
+    Statistics", section 7.1). With too few samples for the confidence it is their whole range.
     """
     ordered = sorted(samples)
     n = len(ordered)
@@ -34,3 +34,13 @@ def median_interval(samples: Sequence[float], confidence: float = 0.95) -> Estim
     lower = max(rank - 1, 0)
     middle = (ordered[(n - 1) // 2] + ordered[n // 2]) / 2
     return Estimate(middle, ordered[lower], ordered[n - 1 - lower])
+
+
+def can_decide(rounds: int, confidence: float) -> bool:
+    """Whether an interval of so many samples can have the confidence: 2 / 2^n at most what is left of 1."""
+    return 2.0 ** (1 - rounds) <= 1 - confidence
+
+
+def ratio_interval(above: Sequence[float], below: Sequence[float], confidence: float = 0.95) -> Estimate:
+    """Median of above / below round by round: what moves both samples of a round cancels."""
+    return median_interval([a / b for a, b in zip(above, below, strict=True)], confidence)

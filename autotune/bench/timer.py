@@ -1,18 +1,33 @@
-"""Timers: each gives samples of the mean microseconds per call over rotating weight copies."""
+"""Timers: each gives samples of the mean microseconds per call.
+
+Modes: `graph` rotates over weight copies in one CUDA graph, as a decoding model meets its weights; `hot`
+repeats one copy; `server` leaves the device idle for a random while before every call, as requests do. A CPU
+has no graphs: there `graph` is the same rotation by calls.
+"""
 
 from __future__ import annotations
 
+import itertools
+import random
 import time
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Iterator, Sequence
+from typing import Literal, Protocol, get_args
 
 import torch
 
 from autotune.bench.operands import Operands
 from autotune.kernels.family import Plan
 from autotune.kernels.workspace import workspace
+from autotune.packing import PackedWeight
+
+Mode = Literal["graph", "hot", "server"]
+MODES: tuple[Mode, ...] = get_args(Mode)
 
 _HOST_SAMPLE_US = 2000.0
+_SERVER_CALLS = 8
+_SERVER_IDLE_S = 1e-3
+# Long enough that the events and the call behind it are enqueued before it ends.
+_LEAD_CYCLES = 40_000
 
 
 class Timer(Protocol):
@@ -28,15 +43,17 @@ class Timer(Protocol):
 class GraphTimer:
     """A CUDA graph of one call per weight copy, between events."""
 
-    def __init__(self, plan: Plan, operands: Operands, x: torch.Tensor, out: torch.Tensor) -> None:
-        self._calls = len(operands.copies)
+    def __init__(
+        self, plan: Plan, copies: Sequence[PackedWeight], x: torch.Tensor, out: torch.Tensor
+    ) -> None:
+        self._calls = len(copies)
         self._graph = torch.cuda.CUDAGraph()
         self._begin, self._end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         # The workspace is made before the capture, so that the graph holds kernels and nothing else.
         self._workspace = workspace(x.device, plan.workspace_bytes(len(x)))
-        plan.run(x, operands.copies[0], None, out, self._workspace)
+        plan.run(x, copies[0], None, out, self._workspace)
         with torch.cuda.graph(self._graph):
-            for copy in operands.copies:
+            for copy in copies:
                 plan.run(x, copy, None, out, self._workspace)
 
     def start(self) -> None:
@@ -49,30 +66,78 @@ class GraphTimer:
         return float(self._begin.elapsed_time(self._end)) * 1e3 / self._calls
 
 
-class HostTimer:
-    """Calls on rotating weight copies, by the host's clock."""
+class ServerTimer:
+    """Single calls on rotating weight copies, each after a random idle time."""
 
     def __init__(self, plan: Plan, operands: Operands, x: torch.Tensor, out: torch.Tensor) -> None:
-        self._plan, self._operands, self._x, self._out = plan, operands, x, out
+        self._plan, self._rotation, self._x, self._out = plan, operands.rotation, x, out
+        self._begin, self._end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        self._idle = random.Random(0)
+        self._call()
+
+    def start(self) -> None:
+        """The device must be idle before each call, so nothing is enqueued ahead."""
+
+    def sample_us(self) -> float:
+        samples = []
+        for _ in range(_SERVER_CALLS):
+            torch.cuda.synchronize(self._x.device)
+            time.sleep(self._idle.expovariate(1 / _SERVER_IDLE_S))
+            samples.append(self._call())
+        return sum(samples) / len(samples)
+
+    def _call(self) -> float:
+        scratch = workspace(self._x.device, self._plan.workspace_bytes(len(self._x)))
+        # A short spin keeps the host's launch latency out of the time between the events.
+        torch.cuda._sleep(_LEAD_CYCLES)
+        self._begin.record()
+        self._plan.run(self._x, next(self._rotation), None, self._out, scratch)
+        self._end.record()
+        self._end.synchronize()
+        return float(self._begin.elapsed_time(self._end)) * 1e3
+
+
+class HostTimer:
+    """Calls by the host's clock, on weights from `rotation`, each sample after an idle time of `idle_s`."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        rotation: Iterator[PackedWeight],
+        x: torch.Tensor,
+        out: torch.Tensor,
+        idle_s: float = 0.0,
+    ) -> None:
+        self._plan, self._rotation, self._x, self._out = plan, rotation, x, out
+        self._idle, self._idle_s = random.Random(0), idle_s
         self._calls = 1
-        self._calls = max(1, min(len(operands.copies), round(_HOST_SAMPLE_US / self.sample_us())))
+        if not idle_s:
+            self._calls = max(1, round(_HOST_SAMPLE_US / self.sample_us()))
 
     def start(self) -> None:
         """Calls on the host start when they are sampled."""
 
     def sample_us(self) -> float:
-        plan, rotation = self._plan, self._operands.rotation
-        scratch = workspace(self._x.device, plan.workspace_bytes(len(self._x)))
+        if self._idle_s:
+            time.sleep(self._idle.expovariate(1 / self._idle_s))
+        scratch = workspace(self._x.device, self._plan.workspace_bytes(len(self._x)))
         begin = time.perf_counter_ns()
         for _ in range(self._calls):
-            plan.run(self._x, next(rotation), None, self._out, scratch)
+            self._plan.run(self._x, next(self._rotation), None, self._out, scratch)
         return (time.perf_counter_ns() - begin) / 1e3 / self._calls
 
 
-def timer_for(plan: Plan, operands: Operands, x: torch.Tensor, out: torch.Tensor) -> Timer:
-    """The timer of the operands' kind of device."""
-    make = GraphTimer if operands.device.kind == "cuda" else HostTimer
-    return make(plan, operands, x, out)
+def timer_for(
+    plan: Plan, operands: Operands, x: torch.Tensor, out: torch.Tensor, mode: Mode = "graph"
+) -> Timer:
+    """The timer of a mode for the operands' kind of device."""
+    if operands.device.kind == "cuda":
+        if mode == "server":
+            return ServerTimer(plan, operands, x, out)
+        copies = operands.copies if mode == "graph" else operands.copies[:1] * len(operands.copies)
+        return GraphTimer(plan, copies, x, out)
+    rotation = itertools.repeat(operands.copies[0]) if mode == "hot" else operands.rotation
+    return HostTimer(plan, rotation, x, out, idle_s=_SERVER_IDLE_S if mode == "server" else 0.0)
 
 
 def time_round(timers: Sequence[Timer], pause_s: float = 0.0) -> list[float]:

@@ -1,0 +1,90 @@
+"""Reads the state of a device between rounds: clock, temperature, power, and who else uses it."""
+
+from __future__ import annotations
+
+import functools
+import os
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+
+from autotune.device import Device
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What a device said of itself; None where it says nothing. `others` are process ids."""
+
+    clock_mhz: int | None = None
+    temperature_c: int | None = None
+    power_w: float | None = None
+    others: tuple[int, ...] = ()
+
+
+class Monitor(Protocol):
+    """A source of readings."""
+
+    def read(self) -> Reading:
+        """The state as of now."""
+
+
+class _HostMonitor:
+    """A CPU, of which nothing is read: its clock is not one number and it is always shared."""
+
+    def read(self) -> Reading:
+        return Reading()
+
+
+class _GpuMonitor:
+    """An NVIDIA GPU through NVML."""
+
+    def __init__(self, nvml: Any, handle: Any) -> None:
+        self._nvml, self._handle = nvml, handle
+
+    def read(self) -> Reading:
+        nvml, handle = self._nvml, self._handle
+        return Reading(
+            clock_mhz=self._ask(nvml.nvmlDeviceGetClockInfo, handle, nvml.NVML_CLOCK_SM),
+            temperature_c=self._ask(nvml.nvmlDeviceGetTemperature, handle, nvml.NVML_TEMPERATURE_GPU),
+            power_w=_watts(self._ask(nvml.nvmlDeviceGetPowerUsage, handle)),
+            others=_others(self._ask(nvml.nvmlDeviceGetComputeRunningProcesses, handle) or []),
+        )
+
+    def _ask(self, question: Any, *arguments: Any) -> Any:
+        """The answer, or None from a device or driver that does not know."""
+        try:
+            return question(*arguments)
+        except self._nvml.NVMLError:
+            return None
+
+
+def _watts(milliwatts: int | None) -> float | None:
+    return None if milliwatts is None else milliwatts / 1e3
+
+
+def _others(processes: list[Any]) -> tuple[int, ...]:
+    """Process ids on the GPU but ours. In a container ours may go by another number: then one is left out."""
+    ids = [process.pid for process in processes]
+    if os.getpid() in ids:
+        ids.remove(os.getpid())
+    elif ids and torch.cuda.is_initialized():
+        ids.pop()
+    return tuple(sorted(ids))
+
+
+@functools.cache
+def monitor_for(device: Device) -> Monitor:
+    """The device's monitor; one that reads nothing for a CPU, and where NVML is not to be had."""
+    if device.kind != "cuda":
+        return _HostMonitor()
+    try:
+        import pynvml
+
+        pynvml.nvmlInit()
+        uuid = f"GPU-{torch.cuda.get_device_properties(device.index).uuid}"
+        return _GpuMonitor(pynvml, pynvml.nvmlDeviceGetHandleByUUID(uuid))
+    except ImportError:
+        return _HostMonitor()
+    except pynvml.NVMLError:
+        return _HostMonitor()
