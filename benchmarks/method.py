@@ -1,13 +1,12 @@
 """Can the measurements be trusted? Races of one config against itself, against a slower copy of itself, and a
 naive timer beside them.
 
-    python benchmarks/method.py                     on a GPU; --device cpu for the CPU family
-    python benchmarks/method.py --races 50 --json
+    python benchmarks/method.py --races 200         on a GPU, where a sample is a whole rotation
 
-A/A: one config is entered twice; a race that tells the two apart is wrong. Slowed: the copy makes one call in 33
-twice, which is 3 % more work; a race that does not find the copy slower has missed it. Naive: host clock, one
-weight, one candidate after the other, ten calls each, as tuners inside serving code do; it is asked for the
-fastest of the candidates whose true order a long race of the same candidates gives.
+A/A: one config is entered twice; a race that tells the two apart is wrong. Slowed: the copy makes one call in
+33 twice, which is 3 % more work; a race that does not find the copy slower has missed it. Naive: host clock,
+one weight, one candidate after the other, ten calls each, as tuners inside serving code do; it is asked for
+the fastest of the candidates whose true order many interleaved rounds of the same candidates give.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ import itertools
 import json
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -97,7 +96,7 @@ def told_apart(bench: Bench, m: int, config: Config, slowed: bool, seed: int) ->
 
 
 def naive_regret(bench: Bench, m: int, configs: Sequence[Config]) -> float:
-    """Time of the naive timer's pick over that of the best, both from one long race."""
+    """Time of the naive timer's pick over that of the best, both from the same interleaved rounds."""
     plans = [bench.plan(config) for config in configs]
     naive_us = [naive(bench, plan, m) for plan in plans]
     runners = [bench.runner(plan, m) for plan in plans]
@@ -127,26 +126,28 @@ def naive(bench: Bench, plan: Plan, m: int) -> float:
     return calls(NAIVE_CALLS)
 
 
+def build(chosen: Iterable[tuple[Layer, Config]], device: Device) -> None:
+    """Compile in parallel, so that plans are made from the cache."""
+    units = (registry.family_of(config).unit(config, layer, device) for layer, config in chosen)
+    compiler.build_all(unit for unit in units if unit is not None)
+
+
 def measure(device: Device, races: int) -> dict[str, float]:
     benches = [Bench(layer, device) for layer in LAYERS]
     settings = list(itertools.product(benches, TOKENS))
     pick = random.Random(0)
+    samples = {}
+    for bench, m in settings:
+        space = registry.space(Problem(bench.layer, m), device)
+        samples[bench.layer, m] = pick.sample(space, min(NAIVE_CANDIDATES, len(space)))
+    build([(layer, config) for (layer, _), configs in samples.items() for config in configs], device)
     counts = {"aa_told_apart": 0, "slowed_found": 0}
     for number in range(races):
         bench, m = settings[number % len(settings)]
-        config = pick.choice(registry.space(Problem(bench.layer, m), device))
+        config = pick.choice(samples[bench.layer, m])
         counts["aa_told_apart"] += told_apart(bench, m, config, False, number)
         counts["slowed_found"] += told_apart(bench, m, config, True, number)
-    regrets = []
-    for bench, m in settings:
-        space = registry.space(Problem(bench.layer, m), device)
-        configs = pick.sample(space, min(NAIVE_CANDIDATES, len(space)))
-        compiler.build_all(
-            unit
-            for config in configs
-            if (unit := registry.family_of(config).unit(config, bench.layer, device))
-        )
-        regrets.append(naive_regret(bench, m, configs))
+    regrets = [naive_regret(bench, m, samples[bench.layer, m]) for bench, m in settings]
     return {
         "races": races,
         **counts,
@@ -158,7 +159,7 @@ def measure(device: Device, races: int) -> dict[str, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--device", default="auto")
+    parser.add_argument("--device", default="cuda")
     parser.add_argument("--races", type=int, default=200)
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
