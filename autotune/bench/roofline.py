@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -29,8 +30,9 @@ class Peaks:
         return max(problem.moved_bytes / self.bytes_per_us, problem.operations / self.operations_per_us)
 
 
+@functools.cache
 def measure_peaks(device: Device, dtype: str) -> Peaks:
-    """Ceilings by a sum over far more than the cache, and a large square matmul.
+    """Ceilings by a sum over far more than the cache, and a large square matmul; measured once.
 
     The matmul is in `dtype` on a GPU and in fp32 on a CPU, where 16-bit types are computed in fp32 too.
     """

@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
+from types import MappingProxyType
+from typing import TYPE_CHECKING
 
-from autotune.bench.measure import measure
-from autotune.bench.operands import Operands
 from autotune.config import Config
 from autotune.device import Device
-from autotune.errors import CompileError
+from autotune.errors import CompileError, LaunchError
 from autotune.kernels import compiler, registry
 from autotune.kernels.family import Plan
 from autotune.layer import Problem
-from autotune.record import Record, Trial
+from autotune.record import Evidence, Record, Trial
+
+if TYPE_CHECKING:
+    from autotune.bench.operands import Operands
+from autotune.bench.roofline import measure_peaks
 
 Cubins = dict[str, bytes | CompileError]
 Progress = Callable[[str, int, int], None]
+Notice = Callable[[Config], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,11 +60,23 @@ def tune(
     candidates: Sequence[Config],
     cubins: Cubins,
     budget_s: float | None = None,
+    crashed: Mapping[Config, str] = MappingProxyType({}),
+    notice: Notice = lambda _: None,
 ) -> Tuned:
-    """Measure the candidates, the first of which is the default config, and choose the winner."""
+    """Measure the candidates, the first of which is the default config, and choose the winner.
+
+    Those that have `crashed` fail for the reason given there and are not run again. `notice` is called with
+    each of the others before anything of it runs.
+    """
+    from autotune.bench.decide import decide
+from autotune.bench.measure import measure
+
     device = operands.device
 
     def plan_of(config: Config) -> Plan:
+        if config in crashed:
+            raise LaunchError(crashed[config])
+        notice(config)
         family = registry.family_of(config)
         unit = family.unit(config, problem.layer, device)
         cubin = None if unit is None else cubins[unit.key]
@@ -73,36 +90,42 @@ def tune(
 
 
 def _choose(problem: Problem, device: Device, default_config: Config, trials: tuple[Trial, ...]) -> Tuned:
-    """The record: the fastest config whose interval lies below the default's, else the default itself."""
-    timed = {trial.config: trial for trial in trials if trial.status == "ok"}
-    if not timed:
+    decision = decide(trials, default_config)
+    if decision is None:
         errors = "; ".join(sorted({f"{trial.status}: {trial.error}" for trial in trials})[:2])
         return Tuned(trials, None, f"no config passed: {errors}")
-    best = min(timed.values(), key=lambda trial: _known(trial.median_us))
-    default = timed.get(default_config)
+    default = next(trial for trial in trials if trial.config == default_config)
     note = ""
-    if default is None:
-        reason = next((trial.error for trial in trials if trial.config == default_config), "not timed")
-        note = f"the default config {default_config} did not pass: {reason}"
-    elif _known(best.high_us) >= _known(default.low_us):
-        best = default
+    if default.status != "ok":
+        note = f"the default config {default_config} did not pass: {default.error}"
+    winner = decision.winner
+    gain = decision.gain
     record = Record(
         problem=problem,
         device=device.name,
         arch=device.arch,
-        config=best.config,
-        median_us=_known(best.median_us),
-        low_us=_known(best.low_us),
-        high_us=_known(best.high_us),
+        config=winner.config,
+        median_us=_known(winner.median_us),
+        low_us=_known(winner.low_us),
+        high_us=_known(winner.high_us),
         default_config=default_config,
-        default_us=_known((default or best).median_us),
-        source_hash=registry.family_of(best.config).source_hash(),
+        default_us=_known(winner.median_us) if note else _known(default.median_us),
+        source_hash=registry.family_of(winner.config).source_hash(),
         created_at=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        evidence=Evidence(
+            mode=winner.mode,
+            rounds=len(winner.samples_us),
+            gain=(gain.median, gain.low, gain.high),
+            ties=tuple(str(trial.config) for trial in decision.ties),
+            runners_up=tuple((str(trial.config), _known(trial.median_us)) for trial in decision.runners_up),
+            clock_mhz=winner.clock_mhz,
+            deviation=winner.deviation,
+            floor_us=measure_peaks(device, problem.layer.dtype).floor_us(problem),
+        ),
     )
     return Tuned(trials, record, note)
 
 
 def _known(value: float | None) -> float:
-    if value is None:
-        raise ValueError("a trial that passed has no time")
+    assert value is not None  # a trial that passed has every time
     return value
