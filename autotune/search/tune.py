@@ -19,7 +19,6 @@ from autotune.record import Evidence, Record, Trial
 
 if TYPE_CHECKING:
     from autotune.bench.operands import Operands
-from autotune.bench.roofline import measure_peaks
 
 Cubins = dict[str, bytes | CompileError]
 Progress = Callable[[str, int, int], None]
@@ -68,8 +67,7 @@ def tune(
     Those that have `crashed` fail for the reason given there and are not run again. `notice` is called with
     each of the others before anything of it runs.
     """
-    from autotune.bench.decide import decide
-from autotune.bench.measure import measure
+    from autotune.bench.measure import measure
 
     device = operands.device
 
@@ -90,6 +88,9 @@ from autotune.bench.measure import measure
 
 
 def _choose(problem: Problem, device: Device, default_config: Config, trials: tuple[Trial, ...]) -> Tuned:
+    from autotune.bench.decide import decide
+    from autotune.bench.roofline import measure_peaks
+
     decision = decide(trials, default_config)
     if decision is None:
         errors = "; ".join(sorted({f"{trial.status}: {trial.error}" for trial in trials})[:2])
