@@ -12,7 +12,7 @@ from pathlib import Path
 from autotune.config import Config
 from autotune.device import Device
 from autotune.layer import Layer, Problem
-from autotune.record import Binary, Environment, Record, Trial
+from autotune.record import Binary, Environment, Evidence, Record, Trial
 
 H200 = Device("cuda", 0, "NVIDIA H200", "sm_90", 132, 50 << 20, 227 << 10, 141 << 30)
 H100 = replace(H200, name="NVIDIA H100", memory_bytes=80 << 30)
@@ -20,6 +20,16 @@ A100 = replace(H200, name="NVIDIA A100", arch="sm_80", cores=108)
 SOURCES = {"mma": "0123456789abcdef", "dequant_matmul": "fedcba9876543210"}
 ENVIRONMENT = Environment("CUDA 13.0", "NVRTC 13.0", "2.13.0", "0.1.0", SOURCES)
 LAYER = Layer(4096, 4096)
+EVIDENCE = Evidence(
+    mode="server",
+    rounds=25,
+    gain=(1.5, 1.25, 1.75),
+    ties=("mma:tile_m=8,split_k=4",),
+    runners_up=(("mma:tile_m=16,split_k=1", 5.75), ("dequant_matmul:", 6.5)),
+    clock_mhz=1980,
+    deviation=0.125,
+    floor_us=3.5,
+)
 
 
 def config(tile_m: int = 8, split_k: int = 1, family: str = "mma") -> Config:
@@ -53,6 +63,15 @@ def trials(of: Record) -> list[Trial]:
         Trial(of.problem, of.config, "ok", of.median_us, of.low_us, of.high_us, samples),
         Trial(of.problem, config(split_k=2), "failed", error="launch failed: invalid argument"),
     ]
+
+
+def with_evidence(of: Record) -> Record:
+    return replace(of, evidence=EVIDENCE)
+
+
+def evident_trials(of: Record) -> list[Trial]:
+    """The record's trials, with all that is known of how they were timed."""
+    return [replace(each, mode="server", clock_mhz=1980, deviation=0.125) for each in trials(of)]
 
 
 def binary(key: str = "unit", cubin: bytes = b"\x7fELF cubin") -> Binary:

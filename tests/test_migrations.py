@@ -12,7 +12,17 @@ from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from store_samples import ENVIRONMENT, H200, LAYER, SOURCES, binary, config, record, trials
+from store_samples import (
+    ENVIRONMENT,
+    H200,
+    LAYER,
+    binary,
+    config,
+    evident_trials,
+    record,
+    trials,
+    with_evidence,
+)
 
 from autotune.errors import DatabaseError
 from autotune.paths import shipped
@@ -107,12 +117,14 @@ def test_a_frozen_database_upgrades_and_keeps_all(tmp_path, dump):
     path = tmp_path / "old.db"
     thaw(dump, path)
     assert upgrade(str(path)) == known_revisions()[-1]
+    second = record(m=16, best=config(16, 4), at=1)
+    has_evidence = dump.stem >= "0002"
     with Store.open(str(path)) as store:
-        assert store.records() == [record(), record(m=16, best=config(16, 4), at=1)]
+        assert store.records() == [record(), with_evidence(second) if has_evidence else second]
         assert store.trials(record().problem, H200) == trials(record())
+        assert store.trials(second.problem, H200) == (evident_trials if has_evidence else trials)(second)
         assert store.devices() == [H200]
         assert store.environment(H200) == ENVIRONMENT
-        assert store.finished_problems(H200, SOURCES) == {record().problem, record(m=16).problem}
         again = store.begin_sweep(H200, ENVIRONMENT, {})
         assert again == 2
         store.add_result(again, trials(record()), record(), binary())

@@ -8,7 +8,20 @@ from dataclasses import replace
 
 import pytest
 import sqlalchemy as sa
-from store_samples import A100, ENVIRONMENT, H100, H200, LAYER, SOURCES, binary, config, record, trials
+from store_samples import (
+    A100,
+    ENVIRONMENT,
+    H100,
+    H200,
+    LAYER,
+    SOURCES,
+    binary,
+    config,
+    evident_trials,
+    record,
+    trials,
+    with_evidence,
+)
 
 from autotune.layer import Layer, Problem
 from autotune.record import Trial
@@ -61,6 +74,45 @@ def test_a_result_comes_back_whole(store):
     assert store.trials(stored.problem, H200) == trials(stored)
     assert store.devices() == [H200]
     assert store.environment(H200) == ENVIRONMENT
+
+
+def test_evidence_comes_back_whole(store):
+    stored = with_evidence(record())
+    sweep = store.begin_sweep(H200, ENVIRONMENT, {})
+    store.add_result(sweep, evident_trials(stored), stored, None)
+    assert store.records() == [stored]
+    assert store.trials(stored.problem, H200) == evident_trials(stored)
+    store.add_result(sweep, [], record(), None)
+    assert store.records() == [record()]
+
+
+def test_attempts_are_trials_with_their_environment(store):
+    later = replace(ENVIRONMENT, driver="CUDA 13.1")
+    add(store, record(m=1), record(m=2))
+    add(store, record(m=1), environment=later)
+    add(store, record(m=1, device=H100), device=H100)
+    expected = [(each, when) for when in (ENVIRONMENT, later) for each in trials(record(m=1))]
+    assert store.attempts(record(m=1).problem, H200) == expected
+    assert store.attempts(record(m=4).problem, H200) == []
+
+
+def test_records_of_one_problem(store):
+    mine = [record(m=1), replace(record(m=1, at=1), source_hash="another source")]
+    add(store, *mine, record(m=2), record(layer=Layer(1024, 4096)))
+    add(store, record(device=H100), device=H100)
+    assert store.records(H200, record(m=1).problem) == mine
+    assert store.records(H200, record(m=4).problem) == []
+
+
+def test_a_dropped_record_goes_and_its_trials_stay(store):
+    gone, kept = record(m=1), [replace(record(m=1), source_hash="another source"), record(m=2)]
+    add(store, gone, *kept)
+    add(store, record(device=H100), device=H100)
+    again = store.begin_sweep(H200, ENVIRONMENT, {})
+    store.add_result(again, trials(gone)[:1], None, None, [gone])
+    assert store.records(H200) == kept
+    assert store.records(H100) == [record(device=H100)]
+    assert len(store.trials(gone.problem, H200)) == 2 * 3 + 1
 
 
 def test_a_database_is_found_again_after_closing(url):

@@ -6,11 +6,23 @@ import json
 from dataclasses import replace
 
 import pytest
-from store_samples import A100, ENVIRONMENT, config, record
+from store_samples import (
+    A100,
+    ENVIRONMENT,
+    EVIDENCE,
+    H200,
+    config,
+    evident_trials,
+    record,
+    trials,
+    with_evidence,
+)
 
 from autotune.errors import DatabaseError
 from autotune.layer import BUCKETS, Layer
-from autotune.store.exchange import read_text, write_text
+from autotune.runtime import stored
+from autotune.store.exchange import export, read_text, write_text
+from autotune.store.store import Store
 
 RECORDS = [
     record(m=m, layer=layer, best=config(tile_m=8 * m))
@@ -78,6 +90,91 @@ def test_times_are_rounded_to_a_nanosecond(tmp_path):
     assert read_text(tmp_path / "a")[1][0].median_us == 0.333
 
 
+def test_evidence_is_read_back(tmp_path):
+    path = tmp_path / "a"
+    write_text([record(m=1), with_evidence(record(m=2))], ENVIRONMENT, path)
+    assert read_text(path)[1] == [record(m=1), with_evidence(record(m=2))]
+    without, line = (json.loads(text) for text in path.read_text().splitlines()[1:])
+    assert "evidence" not in without
+    assert line["evidence"] == {
+        "mode": "server",
+        "rounds": 25,
+        "gain": [1.5, 1.25, 1.75],
+        "ties": ["mma:tile_m=8,split_k=4"],
+        "runners_up": [["mma:tile_m=16,split_k=1", 5.75], ["dequant_matmul:", 6.5]],
+        "clock_mhz": 1980,
+        "deviation": 0.125,
+        "floor_us": 3.5,
+    }
+
+
+def test_evidence_keeps_the_digits_that_mean_something(tmp_path):
+    third = 1 / 3
+    exact = replace(
+        EVIDENCE,
+        gain=(1 + third, third, 100 * third),
+        ties=(),
+        runners_up=(("mma:", third),),
+        clock_mhz=None,
+        deviation=third / 1000,
+        floor_us=third,
+    )
+    write_text([replace(record(), evidence=exact)], ENVIRONMENT, tmp_path / "a")
+    line = json.loads((tmp_path / "a").read_text().splitlines()[1])
+    assert line["evidence"] == {
+        "mode": "server",
+        "rounds": 25,
+        "gain": [1.333, 0.3333, 33.33],
+        "runners_up": [["mma:", 0.333]],
+        "deviation": 0.0003333,
+        "floor_us": 0.333,
+    }
+    assert read_text(tmp_path / "a")[1][0].evidence.clock_mhz is None
+
+
+def test_samples_are_exported_beside_the_records_of_their_problems(tmp_path):
+    later, failed = replace(ENVIRONMENT, driver="CUDA 13.1"), replace(record(m=4), config=config(99))
+    with Store.open(str(tmp_path / "mine.db")) as store:
+        first = store.begin_sweep(H200, ENVIRONMENT, {})
+        store.add_result(first, trials(record()), record(), None)
+        store.add_result(first, trials(failed)[2:], None, None)
+        store.add_result(store.begin_sweep(H200, later, {}), evident_trials(record()), record(), None)
+        written = export(store, tmp_path / "out", samples=True)
+        assert [path.name for path in written] == ["nvidia-h200.jsonl", "nvidia-h200.samples.jsonl"]
+        assert [path.name for path in export(store, tmp_path / "plain")] == ["nvidia-h200.jsonl"]
+    header, *lines = map(json.loads, written[1].read_text().splitlines())
+    assert (header["device"], header["arch"]) == (H200.name, H200.arch)
+    assert [each["driver"] for each in header["environments"]] == ["CUDA 13.0", "CUDA 13.1"]
+    assert [(each["m"], each["environment"]) for each in lines] == [(1, 0)] * 3 + [(1, 1)] * 3
+    assert lines[4] == {
+        "n": 4096,
+        "k": 4096,
+        "group_size": 128,
+        "dtype": "fp16",
+        "zero_point": True,
+        "m": 1,
+        "config": "mma:tile_m=8,split_k=1",
+        "status": "ok",
+        "median_us": 5.25,
+        "low_us": 5.125,
+        "high_us": 5.5,
+        "error": None,
+        "mode": "server",
+        "clock_mhz": 1980,
+        "deviation": 0.125,
+        "environment": 1,
+        "samples_us": [5.0, 5.25, 5.5],
+    }
+    assert (lines[5]["status"], lines[5]["samples_us"]) == ("failed", [])
+
+
+def test_no_look_up_reads_samples(tmp_path, monkeypatch):
+    monkeypatch.setattr(stored, "shipped", lambda _: tmp_path)
+    for name in ("a.jsonl", "a.samples.jsonl"):
+        (tmp_path / name).touch()
+    assert [path.name for path in stored.shipped_files()] == ["a.jsonl"]
+
+
 def test_a_file_of_another_arch_gives_no_records(tmp_path):
     write_text(RECORDS, ENVIRONMENT, tmp_path / "a")
     assert read_text(tmp_path / "a", arch="sm_80") == (ENVIRONMENT, [])
@@ -116,11 +213,13 @@ def test_a_folder_that_cannot_be_made(tmp_path):
         (lambda lines: [*lines[:2], lines[2].replace('"m":2', '"m":"two"')], 3),
         (lambda lines: [*lines[:2], lines[2].replace('"median_us"', '"median_ms"')], 3),
         (lambda lines: [*lines[:2], "7"], 3),
+        (lambda lines: [*lines[:2], lines[2].replace('"rounds"', '"round"')], 3),
+        (lambda lines: [*lines[:2], lines[2].replace('"gain":[', '"gain":[1,')], 3),
     ],
 )
 def test_a_damaged_line_is_named(tmp_path, damage, line):
     path = tmp_path / "a.jsonl"
-    write_text([record(m=1), record(m=2)], ENVIRONMENT, path)
+    write_text([record(m=1), with_evidence(record(m=2))], ENVIRONMENT, path)
     path.write_text("\n".join(damage(path.read_text().splitlines())))
     with pytest.raises(DatabaseError, match=rf"a\.jsonl, line {line}: not a record") as raised:
         read_text(path)

@@ -9,20 +9,27 @@ import json
 import os
 import re
 from collections.abc import Iterable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from autotune.errors import AutotuneError, DatabaseError
+from autotune.layer import Problem
 from autotune.record import Environment, Record
-from autotune.store.rows import record_of, record_row
+from autotune.store.rows import evidence_row, record_of, record_row, trial_row
 
 if TYPE_CHECKING:
+    from autotune.device import Device
     from autotune.store.store import Store
 
+SAMPLES = ".samples.jsonl"
+"""How the name of a file of trials ends, which no look-up reads."""
 
-def export(store: Store, folder: Path) -> list[Path]:
+
+def export(store: Store, folder: Path, samples: bool = False) -> list[Path]:
     """Write one file per device of the store, with the records of its newest environment's kernels.
+
+    With `samples`, a second file per device has every trial of the problems of the first.
 
     Raises:
         DatabaseError: the store has no records, or a file cannot be written.
@@ -37,9 +44,14 @@ def export(store: Store, folder: Path) -> list[Path]:
             for record in store.records(device)
             if environment.sources.get(record.config.family) == record.source_hash
         ]
-        path = folder / f"{re.sub('[^a-z0-9]+', '-', device.name.lower()).strip('-')}.jsonl"
+        name = re.sub("[^a-z0-9]+", "-", device.name.lower()).strip("-")
+        path = folder / f"{name}.jsonl"
         write_text(current, environment, path)
         written.append(path)
+        if samples:
+            path = folder / f"{name}{SAMPLES}"
+            write_samples(store, device, sorted({record.problem for record in current}), path)
+            written.append(path)
     if not written:
         raise DatabaseError(f"{store.name} has no records to export; run autotune sweep first")
     return written
@@ -48,7 +60,7 @@ def export(store: Store, folder: Path) -> list[Path]:
 def write_text(records: Iterable[Record], environment: Environment, path: Path) -> None:
     """Write the records of one device, sorted by problem, equal bytes for equal records.
 
-    Times are rounded to 1 ns. Of several records of one problem the newest is written.
+    Times are rounded to 1 ns, ratios to four digits. Of several records of one problem the newest is written.
 
     Raises:
         DatabaseError: there are no records, they are of several devices, or one was measured with a kernel
@@ -68,16 +80,27 @@ def write_text(records: Iterable[Record], environment: Environment, path: Path) 
                 f"{path}: the record of {record.problem} is from {family} source {record.source_hash}, "
                 f"not from the environment's {environment.sources.get(family)}"
             )
-        row = {name: _rounded(value) for name, value in record_row(record).items() if name != "source_hash"}
-        lines.append(row)
-    text = "".join(json.dumps(line, separators=(",", ":"), ensure_ascii=False) + "\n" for line in lines)
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(path)
-    except OSError as error:
-        raise DatabaseError(f"{path} cannot be written ({error.strerror})") from error
+        lines.append(_line(record))
+    _write(path, lines)
+
+
+def write_samples(store: Store, device: Device, problems: Iterable[Problem], path: Path) -> None:
+    """Write every trial of the problems on the device, the oldest of each first, with its samples.
+
+    Raises:
+        DatabaseError: the store cannot be read, or the file cannot be written.
+    """
+    environments: dict[str, int] = {}
+    lines: list[dict[str, Any]] = []
+    for problem in problems:
+        for trial, environment in store.attempts(problem, device):
+            text = json.dumps(asdict(environment), sort_keys=True)
+            number = environments.setdefault(text, len(environments))
+            row = {name: _rounded(value) for name, value in trial_row(trial).items() if name != "samples"}
+            samples = [_rounded(sample) for sample in trial.samples_us]
+            lines.append(row | {"environment": number, "samples_us": samples})
+    known = [json.loads(text) for text in environments]
+    _write(path, [{"device": device.name, "arch": device.arch, "environments": known}, *lines])
 
 
 def read_text(path: Path, arch: str | None = None) -> tuple[Environment, list[Record]]:
@@ -98,6 +121,7 @@ def read_text(path: Path, arch: str | None = None) -> tuple[Environment, list[Re
             for number, line in enumerate(lines, start=2):  # noqa: B007
                 row = json.loads(line)
                 family = row["config"].partition(":")[0]
+                row.setdefault("evidence", None)
                 records.append(record_of(row, device, its_arch, environment.sources[family]))
             return environment, records
     except OSError as error:
@@ -106,5 +130,40 @@ def read_text(path: Path, arch: str | None = None) -> tuple[Environment, list[Re
         raise DatabaseError(f"{path}, line {number}: not a record ({error!r})") from error
 
 
+def _line(record: Record) -> dict[str, Any]:
+    """The record's line: without its source hash, which the first line has, and without missing evidence."""
+    row = {name: _rounded(value) for name, value in record_row(record).items()}
+    del row["source_hash"], row["evidence"]
+    evidence = record.evidence
+    if evidence is None:
+        return row
+    median, low, high = map(_digits, evidence.gain)
+    rounded = replace(
+        evidence,
+        gain=(median, low, high),
+        runners_up=tuple((config, _rounded(median_us)) for config, median_us in evidence.runners_up),
+        deviation=None if evidence.deviation is None else _digits(evidence.deviation),
+        floor_us=_rounded(evidence.floor_us),
+    )
+    return row | {"evidence": evidence_row(rounded)}
+
+
+def _write(path: Path, lines: Iterable[dict[str, Any]]) -> None:
+    """Write the objects, one a line; a reader sees the old file or the new one."""
+    text = "".join(json.dumps(line, separators=(",", ":"), ensure_ascii=False) + "\n" for line in lines)
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_text(text, encoding="utf-8")
+        partial.replace(path)
+    except OSError as error:
+        raise DatabaseError(f"{path} cannot be written ({error.strerror})") from error
+
+
 def _rounded(value: Any) -> Any:
     return round(value, 3) if isinstance(value, float) else value
+
+
+def _digits(value: float) -> float:
+    """Four digits that mean something, be the value large or small."""
+    return float(f"{value:.4g}")

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import functools
+import json
 import struct
+from dataclasses import asdict
 from typing import Any, Protocol
 
 from autotune.config import Config
 from autotune.layer import Layer, Problem
-from autotune.record import Record, Trial
+from autotune.record import Environment, Evidence, Record, Trial
 
 PROBLEM_FIELDS = ("n", "k", "group_size", "dtype", "zero_point", "m")
 
@@ -53,6 +55,9 @@ def trial_row(trial: Trial) -> dict[str, Any]:
         "high_us": trial.high_us,
         "samples": struct.pack(f"<{len(trial.samples_us)}f", *trial.samples_us),
         "error": trial.error,
+        "mode": trial.mode,
+        "clock_mhz": trial.clock_mhz,
+        "deviation": trial.deviation,
     }
 
 
@@ -68,6 +73,9 @@ def trial_of(row: Row) -> Trial:
         high_us=row["high_us"],
         samples_us=struct.unpack(f"<{len(samples) // 4}f", samples),
         error=row["error"],
+        mode=row["mode"],
+        clock_mhz=row["clock_mhz"],
+        deviation=row["deviation"],
     )
 
 
@@ -82,6 +90,7 @@ def record_row(record: Record) -> dict[str, Any]:
         "default_us": record.default_us,
         "source_hash": record.source_hash,
         "created_at": record.created_at,
+        "evidence": None if record.evidence is None else evidence_row(record.evidence),
     }
 
 
@@ -99,4 +108,38 @@ def record_of(row: Row, device: str, arch: str, source_hash: str) -> Record:
         default_us=row["default_us"],
         source_hash=source_hash,
         created_at=row["created_at"],
+        evidence=None if row["evidence"] is None else evidence_of(row["evidence"]),
+    )
+
+
+def evidence_row(evidence: Evidence) -> dict[str, Any]:
+    """The evidence as JSON has it, without what is not known."""
+    return {name: value for name, value in asdict(evidence).items() if value not in (None, ())}
+
+
+def evidence_of(stored: dict[str, Any] | str) -> Evidence:
+    """The evidence of an object, or of its JSON text."""
+    row = json.loads(stored) if isinstance(stored, str) else stored
+    median, low, high = row["gain"]
+    return Evidence(
+        mode=row["mode"],
+        rounds=row["rounds"],
+        gain=(median, low, high),
+        ties=tuple(row.get("ties", ())),
+        runners_up=tuple((config, float(median_us)) for config, median_us in row.get("runners_up", ())),
+        clock_mhz=row.get("clock_mhz"),
+        deviation=row.get("deviation"),
+        floor_us=row.get("floor_us"),
+    )
+
+
+def environment_of(row: Row) -> Environment:
+    """The environment of a row, whose sources are an object or its JSON text."""
+    sources = row["sources"]
+    return Environment(
+        driver=row["driver"],
+        compiler=row["compiler"],
+        torch=row["torch"],
+        version=row["version"],
+        sources=json.loads(sources) if isinstance(sources, str) else sources,
     )

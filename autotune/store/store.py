@@ -15,7 +15,15 @@ from autotune.device import Device
 from autotune.layer import Problem
 from autotune.record import Binary, Environment, Record, Trial
 from autotune.store.database import Database, put
-from autotune.store.rows import PROBLEM_FIELDS, problem_row, record_of, record_row, trial_of, trial_row
+from autotune.store.rows import (
+    PROBLEM_FIELDS,
+    environment_of,
+    problem_row,
+    record_of,
+    record_row,
+    trial_of,
+    trial_row,
+)
 from autotune.store.tables import BINARY, DEVICE, ENVIRONMENT, RECORD, SWEEP, TRIAL
 from autotune.store.trouble import check_revision
 
@@ -85,19 +93,29 @@ class Store:
             connection.execute(done)
 
     def add_result(
-        self, sweep_id: int, trials: Sequence[Trial], record: Record | None, binary: Binary | None
+        self,
+        sweep_id: int,
+        trials: Sequence[Trial],
+        record: Record | None,
+        binary: Binary | None,
+        dropped: Sequence[Record] = (),
     ) -> None:
         """Store all that a sweep found out about one problem: the whole of it, or nothing on any failure.
 
         `record` replaces an earlier one of the same device, problem and kernel source. `binary` is the
-        record's cubin, and replaces one of the same unit that another compiler made.
+        record's cubin, and replaces one of the same unit that another compiler made. `dropped` are records
+        of the sweep's device that are no longer true: they go, their trials stay.
         """
         with self._database.transaction(write=True) as connection:
             if trials:
                 connection.execute(sa.insert(TRIAL), [{"sweep_id": sweep_id} | trial_row(t) for t in trials])
+            sweep = connection.execute(sa.select(SWEEP).filter_by(id=sweep_id)).mappings().one()
+            for each in dropped:
+                key = {"device_id": sweep["device_id"], "source_hash": each.source_hash}
+                gone = key | problem_row(each.problem)
+                connection.execute(sa.delete(RECORD).filter_by(**gone))
             if record is None:
                 return
-            sweep = connection.execute(sa.select(SWEEP).filter_by(id=sweep_id)).mappings().one()
             row = record_row(record) | {
                 "device_id": sweep["device_id"],
                 "environment_id": sweep["environment_id"],
@@ -107,22 +125,32 @@ class Store:
             key = {name: row.pop(name) for name in _RECORD_KEY}
             put(connection, RECORD, key, row)
 
-    def records(self, device: Device | None = None) -> list[Record]:
-        """Current records of the device, or of all, by device and problem, the newest last."""
+    def records(self, device: Device | None = None, problem: Problem | None = None) -> list[Record]:
+        """Current records of the device and problem, or of all, by device and problem, the newest last."""
         query = sa.select(RECORD, DEVICE.c.name, DEVICE.c.arch).select_from(RECORD.join(DEVICE))
-        problem = (RECORD.c[name] for name in PROBLEM_FIELDS)
-        order = (DEVICE.c.name, DEVICE.c.arch, *problem, RECORD.c.created_at, RECORD.c.id)
+        if problem is not None:
+            query = query.where(*(RECORD.c[name] == value for name, value in problem_row(problem).items()))
+        fields = (RECORD.c[name] for name in PROBLEM_FIELDS)
+        order = (DEVICE.c.name, DEVICE.c.arch, *fields, RECORD.c.created_at, RECORD.c.id)
         with self._database.transaction() as connection:
             rows = connection.execute(_only(query, device).order_by(*order)).mappings().all()
         return [record_of(row, row["name"], row["arch"], row["source_hash"]) for row in rows]
 
     def trials(self, problem: Problem, device: Device) -> list[Trial]:
         """Every trial of the problem on the device, of all sweeps, the oldest first."""
-        query = _only(sa.select(TRIAL).select_from(TRIAL.join(SWEEP).join(DEVICE)), device)
+        return [trial for trial, _ in self.attempts(problem, device)]
+
+    def attempts(self, problem: Problem, device: Device) -> list[tuple[Trial, Environment]]:
+        """Every trial of the problem on the device, the oldest first, with the environment of its sweep."""
+        query = sa.select(TRIAL, SWEEP.c.environment_id)
+        query = _only(query.select_from(TRIAL.join(SWEEP).join(DEVICE)), device)
         query = query.where(*(TRIAL.c[name] == value for name, value in problem_row(problem).items()))
         with self._database.transaction() as connection:
             rows = connection.execute(query.order_by(TRIAL.c.id)).mappings().all()
-        return [trial_of(row) for row in rows]
+            used = {row["environment_id"] for row in rows}
+            those = sa.select(ENVIRONMENT).where(ENVIRONMENT.c.id.in_(used))
+            found = {row["id"]: environment_of(row) for row in connection.execute(those).mappings()}
+        return [(trial_of(row), found[row["environment_id"]]) for row in rows]
 
     def finished_problems(self, device: Device, source_hashes: Mapping[str, str]) -> set[Problem]:
         """Problems with a record of a sweep that had these families, by name, with these source hashes."""
@@ -150,9 +178,7 @@ class Store:
         newest = query.order_by(RECORD.c.created_at.desc(), RECORD.c.id.desc()).limit(1)
         with self._database.transaction() as connection:
             row = connection.execute(newest).mappings().one_or_none()
-        if row is None:
-            return None
-        return Environment(**{name: row[name] for name in row if name not in ("id", "digest")})
+        return None if row is None else environment_of(row)
 
 
 def _trial_id(connection: sa.Connection, sweep_id: int, record: Record) -> int | None:

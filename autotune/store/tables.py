@@ -69,6 +69,9 @@ TRIAL = sa.Table(
     sa.Column("high_us", sa.Double),
     sa.Column("samples", sa.LargeBinary, nullable=False),
     sa.Column("error", sa.String),
+    sa.Column("mode", sa.String, nullable=False, server_default="graph"),
+    sa.Column("clock_mhz", sa.Integer),
+    sa.Column("deviation", sa.Double),
     sa.Index("trial_problem", "n", "k", "m"),
 )
 
@@ -100,5 +103,6 @@ RECORD = sa.Table(
     sa.Column("trial_id", sa.ForeignKey("trial.id")),
     sa.Column("environment_id", sa.ForeignKey("environment.id"), nullable=False),
     sa.Column("binary_id", sa.ForeignKey("binary.id")),
+    sa.Column("evidence", sa.JSON(none_as_null=True)),
     sa.UniqueConstraint("device_id", "n", "k", "group_size", "dtype", "zero_point", "m", "source_hash"),
 )
