@@ -20,9 +20,11 @@ FLOORS = {
     "bench": 5,
     "runtime": 5,
     "search": 6,
-    "cli": 7,
-    "__init__": 8,
-    "__main__": 8,
+    "worker": 7,
+    "executors": 8,
+    "cli": 9,
+    "__init__": 10,
+    "__main__": 10,
 }
 USES_TORCH = ("packing", "formats", "kernels", "bench", "runtime")
 # Who may import what is big or a matter of one part; a name ends a path or is a folder of it.

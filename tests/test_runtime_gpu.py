@@ -11,6 +11,7 @@ from runtime_tools import AwqLinear, assert_is_linear, store_records, tokens_of,
 from autotune.config import Config
 from autotune.device import find_device
 from autotune.errors import DeviceError, LayerError
+from autotune.executors.local import LocalExecutor
 from autotune.formats import awq_gemm
 from autotune.kernels import compiler, registry
 from autotune.layer import Layer, Problem
@@ -212,8 +213,8 @@ def test_apply_follows_records(tmp_path: Path) -> None:
 def test_a_swept_layer_needs_no_compiler(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     device = find_device("cuda")
     path = str(tmp_path / "swept.db")
-    with Store.open(path) as store:
-        outcomes = list(sweep([Problem(LAYER, m) for m in (1, 16, 256)], device, store))
+    with Store.open(path) as store, LocalExecutor(device) as executor:
+        outcomes = list(sweep([Problem(LAYER, m) for m in (1, 16, 256)], device, store, executor))
     assert [outcome.record is not None for outcome in outcomes] == [True] * 3
     monkeypatch.setenv("AUTOTUNE_CACHE", str(tmp_path / "empty"))
     for name in ("build", "build_all", "compiler_version"):

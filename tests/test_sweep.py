@@ -10,6 +10,7 @@ from autotune.bench.operands import Operands
 from autotune.config import Config
 from autotune.device import cpu_device
 from autotune.errors import LaunchError
+from autotune.executors.local import LocalExecutor
 from autotune.kernels import registry
 from autotune.layer import Layer, Problem
 from autotune.search.sweep import sweep
@@ -34,8 +35,14 @@ def store(tmp_path):
         yield opened
 
 
-def test_every_candidate_leaves_a_trial_and_the_winner_a_record(store):
-    outcomes = list(sweep(PROBLEMS, cpu_device(), store))
+@pytest.fixture(scope="module")
+def executor():
+    with LocalExecutor(cpu_device()) as local:
+        yield local
+
+
+def test_every_candidate_leaves_a_trial_and_the_winner_a_record(store, executor):
+    outcomes = list(sweep(PROBLEMS, cpu_device(), store, executor))
     assert [outcome.problem for outcome in outcomes] == PROBLEMS
     for outcome in outcomes:
         record, space = outcome.record, registry.space(outcome.problem, cpu_device())
@@ -51,15 +58,15 @@ def test_every_candidate_leaves_a_trial_and_the_winner_a_record(store):
         assert beaten or record.config == record.default_config
 
 
-def test_what_is_stored_is_not_measured_again(store):
-    first = list(sweep(PROBLEMS[:1], cpu_device(), store))
-    again = list(sweep(PROBLEMS, cpu_device(), store))
+def test_what_is_stored_is_not_measured_again(store, executor):
+    first = list(sweep(PROBLEMS[:1], cpu_device(), store, executor))
+    again = list(sweep(PROBLEMS, cpu_device(), store, executor))
     assert [outcome.resumed for outcome in again] == [True, False]
     assert again[0].record == first[0].record
 
 
-def test_an_abandoned_sweep_keeps_what_it_yielded(store):
-    running = sweep(PROBLEMS, cpu_device(), store)
+def test_an_abandoned_sweep_keeps_what_it_yielded(store, executor):
+    running = sweep(PROBLEMS, cpu_device(), store, executor)
     next(running)
     running.close()
     assert [record.problem for record in store.records(cpu_device())] == PROBLEMS[:1]

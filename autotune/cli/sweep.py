@@ -60,14 +60,19 @@ def command(
     problems = tuned_problems(shapes, chosen_tokens(m, found))
     budget_s = _CPU_BUDGET_S if budget is None and found.kind == "cpu" else budget
 
+    from autotune.executors.local import LocalExecutor
     from autotune.search.sweep import sweep
     from autotune.store.store import Store
 
     outcomes: list[Outcome] = []
     try:
-        with Store.open(db) as store, ProblemProgress(len(problems)) as progress:
+        with (
+            Store.open(db) as store,
+            LocalExecutor(found) as executor,
+            ProblemProgress(len(problems)) as progress,
+        ):
             click.echo(f"{len(problems)} problems on {found.name}, into {store.name}", err=True)
-            running = sweep(problems, found, store, budget_s, progress.stage)
+            running = sweep(problems, found, store, executor, budget_s, progress.stage)
             with contextlib.closing(cast("Generator[Outcome, None, None]", running)):
                 for outcome in running:
                     outcomes.append(outcome)

@@ -6,14 +6,14 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from autotune.bench.operands import Operands
 from autotune.device import Device
 from autotune.errors import CompileError
 from autotune.kernels import compiler, registry
 from autotune.layer import Problem
 from autotune.record import Binary, Record
 from autotune.search.environment import current_environment
-from autotune.search.tune import Cubins, Progress, candidates_of, compile_candidates, tune
+from autotune.search.executor import Executor
+from autotune.search.tune import Cubins, Progress, candidates_of, compile_candidates
 from autotune.store.store import Store
 
 
@@ -34,6 +34,7 @@ def sweep(
     problems: Sequence[Problem],
     device: Device,
     store: Store,
+    executor: Executor,
     budget_s: float | None = None,
     progress: Progress | None = None,
 ) -> Iterator[Outcome]:
@@ -41,7 +42,8 @@ def sweep(
 
     Yields outcomes as problems finish. A problem whose record was measured with the running kernels is not
     measured again. What was yielded is stored, whatever happens to the iterator. `budget_s` is shared by the
-    problems that are still to do.
+    problems that are still to do. `executor` tunes on the device; it is started when there is something to do
+    and is left to the caller to close.
     """
     environment = current_environment(device)
     finished = store.finished_problems(device, environment.sources)
@@ -52,20 +54,17 @@ def sweep(
             yield Outcome(problem, known.get(problem), True, 0, 0, 0.0)
     if not todo:
         return
+    executor.start()  # it gets ready while the candidates are compiled
     end = None if budget_s is None else time.monotonic() + budget_s
     chosen = ((problem, config) for problem in todo for config in candidates_of(problem, device))
     cubins = compile_candidates(chosen, device, progress)
     sweep_id = store.begin_sweep(device, environment, {"problems": [str(problem) for problem in problems]})
     status = "interrupted"
     try:
-        operands: Operands | None = None
         for done, problem in enumerate(sorted(todo, key=lambda each: (each.layer, each.m))):
             begin = time.monotonic()
             share = None if end is None else max(0.0, end - begin) / (len(todo) - done)
-            if operands is None or operands.layer != problem.layer:
-                operands = None  # the last layer's copies go before the next layer's come
-                operands = Operands.random(problem.layer, device)
-            tuned = tune(problem, operands, candidates_of(problem, device), cubins, share)
+            tuned = executor.tune(problem, candidates_of(problem, device), cubins, share)
             store.add_result(sweep_id, tuned.trials, tuned.record, _binary(tuned.record, device, cubins))
             failed = sum(trial.status in ("failed", "wrong") for trial in tuned.trials)
             took_s = time.monotonic() - begin

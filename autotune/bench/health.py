@@ -1,0 +1,27 @@
+"""Whether a device still works: an illegal access of one kernel makes every later call on a GPU fail."""
+
+from __future__ import annotations
+
+import torch
+
+from autotune.device import Device
+
+
+def trouble(device: Device) -> str | None:
+    """What keeps the device from working, in one line, or None; waits for all that was enqueued on it.
+
+    The first call makes the process' context on a GPU, which takes a second or more.
+    """
+    if device.kind != "cuda":
+        return None
+    try:
+        torch.cuda.synchronize(device.index)
+    except RuntimeError as error:
+        return str(error).partition("\n")[0]
+    return None
+
+
+def release(device: Device) -> None:
+    """Give memory that torch keeps for later back to a GPU."""
+    if device.kind == "cuda":
+        torch.cuda.empty_cache()

@@ -1,0 +1,262 @@
+"""Tunes in a worker process on this machine, and starts another one when a candidate takes it down."""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import signal
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from multiprocessing import resource_tracker
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import SpawnProcess
+from typing import Any
+
+from autotune.config import Config
+from autotune.device import Device
+from autotune.errors import DeviceError
+from autotune.kernels import registry
+from autotune.layer import Problem
+from autotune.record import Trial
+from autotune.search.tune import Cubins, Tuned
+from autotune.worker import Broken, Ready, Task, Testing, work
+
+_LOG = logging.getLogger(__name__)
+_START_LIMIT_S = 300.0
+_GPU_LIMIT_S = 30.0
+_CPU_LIMIT_S = 120.0
+_OUTSIDE_LIMIT_S = 120.0
+_EXIT_LIMIT_S = 30.0
+_CPU_OPERATIONS_PER_LIMIT = 1e10
+_MOST_CRASHES = 10
+"""Configs of one family that may crash on one problem before the rest of the family is not tried."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Crash:
+    """How an attempt at a problem ended: by this config, or by none in particular."""
+
+    config: Config | None
+    reason: str
+
+
+class LocalExecutor:
+    """Tunes problems on a device of this machine; use it as a context manager.
+
+    A config that does not end within `limit_s` seconds (30 on a GPU; on a CPU 120, and more for a large
+    problem) is given up with its worker. The worker ends with the thread that had it started. `entry` is what
+    the worker runs.
+    """
+
+    def __init__(
+        self,
+        device: Device,
+        limit_s: float | None = None,
+        entry: Callable[[Connection, Device], None] = work,
+    ) -> None:
+        self._device, self._limit_s, self._entry = device, limit_s, entry
+        self._worker: _Process | None = None
+
+    def __enter__(self) -> LocalExecutor:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def start(self) -> None:
+        """Begin to start a worker, when there is none, and do not wait for it."""
+        if self._worker is None:
+            self._worker = _Process(self._entry, self._device)
+
+    def close(self) -> None:
+        """End the worker at once."""
+        worker, self._worker = self._worker, None
+        if worker is not None:
+            worker.end()
+
+    def tune(
+        self, problem: Problem, candidates: Sequence[Config], cubins: Cubins, budget_s: float | None = None
+    ) -> Tuned:
+        """Measure the candidates, the first of which is the default config, and choose the winner.
+
+        A config that takes its worker down fails; the others are measured again, by another worker and with
+        the whole of `budget_s`, so that a crash does not leave the problem to its default config.
+
+        Raises:
+            DeviceError: two workers in a row did not start.
+        """
+        crashed: dict[Config, str] = {}
+        blameless = 0
+        while True:
+            ended = self._attempt(problem, candidates, cubins, budget_s, crashed)
+            if isinstance(ended, Tuned):
+                return ended
+            if ended.config is None:
+                blameless += 1
+                if blameless == 2:
+                    trials = tuple(
+                        Trial(problem, config, "failed", error=why) for config, why in crashed.items()
+                    )
+                    return Tuned(trials, None, f"given up, outside of any config: {ended.reason}")
+                continue
+            blameless = 0
+            _LOG.info("%s of %s: %s", ended.config, problem, ended.reason)
+            crashed[ended.config] = ended.reason
+            _give_up_family(ended.config.family, candidates, crashed)
+
+    def _attempt(
+        self,
+        problem: Problem,
+        candidates: Sequence[Config],
+        cubins: Cubins,
+        budget_s: float | None,
+        crashed: dict[Config, str],
+    ) -> Tuned | _Crash:
+        worker = self._ready_worker()
+        testing: Config | None = None
+        worker.send(
+            Task(problem, candidates, self._unsent(problem, candidates, cubins, worker), budget_s, crashed)
+        )
+        while True:
+            limit_s = _OUTSIDE_LIMIT_S if testing is None else self._limit(problem)
+            try:
+                message = worker.receive(limit_s)
+            except TimeoutError:
+                self.close()
+                return _Crash(testing, f"it did not end within {limit_s:g} s")
+            except EOFError:
+                reason = worker.died()
+                self.close()
+                return _Crash(testing, reason)
+            if isinstance(message, Testing):
+                testing = message.config
+            elif isinstance(message, Broken):
+                if message.lost:
+                    self.close()
+                return _Crash(testing, message.reason)
+            else:
+                assert isinstance(message, Tuned)
+                return message
+
+    def _ready_worker(self) -> _Process:
+        """A worker whose device works; a start that fails is tried once more."""
+        reason = ""
+        for _ in range(2):
+            self.start()
+            assert self._worker is not None
+            try:
+                reason = self._worker.wait_ready(_START_LIMIT_S) or ""
+            except TimeoutError:
+                reason = f"it is not ready after {_START_LIMIT_S:g} s"
+            except EOFError:
+                reason = self._worker.died()
+            if not reason:
+                return self._worker
+            self.close()
+        raise DeviceError(f"no worker starts on {self._device.name}: {reason}; see autotune doctor")
+
+    def _unsent(
+        self, problem: Problem, candidates: Sequence[Config], cubins: Cubins, worker: _Process
+    ) -> Cubins:
+        units = (registry.family_of(each).unit(each, problem.layer, self._device) for each in candidates)
+        keys = {unit.key for unit in units if unit is not None} - worker.has
+        worker.has |= keys
+        return {key: cubins[key] for key in keys}
+
+    def _limit(self, problem: Problem) -> float:
+        if self._limit_s is not None:
+            return self._limit_s
+        if self._device.kind == "cuda":
+            return _GPU_LIMIT_S
+        return _CPU_LIMIT_S * max(1.0, problem.operations / _CPU_OPERATIONS_PER_LIMIT)
+
+
+class _Process:
+    """A worker process, the parent's end of its pipe, and the keys of the cubins that it `has`."""
+
+    def __init__(self, entry: Callable[[Connection, Device], None], device: Device) -> None:
+        self.has: set[str] = set()
+        self._is_ready = False
+        context = multiprocessing.get_context("spawn")
+        self._pipe, theirs = context.Pipe()
+        self._process: SpawnProcess = context.Process(
+            target=entry, args=(theirs, device), name="autotune-worker", daemon=True
+        )
+        # A Ctrl-C while the child starts must not reach it; it inherits the mask. Starting the tracker
+        # resets the mask, so that comes first.
+        resource_tracker.ensure_running()
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            self._process.start()
+        finally:
+            theirs.close()
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+    def wait_ready(self, limit_s: float) -> str | None:
+        """Wait until it can take tasks; why it cannot, or None.
+
+        Raises:
+            TimeoutError, EOFError: as `receive`.
+        """
+        if self._is_ready:
+            return None
+        message = self.receive(limit_s)
+        assert isinstance(message, Ready)
+        self._is_ready = message.error is None
+        return message.error
+
+    def send(self, task: Task) -> None:
+        """Give it a task; when it has died, `receive` will tell."""
+        try:
+            self._pipe.send(task)
+        except (BrokenPipeError, ConnectionResetError):
+            return
+
+    def receive(self, limit_s: float) -> Any:
+        """Its next message.
+
+        Raises:
+            TimeoutError: there is none within the limit.
+            EOFError: it has died.
+        """
+        if not wait([self._pipe], limit_s):
+            raise TimeoutError
+        try:
+            return self._pipe.recv()
+        except ConnectionResetError:
+            raise EOFError from None
+
+    def died(self) -> str:
+        """How it ended, once its pipe is closed."""
+        self._process.join(_EXIT_LIMIT_S)
+        return _ending(self._process.exitcode)
+
+    def end(self) -> None:
+        """End it at once; what it has on the device goes with it."""
+        self._process.kill()
+        self._process.join(_EXIT_LIMIT_S)
+        self._pipe.close()
+        if self._process.exitcode is None:
+            _LOG.warning("worker %s does not end: the driver still holds it", self._process.pid)
+
+
+def _ending(code: int | None) -> str:
+    if code is None:
+        return "it closed its worker's pipe"
+    if code >= 0:
+        return f"it ended its worker with exit code {code}"
+    try:
+        name = f" ({signal.Signals(-code).name})"
+    except ValueError:
+        name = ""
+    memory = ", as the system does when memory runs out" if -code == signal.SIGKILL else ""
+    return f"it crashed its worker: signal {-code}{name}{memory}"
+
+
+def _give_up_family(family: str, candidates: Sequence[Config], crashed: dict[Config, str]) -> None:
+    """When many configs of a family have crashed, count the rest as failed instead of trying each."""
+    if sum(config.family == family for config in crashed) < _MOST_CRASHES:
+        return
+    for config in candidates:
+        if config.family == family:
+            crashed.setdefault(config, f"not tried: {_MOST_CRASHES} configs of {family} had crashed")

@@ -1,0 +1,35 @@
+"""What a sweep needs of whoever tunes its problems, wherever that is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from autotune.config import Config
+from autotune.layer import Problem
+from autotune.search.tune import Cubins, Tuned
+
+
+class Executor(Protocol):
+    """Tunes problems on one device, one at a time, and outlives whatever a candidate does."""
+
+    def start(self) -> None:
+        """Begin to get ready without waiting for it; `tune` does so itself when it must."""
+
+    def tune(
+        self, problem: Problem, candidates: Sequence[Config], cubins: Cubins, budget_s: float | None = None
+    ) -> Tuned:
+        """Measure the candidates, the first of which is the default config, and choose the winner.
+
+        A candidate that crashes or does not end is a trial of status `failed`.
+
+        Raises:
+            DeviceError: the device cannot be used at all.
+        """
+
+    def close(self) -> None:
+        """End what was started, at once."""
+
+    def __enter__(self) -> Executor: ...
+
+    def __exit__(self, *_: object) -> None: ...

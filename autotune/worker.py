@@ -1,0 +1,170 @@
+"""The worker: a process that owns a device, tunes what it is sent, and says first what it is about to run.
+
+A kernel that crashes takes this process with it and nothing else. Whoever started it reads from its last
+announcement which config that was (autotune.executors.local).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import resource
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from multiprocessing import parent_process
+from multiprocessing.connection import Connection, wait
+from typing import TYPE_CHECKING
+
+from autotune.config import Config
+from autotune.device import Device
+from autotune.errors import AutotuneError
+from autotune.layer import Problem
+from autotune.search.tune import Cubins, Tuned, tune
+
+if TYPE_CHECKING:
+    from autotune.bench.operands import Operands
+
+_PR_SET_PDEATHSIG = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """One problem to tune; `cubins` are those that this worker has not been sent before."""
+
+    problem: Problem
+    candidates: Sequence[Config]
+    cubins: Cubins
+    budget_s: float | None
+    crashed: Mapping[Config, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """The first message: the device can be used, or `error` says why not."""
+
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Testing:
+    """What runs from now on; None is what belongs to no config, as making operands."""
+
+    config: Config | None
+
+
+@dataclass(frozen=True, slots=True)
+class Broken:
+    """What was last announced went wrong; when the device is `lost` to this process, the process ends."""
+
+    reason: str
+    lost: bool
+
+
+def work(pipe: Connection, device: Device) -> None:
+    """Tune every Task that comes through the pipe on the device, until the pipe is closed."""
+    _live_no_longer_than_the_parent()
+    resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process; the parent decides
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what a kernel prints is no result
+    from autotune.bench.health import trouble
+
+    with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):
+        error = trouble(device)
+        pipe.send(Ready(error))
+        worker = _Worker(pipe, device)
+        while error is None:
+            worker.do(pipe.recv())
+
+
+class _Worker:
+    """Keeps the operands of the current layer and every cubin that was sent."""
+
+    def __init__(self, pipe: Connection, device: Device) -> None:
+        self._pipe, self._device = pipe, device
+        self._cubins: Cubins = {}
+        self._operands: Operands | None = None
+
+    def do(self, task: Task) -> None:
+        """Tune, and send what came of it."""
+        self._cubins |= task.cubins
+        self._pipe.send(Testing(None))
+        try:
+            operands = self._operands_of(task.problem)
+        except (RuntimeError, MemoryError) as error:
+            self._end_if_lost()
+            self._pipe.send(Tuned((), None, f"its operands cannot be made: {_line(error)}"))
+            return
+        try:
+            tuned = tune(
+                task.problem,
+                operands,
+                task.candidates,
+                self._cubins,
+                task.budget_s,
+                task.crashed,
+                self._announce,
+            )
+        except (BrokenPipeError, ConnectionResetError):
+            raise
+        except Exception as error:
+            self._end_if_lost()
+            self._pipe.send(Broken(f"it raised {_line(error)}", lost=False))
+            return
+        self._end_if_lost()
+        self._pipe.send(tuned)
+
+    def _operands_of(self, problem: Problem) -> Operands:
+        from autotune.bench.health import release
+        from autotune.bench.operands import Operands
+
+        if self._operands is None or self._operands.layer != problem.layer:
+            self._operands = None  # the last layer's copies go before the next layer's come
+            release(self._device)
+            self._operands = Operands.random(problem.layer, self._device)
+        return self._operands
+
+    def _announce(self, config: Config) -> None:
+        """Say what runs next, unless what ran before has left the device unusable."""
+        self._end_if_lost()
+        self._pipe.send(Testing(config))
+
+    def _end_if_lost(self) -> None:
+        from autotune.bench.health import trouble
+
+        reason = trouble(self._device)
+        if reason is not None:
+            self._pipe.send(Broken(f"it left the device unusable: {reason}", lost=True))
+            os._exit(1)  # past every destructor, which would fail on the device too
+
+
+def _line(error: BaseException) -> str:
+    """The error in one line, with the place of one that nobody raises on purpose."""
+    text = f"{type(error).__name__}: {error}".partition("\n")[0]
+    if isinstance(error, (AutotuneError, RuntimeError, MemoryError)):
+        return text
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{text} ({os.path.basename(place.filename)}:{place.lineno})"
+
+
+def _live_no_longer_than_the_parent() -> None:
+    """End with the parent, also when it was killed and could say nothing.
+
+    Linux sends the signal even while a kernel holds the interpreter lock for ever; the thread is for other
+    systems, and for a parent that ended before the signal was asked for.
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    parent = parent_process()
+    if parent is None:
+        return
+
+    def watch() -> None:
+        wait([parent.sentinel])
+        os._exit(1)
+
+    threading.Thread(target=watch, name="parent", daemon=True).start()
