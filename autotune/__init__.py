@@ -12,16 +12,18 @@ if TYPE_CHECKING:
     from autotune.runtime.apply import apply
     from autotune.runtime.linear import Int4Linear
     from autotune.runtime.lookup import lookup
+    from autotune.runtime.warmup import warmup
 
     __version__: str
 
-__all__ = ["Config", "Int4Linear", "Layer", "Problem", "apply", "lookup"]
+__all__ = ["Config", "Int4Linear", "Layer", "Problem", "apply", "lookup", "warmup"]
 
 # Imported on first use, because torch takes seconds to import and the command line rarely needs it.
 _LAZY = {
     "Int4Linear": "autotune.runtime.linear",
     "apply": "autotune.runtime.apply",
     "lookup": "autotune.runtime.lookup",
+    "warmup": "autotune.runtime.warmup",
 }
 
 
