@@ -14,7 +14,6 @@ from store_samples import (
     H100,
     H200,
     LAYER,
-    SOURCES,
     binary,
     config,
     evident_trials,
@@ -180,7 +179,6 @@ def test_a_problem_without_a_winner_stores_its_trials_only(store):
     store.add_result(store.begin_sweep(H200, ENVIRONMENT, {}), [failed], None, None)
     assert store.records() == []
     assert store.trials(failed.problem, H200) == [failed]
-    assert store.finished_problems(H200, SOURCES) == set()
     assert store.environment(H200) is None
 
 
@@ -201,24 +199,6 @@ def test_device_and_environment_are_stored_once(store, url):
     add(store, record(m=4), environment=replace(ENVIRONMENT, torch="2.6.0"))
     assert len(rows(url, "device")) == 1
     assert len(rows(url, "environment")) == 2
-
-
-@pytest.mark.parametrize(
-    ("sources", "finished"),
-    [
-        (SOURCES, True),
-        (SOURCES | {"mma": "changed"}, False),
-        (SOURCES | {"dequant_matmul": "changed"}, False),
-        (SOURCES | {"wgmma": "new"}, False),
-        ({"mma": SOURCES["mma"]}, True),
-        ({"dequant_matmul": SOURCES["dequant_matmul"]}, False),
-    ],
-    ids=["same", "changed", "other changed", "family added", "other removed", "family removed"],
-)
-def test_a_problem_is_finished_while_every_running_family_is_unchanged(store, sources, finished):
-    add(store, record())
-    assert store.finished_problems(H200, sources) == ({record().problem} if finished else set())
-    assert store.finished_problems(H100, sources) == set()
 
 
 def test_samples_keep_single_precision(store):

@@ -6,14 +6,15 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from autotune.config import Config
 from autotune.device import Device
-from autotune.errors import CompileError
-from autotune.kernels import compiler, registry
 from autotune.layer import Problem
-from autotune.record import Binary, Record
+from autotune.record import Record
+from autotune.search.binary import binary_of
 from autotune.search.environment import current_environment
 from autotune.search.executor import Executor
-from autotune.search.tune import Cubins, Progress, candidates_of, compile_candidates
+from autotune.search.incremental import candidates_to_do, current_record, outlasts
+from autotune.search.tune import Progress, compile_candidates
 from autotune.store.store import Store
 
 
@@ -40,23 +41,27 @@ def sweep(
 ) -> Iterator[Outcome]:
     """Measure every problem on the device and store trials, record and binary, each problem at once.
 
-    Yields outcomes as problems finish. A problem whose record was measured with the running kernels is not
-    measured again. What was yielded is stored, whatever happens to the iterator. `budget_s` is shared by the
-    problems that are still to do. `executor` tunes on the device; it is started when there is something to do
-    and is left to the caller to close.
+    Yields outcomes as problems finish. What was measured with the running kernels is not measured again: of a
+    problem that has a record only what is new is raced, against the incumbent and the default. What was
+    yielded is stored, whatever happens to the iterator. `budget_s` is shared by the problems that are still
+    to do. `executor` tunes on the device; it is started when there is something to do and is left to the
+    caller to close.
     """
     environment = current_environment(device)
-    finished = store.finished_problems(device, environment.sources)
-    known = {record.problem: record for record in store.records(device)}
-    todo = [problem for problem in problems if problem not in finished]
+    todo: dict[Problem, list[Config]] = {}
+    known: dict[Problem, Record | None] = {}
     for problem in problems:
-        if problem in finished:
-            yield Outcome(problem, known.get(problem), True, 0, 0, 0.0)
+        known[problem] = current_record(problem, device, store, environment)
+        candidates = candidates_to_do(problem, device, store, environment)
+        if candidates is None:
+            yield Outcome(problem, known[problem], True, 0, 0, 0.0)
+        else:
+            todo[problem] = candidates
     if not todo:
         return
     executor.start()  # it gets ready while the candidates are compiled
     end = None if budget_s is None else time.monotonic() + budget_s
-    chosen = ((problem, config) for problem in todo for config in candidates_of(problem, device))
+    chosen = ((problem, config) for problem, candidates in todo.items() for config in candidates)
     cubins = compile_candidates(chosen, device, progress)
     sweep_id = store.begin_sweep(device, environment, {"problems": [str(problem) for problem in problems]})
     status = "interrupted"
@@ -64,23 +69,14 @@ def sweep(
         for done, problem in enumerate(sorted(todo, key=lambda each: (each.layer, each.m))):
             begin = time.monotonic()
             share = None if end is None else max(0.0, end - begin) / (len(todo) - done)
-            tuned = executor.tune(problem, candidates_of(problem, device), cubins, share)
-            store.add_result(sweep_id, tuned.trials, tuned.record, _binary(tuned.record, device, cubins))
+            tuned = executor.tune(problem, todo[problem], cubins, share)
+            stays = outlasts(known[problem], todo[problem], tuned.trials)
+            winner = None if stays else tuned.record
+            store.add_result(sweep_id, tuned.trials, winner, binary_of(winner, device, cubins))
             failed = sum(trial.status in ("failed", "wrong") for trial in tuned.trials)
             took_s = time.monotonic() - begin
-            yield Outcome(problem, tuned.record, False, len(tuned.trials), failed, took_s, tuned.note)
+            record = known[problem] if stays else winner
+            yield Outcome(problem, record, False, len(tuned.trials), failed, took_s, tuned.note)
         status = "finished"
     finally:
         store.finish_sweep(sweep_id, status)
-
-
-def _binary(record: Record | None, device: Device, cubins: Cubins) -> Binary | None:
-    if record is None:
-        return None
-    unit = registry.family_of(record.config).unit(record.config, record.problem.layer, device)
-    if unit is None:
-        return None
-    cubin = cubins[unit.key]
-    if isinstance(cubin, CompileError):
-        return None
-    return Binary(unit.key, unit.arch, compiler.compiler_version(), cubin)

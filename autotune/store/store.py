@@ -152,20 +152,6 @@ class Store:
             found = {row["id"]: environment_of(row) for row in connection.execute(those).mappings()}
         return [(trial_of(row), found[row["environment_id"]]) for row in rows]
 
-    def finished_problems(self, device: Device, source_hashes: Mapping[str, str]) -> set[Problem]:
-        """Problems with a record of a sweep that had these families, by name, with these source hashes."""
-        query = sa.select(RECORD, DEVICE.c.name, DEVICE.c.arch, ENVIRONMENT.c.sources)
-        query = _only(query.select_from(RECORD.join(DEVICE).join(ENVIRONMENT)), device)
-        with self._database.transaction() as connection:
-            rows = connection.execute(query).mappings().all()
-        finished = set()
-        for row in rows:
-            record = record_of(row, row["name"], row["arch"], row["source_hash"])
-            same_sources = all(row["sources"].get(name) == has for name, has in source_hashes.items())
-            if same_sources and record.config.family in source_hashes:
-                finished.add(record.problem)
-        return finished
-
     def devices(self) -> list[Device]:
         """Every device model that a sweep ran on, by name; `index` is 0."""
         with self._database.transaction() as connection:

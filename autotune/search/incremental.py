@@ -1,0 +1,103 @@
+"""What is still to be measured of a problem, given what the store has."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from autotune.config import Config
+from autotune.device import Device
+from autotune.errors import ConfigError
+from autotune.kernels import registry
+from autotune.layer import Problem
+from autotune.record import Environment, Record, Trial
+from autotune.search.tune import candidates_of
+from autotune.store.store import Store
+
+
+def current_records(problem: Problem, device: Device, store: Store, environment: Environment) -> list[Record]:
+    """The problem's records of the environment's kernel sources, the one that a model gets last."""
+    return [
+        record
+        for record in store.records(device, problem)
+        if environment.sources.get(record.config.family) == record.source_hash
+    ]
+
+
+def current_record(problem: Problem, device: Device, store: Store, environment: Environment) -> Record | None:
+    """The record that a model gets, None when there is none of the environment's kernel sources."""
+    return next(reversed(current_records(problem, device, store, environment)), None)
+
+
+def current_trials(
+    problem: Problem, device: Device, store: Store, environment: Environment
+) -> list[tuple[Trial, Environment]]:
+    """The problem's trials of the environment's kernel sources, each with its own environment."""
+    return [
+        (trial, its)
+        for trial, its in store.attempts(problem, device)
+        if _same_source(trial.config, its, environment)
+    ]
+
+
+def candidates_to_do(
+    problem: Problem, device: Device, store: Store, environment: Environment
+) -> list[Config] | None:
+    """The configs to measure now, the default config first, then the incumbent; None for none.
+
+    A problem is done when it has a record of the present sources against the present default config, and
+    a trial of the present sources for every config. Else what lacks a trial of the present sources,
+    compiler and driver is raced against the incumbent and the default: the stored winner, or the best
+    trial when the winner's own source has changed. A problem where nothing ever passed is measured whole.
+    """
+    whole = candidates_of(problem, device)
+    records = current_records(problem, device, store, environment)
+    trials = current_trials(problem, device, store, environment)
+    covered = {trial.config for trial, _ in trials}.issuperset(whole)
+    if covered and records and records[-1].default_config == whole[0]:
+        return None
+    compared = [trial for trial, its in trials if _same_tools(its, environment)]
+    stored = [record.config for record in reversed(records)]
+    incumbent = next(
+        (config for config in (*stored, *by_time(compared)) if is_valid(config, problem, device)), None
+    )
+    if incumbent is None:
+        return whole
+    tried = {trial.config for trial in compared}
+    default, *others = whole
+    # The incumbent goes before the others, so that a budget that ends early has it compared at least.
+    missing = (config for config in others if config not in tried)
+    return list(dict.fromkeys((default, incumbent, *missing)))
+
+
+def outlasts(record: Record | None, candidates: Sequence[Config], trials: Iterable[Trial]) -> bool:
+    """Whether the record stays whatever else won, because its config's turn never came.
+
+    Neither a budget that ended early nor a device in trouble says anything of it.
+    """
+    if record is None or record.config not in candidates:
+        return False
+    turns = (trial for trial in trials if trial.status != "pruned" or trial.median_us is not None)
+    return all(trial.config != record.config for trial in turns)
+
+
+def by_time(trials: Iterable[Trial]) -> list[Config]:
+    """The configs of the trials that passed, each once, the fastest first."""
+    timed = [(trial.median_us, trial.config) for trial in trials if trial.status == "ok" and trial.median_us]
+    return list(dict.fromkeys(config for _, config in sorted(timed)))
+
+
+def is_valid(config: Config, problem: Problem, device: Device) -> bool:
+    """Whether the config can run the problem on the device, as its family is now."""
+    try:
+        return registry.family_of(config).reject(config, problem, device) is None
+    except ConfigError:
+        return False
+
+
+def _same_source(config: Config, one: Environment, other: Environment) -> bool:
+    name = config.family
+    return name in other.sources and one.sources.get(name) == other.sources[name]
+
+
+def _same_tools(one: Environment, other: Environment) -> bool:
+    return (one.compiler, one.driver) == (other.compiler, other.driver)

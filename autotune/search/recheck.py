@@ -1,0 +1,152 @@
+"""Confirms stored records in seconds: the winner, those that came near and the default, measured again."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from autotune.config import Config
+from autotune.device import Device
+from autotune.errors import ConfigError
+from autotune.kernels import registry
+from autotune.layer import Problem
+from autotune.record import Environment, Record
+from autotune.search.binary import binary_of
+from autotune.search.environment import current_environment
+from autotune.search.executor import Executor
+from autotune.search.incremental import by_time, current_records, current_trials, is_valid, outlasts
+from autotune.search.tune import Progress, Tuned, compile_candidates
+from autotune.store.store import Store
+
+_NEAR = 6
+"""How many configs besides the winner and the default are measured again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rechecked:
+    """What became of a stored record.
+
+    `verdict` is `kept`, `replaced` or `dropped`; or `unchecked`, when there is no record of the present
+    kernels, or its turn never came. `before` and `after` are the records, `reason` says in one line why.
+    """
+
+    problem: Problem
+    verdict: str
+    before: Record | None
+    after: Record | None
+    reason: str
+    trials: int = 0
+    failed: int = 0
+    elapsed_s: float = 0.0
+
+
+def recheck(
+    problems: Sequence[Problem],
+    device: Device,
+    store: Store,
+    executor: Executor,
+    budget_s: float | None = None,
+    progress: Progress | None = None,
+) -> Iterator[Rechecked]:
+    """Measure each stored winner, its runners-up and the default again; keep, replace or drop the record.
+
+    The outcome is stored with its trials as a new sweep of the present environment, problem by problem. A
+    record is dropped when nothing that was measured passes. `budget_s` is shared by the problems.
+    """
+    environment = current_environment(device)
+    chosen: dict[Problem, tuple[list[Record], list[Config]]] = {}
+    for problem in problems:
+        records = current_records(problem, device, store, environment)
+        if records:
+            chosen[problem] = records, _candidates(records, device, store, environment)
+        else:
+            yield Rechecked(problem, "unchecked", None, None, _why_unchecked(problem, device, store))
+    if not chosen:
+        return
+    executor.start()  # it gets ready while the candidates are compiled
+    end = None if budget_s is None else time.monotonic() + budget_s
+    each = ((problem, config) for problem, (_, configs) in chosen.items() for config in configs)
+    cubins = compile_candidates(each, device, progress)
+    arguments = {"recheck": True, "problems": [str(problem) for problem in problems]}
+    sweep_id = store.begin_sweep(device, environment, arguments)
+    status = "interrupted"
+    try:
+        for done, problem in enumerate(sorted(chosen, key=lambda each: (each.layer, each.m))):
+            begin = time.monotonic()
+            share = None if end is None else max(0.0, end - begin) / (len(chosen) - done)
+            records, configs = chosen[problem]
+            tuned = executor.tune(problem, configs, cubins, share)
+            result = _judge(records[-1], configs, tuned, device)
+            if result.verdict == "unchecked":
+                store.add_result(sweep_id, tuned.trials, None, None)
+            else:
+                after = result.after
+                dropped = [old for old in records if after is None or old.source_hash != after.source_hash]
+                store.add_result(sweep_id, tuned.trials, after, binary_of(after, device, cubins), dropped)
+            yield replace(result, elapsed_s=time.monotonic() - begin)
+        status = "finished"
+    finally:
+        store.finish_sweep(sweep_id, status)
+
+
+def _candidates(
+    records: Sequence[Record], device: Device, store: Store, environment: Environment
+) -> list[Config]:
+    """The default, the winner, and those that came near it, the winners of other sources among them.
+
+    The winner stands before the others, so that it stays when the race cannot tell them apart.
+    """
+    record = records[-1]
+    problem, evidence = record.problem, record.evidence
+    if evidence is not None and (evidence.ties or evidence.runners_up):
+        names = (*evidence.ties, *(name for name, _ in evidence.runners_up))
+        near = [Config.parse(name) for name in names]
+    else:
+        near = by_time(trial for trial, _ in current_trials(problem, device, store, environment))
+    near = [config for config in near if config != record.config and is_valid(config, problem, device)]
+    default = registry.default_config(problem, device)
+    wanted = (record.config, *(other.config for other in records), *near[:_NEAR])
+    valid = (config for config in wanted if is_valid(config, problem, device))
+    return list(dict.fromkeys((default, *valid)))
+
+
+def _judge(before: Record, candidates: Sequence[Config], tuned: Tuned, device: Device) -> Rechecked:
+    after = tuned.record
+    if outlasts(before, candidates, tuned.trials):
+        after, verdict = before, "unchecked"
+        reason = tuned.note or "the time budget ended before its turn"
+    elif after is None:
+        verdict, reason = "dropped", tuned.note
+    elif after.config == before.config:
+        verdict = "kept"
+        reason = f"{after.median_us:.2f} us, {before.median_us:.2f} us before"
+    else:
+        verdict, reason = "replaced", _why_replaced(before, after, tuned, device)
+    failed = sum(trial.status in ("failed", "wrong") for trial in tuned.trials)
+    return Rechecked(before.problem, verdict, before, after, reason, len(tuned.trials), failed)
+
+
+def _why_replaced(before: Record, after: Record, tuned: Tuned, device: Device) -> str:
+    trial = next((trial for trial in tuned.trials if trial.config == before.config), None)
+    if trial is None:
+        return f"{before.config} is not valid any more: {_rejection(before, device)}"
+    if trial.status in ("failed", "wrong") or trial.median_us is None:
+        return f"{before.config} is {trial.status}: {trial.error}"
+    times = f"{after.median_us:.2f} us against {trial.median_us:.2f} us"
+    if after.config == after.default_config:
+        return f"{before.config} does not beat the default config: {times}"
+    return f"{after.config} is faster than {before.config}: {times}"
+
+
+def _rejection(record: Record, device: Device) -> str | None:
+    try:
+        return registry.family_of(record.config).reject(record.config, record.problem, device)
+    except ConfigError as error:
+        return str(error)
+
+
+def _why_unchecked(problem: Problem, device: Device, store: Store) -> str:
+    if store.records(device, problem):
+        return "the record is from another kernel source; sweep the problem"
+    return "no record; sweep the problem"

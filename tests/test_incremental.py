@@ -1,0 +1,203 @@
+"""What is still to do: only what the store lacks, against the incumbent and the default."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+from store_samples import A100, ENVIRONMENT, H200, LAYER, SOURCES, config, record
+
+from autotune.config import Config
+from autotune.device import cpu_device
+from autotune.executors.local import LocalExecutor
+from autotune.kernels import registry
+from autotune.layer import Layer, Problem
+from autotune.record import Record, Trial
+from autotune.search.environment import current_environment
+from autotune.search.incremental import candidates_to_do, outlasts
+from autotune.search.sweep import sweep
+from autotune.search.tune import candidates_of
+from autotune.store.store import Store
+
+PROBLEM = Problem(LAYER, 1)
+DEFAULT, SECOND, THIRD = (config(tile_m=tile_m) for tile_m in (64, 8, 16))
+FOREIGN = [config(family="dequant_matmul", tile_m=tile_m) for tile_m in (1, 2)]
+
+
+class SmallFamily:
+    """A family as the search sees it: a list of configs, the first of which is the default."""
+
+    kind = "cuda"
+
+    def __init__(self, name: str, configs: list[Config]) -> None:
+        self.name, self.configs = name, configs
+
+    def source_hash(self) -> str:
+        return SOURCES[self.name]
+
+    def reject(self, config, problem, device) -> str | None:  # noqa: ARG002
+        return None if config in self.configs else "it is not in the list"
+
+    def space(self, problem, device) -> list[Config]:  # noqa: ARG002
+        return self.configs
+
+    def default(self, problem, device) -> Config | None:  # noqa: ARG002
+        return self.configs[0] if self.name == "mma" else None
+
+
+@pytest.fixture
+def families(monkeypatch) -> dict[str, SmallFamily]:
+    """The families of the registry, which a test may change; so far one of two configs."""
+    small = {"mma": SmallFamily("mma", [DEFAULT, SECOND])}
+    monkeypatch.setattr(registry, "families", lambda: small)
+    return small
+
+
+@pytest.fixture
+def store(tmp_path) -> Iterator[Store]:
+    with Store.open(str(tmp_path / "mine.db")) as opened:
+        yield opened
+
+
+def timed(which: Config, median_us: float, status: str = "ok") -> Trial:
+    return Trial(PROBLEM, which, status, median_us, median_us, median_us, (median_us,))
+
+
+def add(store, trials, winner: Record | None = None, environment=ENVIRONMENT, device=H200) -> None:
+    store.add_result(store.begin_sweep(device, environment, {}), trials, winner, None)
+
+
+def measured(store, environment=ENVIRONMENT) -> None:
+    """Both configs of `mma` have a trial, and the second is the winner."""
+    add(store, [timed(DEFAULT, 7.0), timed(SECOND, 5.0)], record(best=SECOND), environment)
+
+
+def todo(store, environment=ENVIRONMENT) -> list[Config] | None:
+    return candidates_to_do(PROBLEM, H200, store, environment)
+
+
+@pytest.mark.usefixtures("families")
+def test_without_a_record_all_is_to_do(store):
+    assert todo(store) == [DEFAULT, SECOND]
+    add(store, [timed(SECOND, 5.0)], record(best=SECOND, device=A100), device=A100)
+    assert todo(store) == [DEFAULT, SECOND]
+
+
+@pytest.mark.usefixtures("families")
+def test_what_has_a_record_and_all_trials_is_done(store):
+    measured(store)
+    assert todo(store) is None
+    assert todo(store, replace(ENVIRONMENT, torch="3.0", version="9.9")) is None
+
+
+def test_a_new_config_races_against_the_incumbent_and_the_default(store, families):
+    families["mma"].configs = [DEFAULT, config(tile_m=1), SECOND, config(tile_m=2)]
+    add(store, [timed(DEFAULT, 7.0), timed(config(tile_m=1), 6.0), timed(SECOND, 5.0)], record(best=SECOND))
+    assert todo(store) == [DEFAULT, SECOND, config(tile_m=2)]
+    add(store, [Trial(PROBLEM, config(tile_m=2), "failed", error="it did not compile")])
+    assert todo(store) is None
+
+
+def test_a_new_family_is_all_to_do(store, families):
+    measured(store)
+    families["dequant_matmul"] = SmallFamily("dequant_matmul", FOREIGN)
+    assert todo(store) == [DEFAULT, SECOND, *FOREIGN]
+
+
+def test_a_changed_source_undoes_its_family_only(store, families):
+    families["dequant_matmul"] = SmallFamily("dequant_matmul", FOREIGN)
+    everything = [timed(DEFAULT, 7.0), timed(SECOND, 5.0), timed(FOREIGN[0], 6.5), timed(FOREIGN[1], 6.0)]
+    add(store, everything, record(best=SECOND))
+    assert todo(store) is None
+    other_changed = replace(ENVIRONMENT, sources=SOURCES | {"dequant_matmul": "changed"})
+    assert todo(store, other_changed) == [DEFAULT, SECOND, *FOREIGN]
+    winner_changed = replace(ENVIRONMENT, sources=SOURCES | {"mma": "changed"})
+    assert todo(store, winner_changed) == [DEFAULT, FOREIGN[1], SECOND]
+
+
+def test_a_new_default_is_timed_against_the_incumbent(store, families):
+    measured(store)
+    families["mma"].configs = [SECOND, DEFAULT]
+    assert todo(store) == [SECOND]
+    families["mma"].configs = [THIRD, DEFAULT, SECOND]
+    assert todo(store) == [THIRD, SECOND]
+
+
+def test_trials_of_another_driver_do_not_stand_beside_new_ones(store, families):
+    measured(store, replace(ENVIRONMENT, driver="CUDA 12.4"))
+    assert todo(store) is None
+    families["mma"].configs = [DEFAULT, SECOND, THIRD]
+    assert todo(store) == [DEFAULT, SECOND, THIRD]
+
+
+def test_an_incumbent_that_is_not_valid_any_more_gives_way_to_the_next(store, families):
+    families["mma"].configs = [DEFAULT, SECOND, THIRD]
+    add(store, [timed(DEFAULT, 7.0), timed(SECOND, 5.0), timed(THIRD, 6.0)], record(best=SECOND))
+    families["mma"].configs = [DEFAULT, THIRD, config(tile_m=32)]
+    assert todo(store) == [DEFAULT, THIRD, config(tile_m=32)]
+
+
+@pytest.mark.usefixtures("families")
+def test_where_nothing_passed_all_is_to_do_again(store):
+    add(store, [timed(DEFAULT, 7.0, "wrong"), timed(SECOND, 5.0, "failed")])
+    assert todo(store) == [DEFAULT, SECOND]
+
+
+def test_a_record_outlasts_a_race_that_it_was_not_in():
+    mine, both = record(best=SECOND), [DEFAULT, SECOND]
+    unreached = Trial(PROBLEM, SECOND, "pruned", error="the time budget ended before its turn")
+    assert outlasts(mine, both, [timed(DEFAULT, 7.0), unreached])
+    assert outlasts(mine, both, [])
+    assert not outlasts(mine, both, [timed(DEFAULT, 5.0), timed(SECOND, 7.0, "pruned")])
+    assert not outlasts(mine, both, [timed(DEFAULT, 5.0), Trial(PROBLEM, SECOND, "failed")])
+    assert not outlasts(mine, [DEFAULT], [timed(DEFAULT, 5.0)])
+    assert not outlasts(None, both, [timed(DEFAULT, 5.0)])
+
+
+def test_a_sweep_measures_what_is_missing_and_no_more(store):
+    """For real: a database that lacks one trial of each problem of a finished sweep."""
+    device = cpu_device()
+    problems = [Problem(Layer(n=128, k=256, group_size=64), m) for m in (1, 2)]
+    with LocalExecutor(device) as executor:
+        first = {each.problem: each for each in sweep(problems, device, store, executor)}
+        with Store.open(f"{store.name}.copy") as other:
+            environment = current_environment(device)
+            again = other.begin_sweep(device, environment, {})
+            missing = {}
+            for problem in problems:
+                winner = first[problem].record
+                spare = {winner.config, winner.default_config}
+                trials = store.trials(problem, device)
+                missing[problem] = [each.config for each in trials if each.config not in spare][:1]
+                left = [each for each in trials if each.config not in missing[problem]]
+                other.add_result(again, left, winner, None)
+            second = list(sweep(problems, device, other, executor))
+            for outcome in second:
+                winner = first[outcome.problem].record
+                timed_now = other.trials(outcome.problem, device)[-outcome.trials :]
+                expected = {winner.config, winner.default_config, *missing[outcome.problem]}
+                assert {trial.config for trial in timed_now} == expected
+                assert outcome.trials == len(expected) < len(candidates_of(outcome.problem, device))
+                assert not outcome.resumed
+                assert outcome.record in other.records(device)
+            assert [each.resumed for each in sweep(problems, device, other, executor)] == [True, True]
+
+
+def test_a_budget_that_is_spent_leaves_the_stored_winner(store):
+    device, problem = cpu_device(), Problem(Layer(n=128, k=256, group_size=64), 1)
+    default, best, *_ = candidates_of(problem, device)
+    stored = replace(
+        record(),
+        problem=problem,
+        device=device.name,
+        arch=device.arch,
+        config=best,
+        default_config=default,
+        source_hash=registry.family_of(best).source_hash(),
+    )
+    add(store, [], stored, current_environment(device), device)
+    with LocalExecutor(device) as executor:
+        (outcome,) = sweep([problem], device, store, executor, budget_s=1e-9)
+    assert outcome.record == stored
+    assert store.records(device) == [stored]
