@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from autotune.cli import explanation
 from autotune.cli.options import chosen_shapes, chosen_tokens, model_options
 from autotune.cli.output import layer_name, microseconds, problem_fields, table
 from autotune.layer import Problem
@@ -32,7 +33,9 @@ Examples:
 @click.option("--n", type=int, help="Out features of one layer, with --k in place of --shapes.")
 @click.option("--k", type=int, help="In features of one layer.")
 @click.option(
-    "--explain", is_flag=True, help="Add why this config, its interval, and what it was compared with."
+    "--explain",
+    is_flag=True,
+    help="Add why this config: its evidence, its rivals, and where it was measured.",
 )
 @click.option(
     "--require",
@@ -71,9 +74,11 @@ def command(
     lookup = Lookup(found, db)
     answers = [lookup.answer(Problem(shape.layer, each)) for shape in chosen for each in tokens]
     if as_json:
-        click.echo(json.dumps([_fields(answer, explain) for answer in answers], indent=2))
+        evidence = [explanation.fields(each, lookup.explain(each)) if explain else {} for each in answers]
+        shown = [_fields(answer) | more for answer, more in zip(answers, evidence, strict=True)]
+        click.echo(json.dumps(shown, indent=2))
     elif explain:
-        click.echo("\n\n".join(_explained(answer) for answer in answers))
+        click.echo("\n\n".join(explanation.lines(each, lookup.explain(each)) for each in answers))
     else:
         click.echo(_table(answers, chosen))
     unmet = [answer for answer in answers if answer.source not in _MEASURED]
@@ -85,30 +90,14 @@ def command(
         click.get_current_context().exit(_REQUIREMENT_NOT_MET)
 
 
-def _fields(answer: Answer, explain: bool) -> dict[str, Any]:
-    fields = {
+def _fields(answer: Answer) -> dict[str, Any]:
+    return {
         **problem_fields(answer.problem),
         "device": answer.device,
         "config": str(answer.config),
         "median_us": answer.median_us,
         "default_us": answer.default_us,
         "source": answer.source,
-    }
-    return fields | _evidence(answer) if explain else fields
-
-
-def _evidence(answer: Answer) -> dict[str, Any]:
-    record = answer.record
-    return {
-        "reason": answer.reason,
-        "median_us": answer.median_us,
-        "record_problem": None if record is None else str(record.problem),
-        "record_device": None if record is None else record.device,
-        "low_us": None if record is None else record.low_us,
-        "high_us": None if record is None else record.high_us,
-        "default_config": None if record is None else str(record.default_config),
-        "created_at": None if record is None else record.created_at,
-        "source_hash": None if record is None else record.source_hash,
     }
 
 
@@ -126,9 +115,3 @@ def _table(answers: Sequence[Answer], shapes: Sequence[Shape]) -> str:
         for answer in answers
     ]
     return table(header, rows)
-
-
-def _explained(answer: Answer) -> str:
-    lines = {"source": answer.source, "config": answer.config, **_evidence(answer)}
-    known = [f"  {name}: {value}" for name, value in lines.items() if value is not None]
-    return "\n".join([str(answer.problem), *known])

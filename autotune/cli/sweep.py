@@ -27,7 +27,8 @@ _EXAMPLES = """\b
 Examples:
   autotune sweep --shapes llama7b
   autotune sweep --shapes ./my-model --m 1,16 --tp 2 --device cuda:0
-  autotune sweep --shapes n=4096,k=4096,group_size=64 --budget 60s --json"""
+  autotune sweep --shapes n=4096,k=4096,group_size=64 --budget 60s --json
+  autotune sweep --shapes llama7b --recheck"""
 
 
 @click.command(epilog=_EXAMPLES)
@@ -38,12 +39,16 @@ Examples:
     metavar="DURATION",
     help="Time to share among the problems, as 60s.  [default: 90s on a CPU, none on a GPU]",
 )
+@click.option(
+    "--recheck", is_flag=True, help="Only measure stored winners, their rivals and the default again."
+)
 @click.option("--json", "as_json", is_flag=True, help="JSON Lines: each problem as it finishes.")
 def command(
     m: tuple[int, ...] | None,
     device: str,
     db: str | None,
     budget: float | None,
+    recheck: bool,
     as_json: bool,
     **layers: Any,
 ) -> None:
@@ -51,7 +56,10 @@ def command(
 
     Every config is verified before it is timed, and the default config is always among them. Problems that
     the database already has for the running kernels are not measured again, so a sweep that was
-    interrupted goes on where it stopped.
+    interrupted goes on where it stopped; configs that are new since race against the stored winner.
+
+    After a driver or compiler change, --recheck confirms stored records in seconds: it keeps, replaces or
+    drops each, and says why.
     """
     shapes = chosen_shapes(**layers)
     from autotune.device import find_device
@@ -59,6 +67,11 @@ def command(
     found = find_device(device)
     problems = tuned_problems(shapes, chosen_tokens(m, found))
     budget_s = _CPU_BUDGET_S if budget is None and found.kind == "cpu" else budget
+    if recheck:
+        from autotune.cli.recheck import run
+
+        run(problems, shapes, found, db, budget_s, as_json)
+        return
 
     from autotune.executors.local import LocalExecutor
     from autotune.search.sweep import sweep

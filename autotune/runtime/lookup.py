@@ -17,6 +17,7 @@ from autotune.kernels import registry
 from autotune.layer import Layer, Problem, bucket_of
 from autotune.paths import database_url, sqlite_path
 from autotune.record import Record
+from autotune.runtime.explain import Explanation, explain
 from autotune.runtime.stored import shipped_files, shipped_records, user_binary, user_records
 
 NEAR_OCTAVES = 2.0
@@ -90,6 +91,16 @@ class Lookup:
         if answer is None:
             answer = self._answers[problem.layer, bucket] = self._answer(Problem(problem.layer, bucket))
         return answer if problem.m == bucket else replace(answer, problem=problem)
+
+    def explain(self, answer: Answer) -> Explanation | None:
+        """The evidence of the answer's record, which no other look-up reads; None without a record."""
+        if answer.record is None:
+            return None
+        try:
+            return explain(answer.record, self._path)
+        except DatabaseError as error:
+            _warn(str(error))
+            return Explanation(answer.record, None)
 
     def binary(self, unit_key: str) -> bytes | None:
         """The compiled kernel of the unit in the user's database, None when it has none or is in trouble."""

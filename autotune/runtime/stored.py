@@ -33,7 +33,7 @@ _EVIDENCE = """
     FROM record JOIN device ON device.id = record.device_id
         JOIN environment ON environment.id = record.environment_id
     WHERE device.name = ? AND device.arch = ? AND n = ? AND k = ? AND group_size = ? AND dtype = ?
-        AND zero_point = ? AND m = ? AND source_hash = ?
+        AND zero_point = ? AND m = ? AND config = ? AND source_hash = ? AND created_at = ?
 """
 
 
@@ -53,7 +53,8 @@ def user_evidence(path: Path, record: Record) -> tuple[Evidence | None, Environm
         DatabaseError: as `user_records`, or the evidence does not read.
     """
     problem = problem_row(record.problem).values()
-    for row in _rows(path, _EVIDENCE, record.device, record.arch, *problem, record.source_hash):
+    which = (record.device, record.arch, *problem, str(record.config), record.source_hash, record.created_at)
+    for row in _rows(path, _EVIDENCE, *which):
         try:
             evidence = None if row["evidence"] is None else evidence_of(row["evidence"])
             return evidence, environment_of(row)
