@@ -11,7 +11,9 @@ from __future__ import annotations
 import argparse
 import json
 
+from autotune.bench.statistics import ratio_interval
 from autotune.layer import Problem
+from autotune.record import Trial
 from autotune.store.store import Store
 
 
@@ -21,19 +23,22 @@ def regrets(first: str, second: str) -> dict[Problem, float]:
         (device,) = one.devices()
         found = {}
         for record in one.records(device):
-            times = {
-                trial.config: trial.median_us
-                for trial in two.trials(record.problem, device)
-                if trial.median_us is not None
-            }
-            if record.config in times:
-                raced = [
-                    trial.median_us
-                    for trial in two.trials(record.problem, device)
-                    if trial.status == "ok" and trial.median_us is not None
-                ]
-                found[record.problem] = times[record.config] / min(raced)
+            trials = {trial.config: trial for trial in two.trials(record.problem, device)}
+            chosen = trials.get(record.config)
+            raced = [trial for trial in trials.values() if trial.samples_us]
+            if chosen is not None and raced:
+                found[record.problem] = max(over(chosen, other) for other in raced)
         return found
+
+
+def over(chosen: Trial, other: Trial) -> float:
+    """The chosen config's time over the other's: round by round where both raced, else by their medians."""
+    common = min(len(chosen.samples_us), len(other.samples_us))
+    if common:
+        return ratio_interval(chosen.samples_us[:common], other.samples_us[:common]).median
+    assert chosen.median_us is not None
+    assert other.median_us is not None
+    return chosen.median_us / other.median_us
 
 
 def main() -> None:

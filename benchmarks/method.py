@@ -79,16 +79,15 @@ class Bench:
         unit = family.unit(config, self.layer, self.device)
         return family.plan(config, self.layer, self.device, None if unit is None else compiler.build(unit))
 
-    def runner(self, plan: Plan, m: int) -> Runner:
-        x = self.operands.tokens(m, seed=0)
-        out = torch.empty((m, self.layer.n), dtype=x.dtype, device=x.device)
-        return Runner(timer_for(plan, self.operands, x, out))
+    def runners(self, plans: Sequence[Plan], m: int) -> list[Runner]:
+        activations = self.operands.activations(m)
+        return [Runner(timer_for(plan, self.operands, activations)) for plan in plans]
 
 
 def told_apart(bench: Bench, m: int, config: Config, slowed: bool, seed: int) -> bool:
     """Whether a race of the config against itself, slowed or not, finds the second slower (any, if not)."""
     second = Slowed(bench.plan(config)) if slowed else bench.plan(config)
-    runners = [bench.runner(bench.plan(config), m), bench.runner(second, m)]
+    runners = bench.runners([bench.plan(config), second], m)
     race(runners, Rounds(monitor_for(bench.device), seed))
     if slowed:
         return runners[1].left_after is not None
@@ -99,7 +98,7 @@ def naive_regret(bench: Bench, m: int, configs: Sequence[Config]) -> float:
     """Time of the naive timer's pick over that of the best, both from the same interleaved rounds."""
     plans = [bench.plan(config) for config in configs]
     naive_us = [naive(bench, plan, m) for plan in plans]
-    runners = [bench.runner(plan, m) for plan in plans]
+    runners = bench.runners(plans, m)
     rounds = Rounds(monitor_for(bench.device))
     for _ in range(15):
         for runner, sample in zip(runners, rounds.run(runners), strict=True):

@@ -66,8 +66,7 @@ def compare(
     Raises:
         AutotuneError: a config's output is wrong.
     """
-    x = operands.tokens(problem.m, seed=0)
-    out = torch.empty((problem.m, problem.layer.n), dtype=x.dtype, device=x.device)
+    activations = operands.activations(problem.m)
     verifier = Verifier(operands, problem.m, seed=1)
     timers = []
     for config in (stored, default):
@@ -75,8 +74,8 @@ def compare(
         wrong = verifier.error(plan)
         if wrong is not None:
             raise AutotuneError(f"{config} is wrong for {problem}: {wrong}")
-        timers.append(timer_for(plan, operands, x, out))
-    timers.append(timer_for(_Matmul(), dense_operands(operands, x.dtype), x, out))
+        timers.append(timer_for(plan, operands, activations))
+    timers.append(timer_for(_Matmul(), dense_operands(operands, activations[0].x.dtype), activations))
     pause_s = _HOST_PAUSE_S if operands.device.kind == "cpu" else 0.0
     time_round(timers)
     rounds = [time_round(timers, pause_s) for _ in range(_ROUNDS)]

@@ -33,13 +33,16 @@ def decide(trials: Sequence[Trial], default: Config) -> Decision | None:
     passed = [trial for trial in trials if trial.status == "ok"]
     if not passed:
         return None
-    fastest = min(passed, key=_median_us)
+    # Medians compare only between those who ran the same rounds, because the clock may have moved.
+    most = max(len(trial.samples_us) for trial in passed)
+    fastest = min((trial for trial in passed if len(trial.samples_us) == most), key=_median_us)
     tied = [trial for trial in passed if _ties(trial, fastest)]
     baseline = next((trial for trial in passed if trial.config == default), None)
     winner = tied[0]
     if baseline is not None and not is_slower(baseline.samples_us, winner.samples_us):
         winner = baseline
-    others = sorted((trial for trial in passed if trial not in (*tied, winner)), key=_median_us)
+    others = [trial for trial in passed if trial not in (*tied, winner)]
+    others.sort(key=lambda trial: _ratio(trial, winner).median)
     return Decision(
         winner=winner,
         gain=_ratio(baseline or winner, winner),
@@ -49,9 +52,7 @@ def decide(trials: Sequence[Trial], default: Config) -> Decision | None:
 
 
 def _ties(trial: Trial, fastest: Trial) -> bool:
-    if trial is fastest:
-        return True
-    near = _median_us(trial) <= _median_us(fastest) * (1 + MARGIN)
+    near = _ratio(trial, fastest).median <= 1 + MARGIN
     return near and not is_slower(trial.samples_us, fastest.samples_us)
 
 

@@ -7,8 +7,6 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import torch
-
 from autotune.bench.monitor import monitor_for
 from autotune.bench.operands import Operands
 from autotune.bench.race import Rounds, Runner, race
@@ -25,7 +23,7 @@ _SCREEN_ROUNDS = 3
 _FINALISTS = 12
 _NEAR = 1.08
 _SCREEN_SHARE = 0.6
-_GPU_RACE_S = 0.6
+_GPU_RACE_S = 1.2
 
 
 @dataclass(slots=True)
@@ -94,9 +92,7 @@ class _Examiner:
         self._problem, self._operands, self._plan_of, self._mode = problem, operands, plan_of, mode
         served = _verified_ms(problem.m)
         self._verifiers = [Verifier(operands, m, seed) for seed, m in enumerate(served, start=1)]
-        self._x = operands.tokens(problem.m, seed=0)
-        shape = (problem.m, problem.layer.n)
-        self._out = torch.empty(shape, dtype=self._x.dtype, device=self._x.device)
+        self._activations = operands.activations(problem.m)
 
     def examine(self, config: Config) -> _Candidate | Trial:
         """A candidate ready to be timed, or the trial of one that must not be."""
@@ -106,10 +102,11 @@ class _Examiner:
                 wrong = verifier.error(plan)
                 if wrong is not None:
                     return Trial(self._problem, config, "wrong", error=wrong)
-            timer = timer_for(plan, self._operands, self._x, self._out, self._mode)
+            timer = timer_for(plan, self._operands, self._activations, self._mode)
         except (AutotuneError, RuntimeError) as error:
             return Trial(self._problem, config, "failed", error=str(error).partition("\n")[0])
-        return _Candidate(config, Runner(timer), None)
+        deviation = max(verifier.deviation for verifier in self._verifiers)
+        return _Candidate(config, Runner(timer), deviation)
 
 
 def _verified_ms(m: int) -> tuple[int, ...]:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import NamedTuple
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 
@@ -59,8 +58,8 @@ class Operands:
     def activations(self, m: int) -> tuple[Activation, ...]:
         """Some x[m, k] with an out[m, n] each, which stay in the cache together.
 
-        Where an x and an out lie in memory moves the time of a small kernel by several percent on an H200, for
-        as long as they lie there. Whoever times calls goes through all of them.
+        Where an x and an out lie in memory moves the time of a small kernel by over a percent on an H200,
+        for as long as they lie there. Whoever times calls goes through all.
         """
         first = self._activation(m, 0)
         count = _ACTIVATION_BYTES // sum(tensor.nbytes for tensor in first)

@@ -26,6 +26,8 @@ _FEWEST_ROUNDS = 7
 _CLOCK_SHARE = 0.98
 _REPEATS = 3
 _REST_S = 0.05
+_LONG_ROUND_S = 0.004
+_REST_PER_WORK = 2.0
 
 
 @dataclass(slots=True)
@@ -43,12 +45,17 @@ class Runner:
 
 
 class Rounds:
-    """Gives rounds of samples, in a new order each time, and repeats those at a lowered clock."""
+    """Gives rounds of samples, in a new order each time, and repeats those at a lowered clock.
+
+    Between long rounds a GPU rests: about 80 ms of large matmuls in a row make an H200 lower its clock by a
+    fifth, to keep its power, and its clock reading follows late.
+    """
 
     def __init__(self, monitor: Monitor, seed: int = 0) -> None:
         self._monitor = monitor
         self._order = random.Random(seed)
         self._top_mhz = 0
+        self._rest_s = 0.0
         self.clocks_mhz: list[int] = []
         self.others: set[int] = set()
 
@@ -63,11 +70,15 @@ class Rounds:
 
     def _once(self, runners: Sequence[Runner]) -> tuple[list[float], bool]:
         order = self._order.sample(range(len(runners)), len(runners))
+        time.sleep(self._rest_s)
+        begin = time.monotonic()
         timed = dict(zip(order, time_round([runners[place].timer for place in order]), strict=True))
+        took_s = time.monotonic() - begin
         reading = self._monitor.read()
         self.others.update(reading.others)
         clock = reading.clock_mhz
         if clock is not None:
+            self._rest_s = _REST_PER_WORK * took_s if took_s > _LONG_ROUND_S else 0.0
             self._top_mhz = max(self._top_mhz, clock)
             self.clocks_mhz.append(clock)
         lowered = clock is not None and clock < _CLOCK_SHARE * self._top_mhz

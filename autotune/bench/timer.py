@@ -16,7 +16,7 @@ from typing import Literal, Protocol, get_args
 
 import torch
 
-from autotune.bench.operands import Operands
+from autotune.bench.operands import Activation, Operands
 from autotune.kernels.family import Plan
 from autotune.kernels.workspace import workspace
 from autotune.packing import PackedWeight
@@ -44,24 +44,22 @@ class Timer(Protocol):
 class GraphTimer:
     """A CUDA graph of one call per weight copy, between events."""
 
-    def __init__(
-        self, plan: Plan, copies: Sequence[PackedWeight], x: torch.Tensor, out: torch.Tensor
-    ) -> None:
+    def __init__(self, plan: Plan, copies: Sequence[PackedWeight], activations: Sequence[Activation]) -> None:
         self._calls = len(copies)
         self._graph = torch.cuda.CUDAGraph()
         self._begin, self._end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         # The workspace is made before the capture, so that the graph holds kernels and nothing else.
-        scratch = workspace(x.device, plan.workspace_bytes(len(x)))
-        plan.run(x, copies[0], None, out, scratch)
+        scratch = _workspace(plan, activations)
+        _run(plan, copies[0], activations[0], scratch)
         # Not torch.cuda.graph, which collects garbage and empties torch's cache for every capture.
-        with torch.cuda.stream(_capture_stream(x.device)):
+        with torch.cuda.stream(_capture_stream(activations[0].x.device)):
             self._graph.capture_begin(capture_error_mode="thread_local")
             try:
-                for copy in copies:
-                    plan.run(x, copy, None, out, scratch)
+                for copy, activation in zip(copies, itertools.cycle(activations), strict=False):
+                    _run(plan, copy, activation, scratch)
             finally:
                 self._graph.capture_end()
-        self._alive = (copies, x, out, scratch)  # what the graph reads and writes
+        self._alive = (copies, activations, scratch)  # what the graph reads and writes
 
     def start(self) -> None:
         self._begin.record()
@@ -73,6 +71,15 @@ class GraphTimer:
         return float(self._begin.elapsed_time(self._end)) * 1e3 / self._calls
 
 
+def _workspace(plan: Plan, activations: Sequence[Activation]) -> torch.Tensor | None:
+    x = activations[0].x
+    return workspace(x.device, plan.workspace_bytes(len(x)))
+
+
+def _run(plan: Plan, weight: PackedWeight, activation: Activation, scratch: torch.Tensor | None) -> None:
+    plan.run(activation.x, weight, None, activation.out, scratch)
+
+
 @functools.cache
 def _capture_stream(device: torch.device) -> torch.cuda.Stream:
     return torch.cuda.Stream(device)
@@ -81,8 +88,12 @@ def _capture_stream(device: torch.device) -> torch.cuda.Stream:
 class ServerTimer:
     """Single calls on rotating weight copies, each after a random idle time."""
 
-    def __init__(self, plan: Plan, operands: Operands, x: torch.Tensor, out: torch.Tensor) -> None:
-        self._plan, self._rotation, self._x, self._out = plan, operands.rotation, x, out
+    def __init__(
+        self, plan: Plan, rotation: Iterator[PackedWeight], activations: Sequence[Activation]
+    ) -> None:
+        self._plan, self._rotation, self._activations = plan, rotation, itertools.cycle(activations)
+        self._device = activations[0].x.device
+        self._scratch = _workspace(plan, activations)
         self._begin, self._end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         self._idle = random.Random(0)
         self._call()
@@ -93,17 +104,16 @@ class ServerTimer:
     def sample_us(self) -> float:
         samples = []
         for _ in range(_SERVER_CALLS):
-            torch.cuda.synchronize(self._x.device)
+            torch.cuda.synchronize(self._device)
             time.sleep(self._idle.expovariate(1 / _SERVER_IDLE_S))
             samples.append(self._call())
         return sum(samples) / len(samples)
 
     def _call(self) -> float:
-        scratch = workspace(self._x.device, self._plan.workspace_bytes(len(self._x)))
         # A short spin keeps the host's launch latency out of the time between the events.
         torch.cuda._sleep(_LEAD_CYCLES)
         self._begin.record()
-        self._plan.run(self._x, next(self._rotation), None, self._out, scratch)
+        _run(self._plan, next(self._rotation), next(self._activations), self._scratch)
         self._end.record()
         self._end.synchronize()
         return float(self._begin.elapsed_time(self._end)) * 1e3
@@ -116,11 +126,11 @@ class HostTimer:
         self,
         plan: Plan,
         rotation: Iterator[PackedWeight],
-        x: torch.Tensor,
-        out: torch.Tensor,
+        activations: Sequence[Activation],
         idle_s: float = 0.0,
     ) -> None:
-        self._plan, self._rotation, self._x, self._out = plan, rotation, x, out
+        self._plan, self._rotation, self._activations = plan, rotation, itertools.cycle(activations)
+        self._scratch = _workspace(plan, activations)
         self._idle, self._idle_s = random.Random(0), idle_s
         self._calls = 1
         if not idle_s:
@@ -132,24 +142,23 @@ class HostTimer:
     def sample_us(self) -> float:
         if self._idle_s:
             time.sleep(self._idle.expovariate(1 / self._idle_s))
-        scratch = workspace(self._x.device, self._plan.workspace_bytes(len(self._x)))
         begin = time.perf_counter_ns()
         for _ in range(self._calls):
-            self._plan.run(self._x, next(self._rotation), None, self._out, scratch)
+            _run(self._plan, next(self._rotation), next(self._activations), self._scratch)
         return (time.perf_counter_ns() - begin) / 1e3 / self._calls
 
 
 def timer_for(
-    plan: Plan, operands: Operands, x: torch.Tensor, out: torch.Tensor, mode: Mode = "graph"
+    plan: Plan, operands: Operands, activations: Sequence[Activation], mode: Mode = "graph"
 ) -> Timer:
     """The timer of a mode for the operands' kind of device."""
     if operands.device.kind == "cuda":
         if mode == "server":
-            return ServerTimer(plan, operands, x, out)
+            return ServerTimer(plan, operands.rotation, activations)
         copies = operands.copies if mode == "graph" else operands.copies[:1] * len(operands.copies)
-        return GraphTimer(plan, copies, x, out)
+        return GraphTimer(plan, copies, activations)
     rotation = itertools.repeat(operands.copies[0]) if mode == "hot" else operands.rotation
-    return HostTimer(plan, rotation, x, out, idle_s=_SERVER_IDLE_S if mode == "server" else 0.0)
+    return HostTimer(plan, rotation, activations, idle_s=_SERVER_IDLE_S if mode == "server" else 0.0)
 
 
 def time_round(timers: Sequence[Timer], pause_s: float = 0.0) -> list[float]:

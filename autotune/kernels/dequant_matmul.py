@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from autotune.layer import Layer, Problem
     from autotune.packing import PackedWeight
 
-_CHUNK_MB = (16, 32, 64, 128, 256)
+_CHUNK_MB = (32, 64, 256)
 _FEWEST_TOKENS = 64
 _DEFAULT_TOKENS = 256
 

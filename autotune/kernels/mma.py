@@ -186,6 +186,8 @@ class MmaFamily:
         )
 
     def space(self, problem: Problem, device: Device) -> list[Config]:
+        if device.arch == "sm_90" and problem.m >= _WGMMA_TOKENS:
+            return []  # torch's matmul uses wgmma there, whose rate mma.sync does not reach
         tile_m = _tile_m(problem.m)
         candidates = (
             _config(tile_m, tile_n, warps, warps_k, loads, split_k)
@@ -267,8 +269,6 @@ def _prune(config: Config, problem: Problem, device: Device) -> str | None:
     geometry = _Geometry.of(config, problem.layer)
     split_k = geometry.split_k
     blocks = geometry.tiles(problem.m) * split_k
-    if device.arch == "sm_90" and problem.m >= _WGMMA_TOKENS:
-        return "torch's matmul uses wgmma there, whose rate mma.sync does not reach"
     if geometry.tile_n < geometry.tile_m:
         return "a block would read more of x than of the weights"
     if geometry.steps < config["loads"]:
