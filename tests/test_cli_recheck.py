@@ -1,0 +1,65 @@
+"""Recheck, explain and export on the command line, after a sweep on the CPU."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from command_line import autotune
+
+from autotune.store.store import Store
+
+
+def test_the_command_says_what_became_of_each_record(tmp_path: Path):
+    place = ("--device", "cpu", "--db", "here.db")
+    one, two = ("--shapes", "n=128,k=256", "--m", "1"), ("--shapes", "n=128,k=256", "--m", "1,4")
+    swept = autotune("sweep", *one, *place, "--budget", "4s", cwd=tmp_path)
+    assert swept.returncode == 0, swept.stderr
+    shown = autotune("sweep", "--recheck", *two, *place, cwd=tmp_path)
+    assert shown.returncode == 0, shown.stderr
+    header, first, second = (line.split() for line in shown.stdout.splitlines())
+    assert header[:3] == ["layer", "m", "verdict"]
+    assert first[1] == "1"
+    assert first[2] in ("kept", "replaced")
+    assert second[1:3] == ["4", "unchecked"]
+    again = autotune("sweep", "--recheck", *one, *place, "--json", cwd=tmp_path)
+    (line,) = map(json.loads, again.stdout.splitlines())
+    with Store.open(str(tmp_path / "here.db")) as database:
+        (record,) = database.records()
+    assert line["verdict"] in ("kept", "replaced")
+    assert line["after"]["config"] == str(record.config)
+    nothing = autotune("sweep", "--recheck", "--shapes", "n=64,k=256", "--m", "1", *place, cwd=tmp_path)
+    assert nothing.returncode == 1
+    assert nothing.stderr.splitlines()[-1].startswith("error: there is nothing to recheck")
+
+
+def test_evidence_is_explained_and_samples_are_exported(tmp_path: Path):
+    place = ("--device", "cpu", "--db", "here.db")
+    one = ("--shapes", "n=128,k=256", "--m", "1")
+    assert autotune("sweep", *one, *place, "--budget", "4s", cwd=tmp_path).returncode == 0
+    with Store.open(str(tmp_path / "here.db")) as database:
+        (record,) = database.records()
+        (device,) = database.devices()
+        trials = database.trials(record.problem, device)
+        environment = database.environment(device)
+    (fields,) = json.loads(autotune("lookup", *one, *place, "--explain", "--json", cwd=tmp_path).stdout)
+    evidence = record.evidence
+    assert fields["gain"] == list(evidence.gain)
+    assert fields["rounds"] == evidence.rounds
+    assert fields["runners_up"] == [list(each) for each in evidence.runners_up]
+    assert fields["roofline"] == evidence.floor_us / record.median_us
+    assert (fields["driver"], fields["torch"]) == (environment.driver, environment.torch)
+    assert fields["age_days"] == 0
+    lines = autotune("lookup", *one, *place, "--explain", cwd=tmp_path).stdout.splitlines()
+    for start in ("time", "default", "speed-up", "roofline", "age", "kernel source", "environment"):
+        assert sum(line.startswith(f"  {start}: ") for line in lines) == 1
+    rivals = [line for line in lines if line.startswith(("  tie: ", "  runner-up: "))]
+    assert len(rivals) == len(evidence.ties) + len(evidence.runners_up)
+
+    exported = autotune("export", "out", "--samples", "--db", "here.db", cwd=tmp_path)
+    assert exported.returncode == 0, exported.stderr
+    _, samples = exported.stdout.split()
+    assert samples.endswith(".samples.jsonl")
+    _, *rows = map(json.loads, (tmp_path / samples).read_text(encoding="utf-8").splitlines())
+    assert [row["config"] for row in rows] == [str(trial.config) for trial in trials]
+    assert [len(row["samples_us"]) for row in rows] == [len(trial.samples_us) for trial in trials]
