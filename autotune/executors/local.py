@@ -63,6 +63,11 @@ class LocalExecutor:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    @property
+    def worker_pid(self) -> int | None:
+        """The worker's process id, None when there is none."""
+        return None if self._worker is None else self._worker.pid
+
     def start(self) -> None:
         """Begin to start a worker, when there is none, and do not wait for it."""
         if self._worker is None:
@@ -191,6 +196,11 @@ class _Process:
         finally:
             theirs.close()
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+    @property
+    def pid(self) -> int | None:
+        """Its process id."""
+        return self._process.pid
 
     def wait_ready(self, limit_s: float) -> str | None:
         """Wait until it can take tasks; why it cannot, or None.
