@@ -5,74 +5,36 @@ from __future__ import annotations
 import sqlite3
 import subprocess
 import sys
-import warnings
 from collections.abc import Iterator
 from dataclasses import replace
-from datetime import datetime, timezone
 from pathlib import Path
 
 import pytest
+from lookup_world import DEFAULT, PROBLEM, SmallFamily, ask, make_small_world, ship, store
 from store_samples import (
     A100,
-    ENVIRONMENT,
-    EVIDENCE,
     H100,
     H200,
     LAYER,
-    SOURCES,
     as_ordinary_user,
     binary,
     config,
     reachable_folder,
     record,
-    trials,
-    with_evidence,
 )
 
 from autotune.config import Config
-from autotune.device import Device, cpu_device
+from autotune.device import cpu_device
 from autotune.errors import DeviceError
-from autotune.kernels import registry
 from autotune.layer import Layer, Problem
-from autotune.runtime import lookup as module
-from autotune.runtime.explain import Explanation
 from autotune.runtime.lookup import Lookup, lookup
-from autotune.store.exchange import write_text
-from autotune.store.store import Store
 
-DEFAULT = config(tile_m=64)
-PROBLEM = Problem(LAYER, 1)
 TESTS = Path(__file__).parent
 
 
-class SmallFamily:
-    """A family as look-up sees it; split_k must divide k, and it cannot do n below 64."""
-
-    kind = "cuda"
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-
-    def source_hash(self) -> str:
-        return SOURCES[self.name]
-
-    def reject(self, config: Config, problem: Problem, device: Device) -> str | None:  # noqa: ARG002
-        split_k = config["split_k"]
-        return f"split_k={split_k} does not divide k" if problem.layer.k % split_k else None
-
-    def default(self, problem: Problem, device: Device) -> Config | None:  # noqa: ARG002
-        return DEFAULT if problem.layer.n >= 64 else None
-
-
 @pytest.fixture(autouse=True)
-def small_world(tmp_path, monkeypatch):
-    """Two small families, no shipped records, no warnings given yet, no database but the test's own."""
-    families = {name: SmallFamily(name) for name in SOURCES}
-    monkeypatch.setattr(registry, "families", lambda: families)
-    monkeypatch.setattr("autotune.runtime.stored.shipped", lambda _: tmp_path / "shipped")
-    monkeypatch.setattr(module, "_warned", set())
-    monkeypatch.setenv("AUTOTUNE_DB", str(tmp_path / "user.db"))
-    (tmp_path / "shipped").mkdir()
+def database(tmp_path, monkeypatch) -> Path:
+    return make_small_world(tmp_path, monkeypatch)
 
 
 @pytest.fixture
@@ -81,31 +43,6 @@ def public_folder(monkeypatch) -> Iterator[Path]:
     with reachable_folder() as folder:
         monkeypatch.setattr("autotune.runtime.stored.shipped", lambda _: folder / "shipped")
         yield folder
-
-
-@pytest.fixture
-def database(tmp_path) -> Path:
-    return tmp_path / "user.db"
-
-
-def store(database: Path, *records, cubin=None) -> None:
-    devices = {device.name: device for device in (H200, H100, A100, cpu_device())}
-    with Store.open(str(database)) as opened:
-        for each in records:
-            sweep = opened.begin_sweep(devices[each.device], ENVIRONMENT, {})
-            opened.add_result(sweep, trials(each), each, cubin)
-
-
-def ship(tmp_path: Path, *records) -> None:
-    name = records[0].device.lower().replace(" ", "-")
-    write_text(records, ENVIRONMENT, tmp_path / "shipped" / f"{name}.jsonl")
-
-
-def ask(m: int = 1, layer: Layer = LAYER, device: Device = H200, db: str | None = None):
-    """The answer, where no warning is due."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        return Lookup(device, db).answer(Problem(layer, m))
 
 
 def test_exact_record_of_the_users_database(database):
@@ -238,59 +175,6 @@ def test_a_record_of_another_kernel_source_is_never_used(database):
     store(database, record(m=2, best=config(16)))
     assert (ask().source, ask().config) == ("near", config(16))
     assert "another kernel source" in ask().reason
-
-
-def test_an_explanation_has_the_evidence_that_no_look_up_reads(tmp_path, database):
-    ship(tmp_path, with_evidence(record(m=4)))
-    store(database, with_evidence(record(m=1)), record(m=2))
-    found = Lookup(H200)
-    exact, old, shipped = (found.answer(Problem(LAYER, m)) for m in (1, 2, 4))
-    assert exact.record.evidence is None
-    for answer, evidence in ((exact, EVIDENCE), (old, None), (shipped, EVIDENCE)):
-        explanation = found.explain(answer)
-        assert explanation.record == replace(answer.record, evidence=evidence)
-        assert explanation.environment == ENVIRONMENT
-    assert found.explain(exact).gain == (1.5, 1.25, 1.75)
-    assert found.explain(exact).roofline == 3.5 / 5.25
-    assert found.explain(old).gain == (7.75 / 5.25, None, None)
-    assert found.explain(old).roofline is None
-
-
-def test_a_near_answer_is_explained_by_its_record(tmp_path, database):
-    ship(tmp_path, with_evidence(record(m=2)))
-    store(database, replace(record(m=2), source_hash="another source"))
-    found = Lookup(H200)
-    answer = found.answer(PROBLEM)
-    assert answer.source == "near"
-    assert found.explain(answer).record == with_evidence(record(m=2))
-    far = found.answer(Problem(LAYER, 512))
-    assert far.source == "default"
-    assert found.explain(far) is None
-
-
-@pytest.mark.parametrize(
-    ("at", "days"),
-    [
-        ("2025-01-01T00:00:00+00:00", 30),
-        ("2025-01-30T12:00:00", 1),
-        ("2025-01-31T00:00:00+00:00", 0),
-        ("?", None),
-    ],
-)
-def test_age_is_in_whole_days(at, days):
-    now = datetime(2025, 1, 31, 18, tzinfo=timezone.utc)
-    assert Explanation(replace(record(), created_at=at), None).age_days(now) == days
-
-
-@pytest.mark.parametrize("damage", ['{"mode": "graph"}', "{", "7"])
-def test_damaged_evidence_stops_no_look_up_and_is_warned_of_when_asked_for(database, damage):
-    store(database, with_evidence(record()))
-    with sqlite3.connect(database) as connection:
-        connection.execute("UPDATE record SET evidence = ?", (damage,))
-    answer = ask()
-    assert answer.source == "exact"
-    with pytest.warns(UserWarning, match="the evidence of m=1,n=4096.* does not read"):
-        assert Lookup(H200).explain(answer) == Explanation(record(), None)
 
 
 def test_a_problem_that_no_family_can_do():

@@ -1,0 +1,80 @@
+"""What the tests of look-up share: two small families, a user's database and a folder of shipped records."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+
+import pytest
+from store_samples import (
+    A100,
+    ENVIRONMENT,
+    H100,
+    H200,
+    LAYER,
+    SOURCES,
+    config,
+    trials,
+)
+
+from autotune.config import Config
+from autotune.device import Device, cpu_device
+from autotune.kernels import registry
+from autotune.layer import Layer, Problem
+from autotune.runtime import lookup as module
+from autotune.runtime.lookup import Lookup
+from autotune.store.exchange import write_text
+from autotune.store.store import Store
+
+DEFAULT = config(tile_m=64)
+PROBLEM = Problem(LAYER, 1)
+
+
+class SmallFamily:
+    """A family as look-up sees it; split_k must divide k, and it cannot do n below 64."""
+
+    kind = "cuda"
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def source_hash(self) -> str:
+        return SOURCES[self.name]
+
+    def reject(self, config: Config, problem: Problem, device: Device) -> str | None:  # noqa: ARG002
+        split_k = config["split_k"]
+        return f"split_k={split_k} does not divide k" if problem.layer.k % split_k else None
+
+    def default(self, problem: Problem, device: Device) -> Config | None:  # noqa: ARG002
+        return DEFAULT if problem.layer.n >= 64 else None
+
+
+def make_small_world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Two small families, no shipped records, no warnings given yet; the path of the only database."""
+    families = {name: SmallFamily(name) for name in SOURCES}
+    monkeypatch.setattr(registry, "families", lambda: families)
+    monkeypatch.setattr("autotune.runtime.stored.shipped", lambda _: tmp_path / "shipped")
+    monkeypatch.setattr(module, "_warned", set())
+    monkeypatch.setenv("AUTOTUNE_DB", str(tmp_path / "user.db"))
+    (tmp_path / "shipped").mkdir()
+    return tmp_path / "user.db"
+
+
+def store(database: Path, *records, cubin=None) -> None:
+    devices = {device.name: device for device in (H200, H100, A100, cpu_device())}
+    with Store.open(str(database)) as opened:
+        for each in records:
+            sweep = opened.begin_sweep(devices[each.device], ENVIRONMENT, {})
+            opened.add_result(sweep, trials(each), each, cubin)
+
+
+def ship(tmp_path: Path, *records) -> None:
+    name = records[0].device.lower().replace(" ", "-")
+    write_text(records, ENVIRONMENT, tmp_path / "shipped" / f"{name}.jsonl")
+
+
+def ask(m: int = 1, layer: Layer = LAYER, device: Device = H200, db: str | None = None):
+    """The answer, where no warning is due."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        return Lookup(device, db).answer(Problem(layer, m))
