@@ -1,7 +1,7 @@
-"""A family for the CPU whose configs go wrong in every way, and a worker that knows it and no other.
+"""Families whose configs go wrong in every way, one per kind of device, and a worker that knows only them.
 
-The tunable `act` says how: its value is a place in ACTS. `calls` is how often the real kernel runs, so that a
-config with fewer calls is faster for certain.
+The tunable `act` says how: its value is a place in ACTS or GPU_ACTS. `calls` is how often the real kernel
+runs, so that a config with fewer calls is faster for certain.
 """
 
 from __future__ import annotations
@@ -9,13 +9,15 @@ from __future__ import annotations
 import ctypes
 import os
 import signal
-import time
 from pathlib import Path
 
-from autotune import worker
+from autotune import _C, worker
 from autotune.config import Config
-from autotune.kernels import registry
+from autotune.kernels import compiler, mma, registry
 from autotune.kernels.cpu import FAMILY as CPU
+from autotune.kernels.cuda_gemm import current_stream
+from autotune.kernels.family import Unit
+from autotune.layer import Problem
 
 PID_FIFO = "AUTOTUNE_TEST_FIFO"
 
@@ -101,8 +103,75 @@ class Crashing:
         return Plan(tile, config)
 
 
+# The loop reads memory that nobody writes: a compiler may drop a loop without any effect.
+GPU_SOURCE = """
+extern "C" __global__ void illegal(int*) { *reinterpret_cast<volatile int*>(64) = 1; }
+extern "C" __global__ void stop(int*) { __trap(); }
+extern "C" __global__ void endless(int* zero) { while (*reinterpret_cast<volatile int*>(zero) == 0) {} }
+"""
+GPU_ACTS = ("nothing", "illegal", "stop", "endless", "out of memory")
+ILLEGAL, STOP, ENDLESS, NO_MEMORY = range(1, len(GPU_ACTS))
+
+
+def gpu_config_of(act: int, calls: int = 1) -> Config:
+    return Config.of("crashing_gpu", act=act, calls=calls)
+
+
+def gpu_unit(device) -> Unit:
+    """The broken kernels, in a file beside the kernel cache so that every process finds it."""
+    path = Path(os.environ["AUTOTUNE_CACHE"]) / "crashing.cu"
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(GPU_SOURCE)
+    return Unit(str(path), (), device.arch, "crashing")
+
+
+class GpuPlan:
+    def __init__(self, plan, config, device, cubin):
+        self.plan, self.act, self.calls = plan, GPU_ACTS[config["act"]], config["calls"]
+        self.cubin, self.device = cubin, device
+
+    def workspace_bytes(self, m):
+        return self.plan.workspace_bytes(m)
+
+    def run(self, x, *operands):
+        if self.act == "out of memory":
+            x.new_empty(1 << 44)
+        elif self.act != "nothing":
+            kernel = _C.CudaFunction(self.cubin, self.act, self.device.index)
+            zero = x.new_zeros(8)
+            kernel.launch((1, 1, 1), 32, 0, current_stream(self.device), (zero.data_ptr(),))
+        for _ in range(self.calls):
+            self.plan.run(x, *operands)
+
+
+class CrashingGpu:
+    name = "crashing_gpu"
+    kind = "cuda"
+
+    def source_hash(self):
+        return "crashing"
+
+    def space(self, problem, device):  # noqa: ARG002
+        return [gpu_config_of(act) for act in range(len(GPU_ACTS))]
+
+    def default(self, problem, device):  # noqa: ARG002
+        return gpu_config_of(NOTHING, calls=50)
+
+    def reject(self, config, problem, device):  # noqa: ARG002
+        return None
+
+    def unit(self, config, layer, device):  # noqa: ARG002
+        return gpu_unit(device)
+
+    def plan(self, config, layer, device, cubin):
+        real = mma.FAMILY.default(Problem(layer, 1), device)
+        right = compiler.build(mma.FAMILY.unit(real, layer, device))
+        return GpuPlan(mma.FAMILY.plan(real, layer, device, right), config, device, cubin)
+
+
 def families():
-    return {"crashing": Crashing()}
+    return {"crashing": Crashing(), "crashing_gpu": CrashingGpu()}
 
 
 def work(pipe, device):
@@ -120,16 +189,4 @@ def work_without_operands(pipe, device):
     from autotune.bench.operands import Operands
 
     Operands.random = lambda *_: os._exit(4)
-    work(pipe, device)
-
-
-def work_slowly(pipe, device):
-    """A worker that gives a kill of the sweep time between any two candidates."""
-    wait = worker._Worker._announce
-
-    def announce(self, config):
-        time.sleep(0.02)
-        wait(self, config)
-
-    worker._Worker._announce = announce
     work(pipe, device)
