@@ -52,7 +52,7 @@ class Ready:
 
 @dataclass(frozen=True, slots=True)
 class Testing:
-    """What runs from now on; None is what belongs to no config, as making operands."""
+    """What runs from now on; None is what belongs to no single config, as making operands."""
 
     config: Config | None
 
@@ -70,7 +70,8 @@ def work(pipe: Connection, device: Device) -> None:
     _live_no_longer_than_the_parent()
     resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process; the parent decides
-    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what a kernel prints is no result
+    with contextlib.suppress(OSError):
+        os.dup2(2, 1)  # what a kernel prints is no result
     from autotune.bench.health import trouble
 
     with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):
@@ -95,7 +96,7 @@ class _Worker:
         self._pipe.send(Testing(None))
         try:
             operands = self._operands_of(task.problem)
-        except (RuntimeError, MemoryError) as error:
+        except Exception as error:
             self._end_if_lost()
             self._pipe.send(Tuned((), None, f"its operands cannot be made: {_line(error)}"))
             return
@@ -128,7 +129,7 @@ class _Worker:
             self._operands = Operands.random(problem.layer, self._device)
         return self._operands
 
-    def _announce(self, config: Config) -> None:
+    def _announce(self, config: Config | None) -> None:
         """Say what runs next, unless what ran before has left the device unusable."""
         self._end_if_lost()
         self._pipe.send(Testing(config))

@@ -146,3 +146,19 @@ def test_the_worker_lives_from_problem_to_problem_and_ends_with_its_executor(exe
     executor.close()
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
+
+
+def test_an_executor_that_was_interrupted_can_be_used_again(executor, monkeypatch, tmp_path):
+    fifo = tmp_path / "pid"
+    os.mkfifo(fifo)
+    monkeypatch.setenv(crashing.PID_FIFO, str(fifo))
+
+    def interrupt():
+        fifo.read_text()
+        signal.raise_signal(signal.SIGINT)
+
+    threading.Thread(target=interrupt, daemon=True).start()
+    with pytest.raises(KeyboardInterrupt):
+        tuned_with(executor, crashing.WAIT)
+    assert executor.worker_pid is None
+    assert tuned_with(executor, problem=Problem(LAYER, 2)).record.problem == Problem(LAYER, 2)

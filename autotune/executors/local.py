@@ -27,7 +27,8 @@ _GPU_LIMIT_S = 30.0
 _CPU_LIMIT_S = 120.0
 _OUTSIDE_LIMIT_S = 120.0
 _EXIT_LIMIT_S = 30.0
-_CPU_OPERATIONS_PER_LIMIT = 1e10
+_CPU_OPERATIONS_PER_LIMIT = 2.5e8
+"""Operations of a problem from which on its limit grows: all rounds of a race take far less per operation."""
 _MOST_CRASHES = 10
 """Configs of one family that may crash on one problem before the rest of the family is not tried."""
 
@@ -93,7 +94,11 @@ class LocalExecutor:
         crashed: dict[Config, str] = {}
         blameless = 0
         while True:
-            ended = self._attempt(problem, candidates, cubins, budget_s, crashed)
+            try:
+                ended = self._attempt(problem, candidates, cubins, budget_s, crashed)
+            except BaseException:
+                self.close()  # a worker amid a problem would answer the next one with this one's result
+                raise
             if isinstance(ended, Tuned):
                 return ended
             if ended.config is None:
@@ -123,7 +128,9 @@ class LocalExecutor:
             Task(problem, candidates, self._unsent(problem, candidates, cubins, worker), budget_s, crashed)
         )
         while True:
-            limit_s = _OUTSIDE_LIMIT_S if testing is None else self._limit(problem)
+            limit_s = self._limit(problem)
+            if testing is None:
+                limit_s = max(limit_s, _OUTSIDE_LIMIT_S)
             try:
                 message = worker.receive(limit_s)
             except TimeoutError:

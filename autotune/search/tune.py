@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 Cubins = dict[str, bytes | CompileError]
 Progress = Callable[[str, int, int], None]
-Notice = Callable[[Config], None]
+Notice = Callable[[Config | None], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +65,7 @@ def tune(
     """Measure the candidates, the first of which is the default config, and choose the winner.
 
     Those that have `crashed` fail for the reason given there and are not run again. `notice` is called with
-    each of the others before anything of it runs.
+    each of the others before anything of it runs; None stands for several at once.
     """
     from autotune.bench.measure import measure
 
