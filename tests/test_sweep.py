@@ -11,9 +11,10 @@ from autotune.config import Config
 from autotune.device import cpu_device
 from autotune.errors import LaunchError
 from autotune.executors.local import LocalExecutor
-from autotune.kernels import registry
+from autotune.kernels import compiler, registry
 from autotune.layer import Layer, Problem
 from autotune.search.sweep import sweep
+from autotune.search.tune import candidates_of, compile_candidates
 from autotune.store.store import Store
 
 LAYER = Layer(n=128, k=256, group_size=64)
@@ -104,3 +105,9 @@ def test_without_time_only_the_default_is_measured(operands):
     assert trials[default].status == "ok"
     assert len(trials[default].samples_us) == race._FEWEST_ROUNDS
     assert {trials[config].status for config in others} == {"pruned"}
+
+
+def test_a_cpu_needs_no_compiler(monkeypatch):
+    monkeypatch.setattr(compiler, "compiler_version", lambda: pytest.fail("asked for the compiler"))
+    chosen = [(PROBLEMS[0], config) for config in candidates_of(PROBLEMS[0], cpu_device())]
+    assert compile_candidates(chosen, cpu_device()) == {}

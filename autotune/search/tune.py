@@ -49,6 +49,8 @@ def compile_candidates(
         unit = registry.family_of(config).unit(config, problem.layer, device)
         if unit is not None:
             units[unit.key] = unit
+    if not units:  # a CPU's kernels are built in, and it may have no compiler
+        return {}
     on_done = None if progress is None else functools.partial(progress, "compile")
     return compiler.build_all(units.values(), on_done=on_done)
 
