@@ -122,7 +122,10 @@ class _Worker:
     def _operands_of(self, problem: Problem) -> Operands:
         from autotune.bench.health import release
         from autotune.bench.operands import Operands
+        from autotune.bench.settle import settle
 
+        if self._operands is None:
+            settle(self._device)
         if self._operands is None or self._operands.layer != problem.layer:
             self._operands = None  # the last layer's copies go before the next layer's come
             release(self._device)

@@ -53,11 +53,13 @@ def measure(
     plan_of: Callable[[Config], Plan],
     budget_s: float | None = None,
     mode: Mode = "graph",
+    before_race: Callable[[], None] = lambda: None,
 ) -> list[Trial]:
     """One trial per candidate, in the order in which they were given, `default` first.
 
     All candidates that verify are screened in a few rounds; those near the fastest race, and `default` with
-    them. Within `budget_s` the candidates are taken in their order; whose turn never comes is `pruned`.
+    them; `before_race` is called when all have run on their own. Within `budget_s` the candidates are taken
+    in their order; whose turn never comes is `pruned`.
     """
     whole = Budget(budget_s)
     screening = Budget(None if budget_s is None else budget_s * _SCREEN_SHARE)
@@ -74,6 +76,7 @@ def measure(
         trials[config] = examined if isinstance(examined, Trial) else Trial(problem, config, "pruned")
     rounds = Rounds(monitor_for(operands.device))
     if passed:
+        before_race()
         finalists = _screen(passed, rounds, default, whole)
         limit = Budget(_GPU_RACE_S) if budget_s is None and operands.device.kind == "cuda" else whole
         kept = next((each.runner for each in finalists if each.config == default), None)

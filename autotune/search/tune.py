@@ -85,7 +85,7 @@ def tune(
         return family.plan(config, problem.layer, device, cubin)
 
     default, *others = candidates
-    trials = measure(problem, operands, others, default, plan_of, budget_s)
+    trials = measure(problem, operands, others, default, plan_of, budget_s, before_race=lambda: notice(None))
     return _choose(problem, device, default, tuple(trials))
 
 
