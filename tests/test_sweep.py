@@ -88,7 +88,9 @@ def test_a_config_that_fails_or_is_wrong_does_not_end_the_measuring(operands):
             raise LaunchError("it does not launch")
         return Wrong() if config == wrong else plan_of(config)
 
-    trials = {trial.config: trial for trial in measure(problem, operands, [failing, wrong], good, make)}
+    trials = {
+        trial.config: trial for trial in measure(problem, operands, [failing, wrong], good, make).trials
+    }
     assert (trials[failing].status, trials[failing].error) == ("failed", "it does not launch")
     assert trials[wrong].status == "wrong"
     assert "expected" in trials[wrong].error
@@ -98,9 +100,8 @@ def test_a_config_that_fails_or_is_wrong_does_not_end_the_measuring(operands):
 def test_without_time_only_the_default_is_measured(operands):
     problem = PROBLEMS[0]
     default, *others = registry.space(problem, cpu_device())[:4]
-    trials = {
-        trial.config: trial for trial in measure(problem, operands, others, default, plan_of, budget_s=0.0)
-    }
+    measured = measure(problem, operands, others, default, plan_of, budget_s=0.0)
+    trials = {trial.config: trial for trial in measured.trials}
     assert trials[default].status == "ok"
     assert len(trials[default].samples_us) == race._FEWEST_ROUNDS
     assert {trials[config].status for config in others} == {"pruned"}

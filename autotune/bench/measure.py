@@ -34,6 +34,14 @@ class _Candidate:
     screened_us: float = float("inf")
 
 
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """One trial per candidate, and the ids of other processes that used the device meanwhile."""
+
+    trials: tuple[Trial, ...]
+    others: tuple[int, ...] = ()
+
+
 class Budget:
     """Seconds that a piece of work may take; None is no limit."""
 
@@ -54,7 +62,7 @@ def measure(
     budget_s: float | None = None,
     mode: Mode = "graph",
     before_race: Callable[[], None] = lambda: None,
-) -> list[Trial]:
+) -> Measured:
     """One trial per candidate, in the order in which they were given, `default` first.
 
     All candidates that verify are screened in a few rounds; those near the fastest race, and `default` with
@@ -83,7 +91,7 @@ def measure(
         race([each.runner for each in finalists], rounds, kept, limit.spent)
     for candidate in passed:
         trials[candidate.config] = _trial(problem, candidate, rounds, mode)
-    return list(trials.values())
+    return Measured(tuple(trials.values()), tuple(sorted(rounds.others)))
 
 
 class _Examiner:

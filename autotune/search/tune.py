@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from types import MappingProxyType
 from typing import TYPE_CHECKING
@@ -85,8 +85,15 @@ def tune(
         return family.plan(config, problem.layer, device, cubin)
 
     default, *others = candidates
-    trials = measure(problem, operands, others, default, plan_of, budget_s, before_race=lambda: notice(None))
-    return _choose(problem, device, default, tuple(trials))
+    measured = measure(
+        problem, operands, others, default, plan_of, budget_s, before_race=lambda: notice(None)
+    )
+    tuned = _choose(problem, device, default, measured.trials)
+    if not measured.others:
+        return tuned
+    users = ", ".join(map(str, measured.others))
+    busy = f"processes {users} used {device.name} meanwhile, so the times may be off"
+    return replace(tuned, note="; ".join(filter(None, (tuned.note, busy))))
 
 
 def _choose(problem: Problem, device: Device, default_config: Config, trials: tuple[Trial, ...]) -> Tuned:
