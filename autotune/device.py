@@ -80,6 +80,11 @@ def cuda_devices() -> tuple[Device, ...]:
     )
 
 
+def device_id(device: Device) -> str:
+    """Which of all devices it is, whatever the process calls it: a GPU's UUID; `cpu`."""
+    return str(_C.cuda_devices()[device.index]["uuid"]) if device.kind == "cuda" else "cpu"
+
+
 @functools.cache
 def cpu_device() -> Device:
     """The CPU of this machine, with the threads that this process may use."""

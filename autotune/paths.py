@@ -31,6 +31,11 @@ def sqlite_path(url: str) -> Path | None:
     return Path(url[len(prefix) :]) if url.startswith(prefix) else None
 
 
+def lock_folder() -> Path:
+    """Folder of locks: the user's own, on this machine, and gone when it restarts."""
+    return platformdirs.user_runtime_path("autotune", appauthor=False, ensure_exists=True)
+
+
 def cubin_cache() -> Path:
     """Folder of compiled kernels, shared by every process of the user; AUTOTUNE_CACHE moves it."""
     base = os.environ.get("AUTOTUNE_CACHE") or platformdirs.user_cache_dir("autotune", appauthor=False)

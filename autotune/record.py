@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 import hashlib
+import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Literal, get_args
 
 from autotune.config import Config
 from autotune.layer import Problem
+
+Mode = Literal["graph", "hot", "server"]
+"""How calls are timed: a rotation through weight copies in one CUDA graph, as a model in a decode loop meets
+its weights; one copy again and again; or single calls after random idle times, as requests come."""
+MODES: tuple[Mode, ...] = get_args(Mode)
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +36,7 @@ class Trial:
     high_us: float | None = None
     samples_us: tuple[float, ...] = ()
     error: str | None = None
-    mode: str = "graph"
+    mode: Mode = "graph"
     clock_mhz: int | None = None
     deviation: float | None = None
 
@@ -43,7 +51,7 @@ class Evidence:
     verified outputs as a fraction of the tolerance; `floor_us` the roofline's time on the measuring device.
     """
 
-    mode: str
+    mode: Mode
     rounds: int
     gain: tuple[float, float, float]
     ties: tuple[str, ...] = ()
@@ -70,6 +78,11 @@ class Record:
     created_at: str
     evidence: Evidence | None = None
 
+    @property
+    def mode(self) -> Mode:
+        """How it was timed."""
+        return "graph" if self.evidence is None else self.evidence.mode
+
 
 @dataclass(frozen=True, slots=True)
 class Environment:
@@ -80,6 +93,11 @@ class Environment:
     torch: str
     version: str
     sources: dict[str, str] = field(default_factory=dict)
+
+
+def sources_digest(sources: Mapping[str, str]) -> str:
+    """One hash, of 16 hex digits, for the hashes of the families' sources."""
+    return hashlib.sha256(json.dumps(sorted(sources.items())).encode()).hexdigest()[:16]
 
 
 @dataclass(frozen=True, slots=True)

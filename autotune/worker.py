@@ -24,6 +24,7 @@ from autotune.config import Config
 from autotune.device import Device
 from autotune.errors import AutotuneError
 from autotune.layer import Problem
+from autotune.record import Mode
 from autotune.search.tune import Cubins, Tuned, tune
 
 if TYPE_CHECKING:
@@ -41,6 +42,8 @@ class Task:
     cubins: Cubins
     budget_s: float | None
     crashed: Mapping[Config, str]
+    mode: Mode
+    allow_busy: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +51,13 @@ class Ready:
     """The first message: the device can be used, or `error` says why not."""
 
     error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """Nothing runs yet: others use the device."""
+
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +102,12 @@ class _Worker:
 
     def do(self, task: Task) -> None:
         """Tune, and send what came of it."""
+        from autotune.bench.monitor import monitor_for
+        from autotune.bench.sharing import wait_until_free
+
         self._cubins |= task.cubins
+        if not task.allow_busy:
+            wait_until_free(monitor_for(self._device), lambda reason: self._pipe.send(Waiting(reason)))
         self._pipe.send(Testing(None))
         try:
             operands = self._operands_of(task.problem)
@@ -108,6 +123,7 @@ class _Worker:
                 self._cubins,
                 task.budget_s,
                 task.crashed,
+                task.mode,
                 self._announce,
             )
         except (BrokenPipeError, ConnectionResetError):

@@ -1,4 +1,4 @@
-"""Tests marked gpu need an NVIDIA GPU; no test touches the user's own database."""
+"""Tests marked gpu need an NVIDIA GPU; no test touches the user's own database or locks."""
 
 from __future__ import annotations
 
@@ -23,4 +23,5 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def own_database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("AUTOTUNE_DB", str(tmp_path_factory.mktemp("data") / "autotune.db"))
+        patch.setenv("XDG_RUNTIME_DIR", str(tmp_path_factory.mktemp("locks")))
         yield

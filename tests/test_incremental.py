@@ -6,14 +6,14 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
-from store_samples import A100, ENVIRONMENT, H200, LAYER, SOURCES, config, record
+from store_samples import A100, ENVIRONMENT, EVIDENCE, H200, LAYER, SOURCES, config, record
 
 from autotune.config import Config
 from autotune.device import cpu_device
 from autotune.executors.local import LocalExecutor
 from autotune.kernels import registry
 from autotune.layer import Layer, Problem
-from autotune.record import Record, Trial
+from autotune.record import Mode, Record, Trial
 from autotune.search.environment import current_environment
 from autotune.search.incremental import candidates_to_do, outlasts
 from autotune.search.sweep import sweep
@@ -64,6 +64,10 @@ def timed(which: Config, median_us: float, status: str = "ok") -> Trial:
     return Trial(PROBLEM, which, status, median_us, median_us, median_us, (median_us,))
 
 
+def in_mode(mode: Mode, *trials: Trial) -> list[Trial]:
+    return [replace(trial, mode=mode) for trial in trials]
+
+
 def add(store, trials, winner: Record | None = None, environment=ENVIRONMENT, device=H200) -> None:
     store.add_result(store.begin_sweep(device, environment, {}), trials, winner, None)
 
@@ -73,8 +77,8 @@ def measured(store, environment=ENVIRONMENT) -> None:
     add(store, [timed(DEFAULT, 7.0), timed(SECOND, 5.0)], record(best=SECOND), environment)
 
 
-def todo(store, environment=ENVIRONMENT) -> list[Config] | None:
-    return candidates_to_do(PROBLEM, H200, store, environment)
+def todo(store, environment=ENVIRONMENT, mode: Mode = "graph") -> list[Config] | None:
+    return candidates_to_do(PROBLEM, H200, store, environment, mode)
 
 
 @pytest.mark.usefixtures("families")
@@ -124,11 +128,31 @@ def test_a_new_default_is_timed_against_the_incumbent(store, families):
     assert todo(store) == [THIRD, SECOND]
 
 
-def test_trials_of_another_driver_do_not_stand_beside_new_ones(store, families):
+def test_another_driver_makes_nothing_new(store, families):
     measured(store, replace(ENVIRONMENT, driver="CUDA 12.4"))
     assert todo(store) is None
-    families["mma"].configs = [DEFAULT, SECOND, THIRD]
+    families["mma"].configs = [DEFAULT, THIRD, SECOND]
     assert todo(store) == [DEFAULT, SECOND, THIRD]
+
+
+@pytest.mark.usefixtures("families")
+def test_modes_are_never_compared(store):
+    measured(store)
+    assert todo(store, mode="server") == [DEFAULT, SECOND]
+    served = in_mode("server", timed(DEFAULT, 9.0), timed(SECOND, 11.0))
+    winner = replace(record(best=DEFAULT), evidence=replace(EVIDENCE, mode="server"))
+    add(store, served, winner)
+    assert todo(store, mode="server") is None
+    assert todo(store) == [DEFAULT, SECOND]
+    assert todo(store, mode="hot") == [DEFAULT, SECOND]
+
+
+def test_a_mode_whose_record_was_replaced_races_its_best_again(store, families):
+    families["mma"].configs = [DEFAULT, SECOND, THIRD]
+    add(store, [timed(DEFAULT, 7.0), timed(SECOND, 6.0), timed(THIRD, 5.0)], record(best=THIRD))
+    served = in_mode("server", timed(DEFAULT, 7.0), timed(SECOND, 6.0), timed(THIRD, 9.0))
+    add(store, served, replace(record(best=SECOND), evidence=replace(EVIDENCE, mode="server")))
+    assert todo(store) == [DEFAULT, THIRD]
 
 
 def test_an_incumbent_that_is_not_valid_any_more_gives_way_to_the_next(store, families):

@@ -10,9 +10,10 @@ import torch
 
 from autotune.bench.monitor import monitor_for
 from autotune.bench.operands import Operands
-from autotune.bench.timer import MODES, time_round, timer_for
+from autotune.bench.timer import time_round, timer_for
 from autotune.device import cpu_device, find_device
 from autotune.layer import Layer
+from autotune.record import MODES
 
 LAYER = Layer(64, 64, 64)
 

@@ -7,10 +7,12 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from autotune.bench.monitor import monitor_for
 from autotune.bench.operands import Operands
+from autotune.bench.race import Rounds, Runner
 from autotune.bench.roofline import Peaks
 from autotune.bench.statistics import Estimate, median_interval
-from autotune.bench.timer import time_round, timer_for
+from autotune.bench.timer import timer_for
 from autotune.bench.verify import Verifier
 from autotune.config import Config
 from autotune.errors import AutotuneError
@@ -76,11 +78,14 @@ def compare(
             raise AutotuneError(f"{config} is wrong for {problem}: {wrong}")
         timers.append(timer_for(plan, operands, activations))
     timers.append(timer_for(_Matmul(), dense_operands(operands, activations[0].x.dtype), activations))
-    pause_s = _HOST_PAUSE_S if operands.device.kind == "cpu" else 0.0
-    time_round(timers)
-    rounds = [time_round(timers, pause_s) for _ in range(_ROUNDS)]
-    stored_us, default_us, matmul_us = (median_interval(samples) for samples in zip(*rounds, strict=True))
-    gain = median_interval([sample[1] / sample[0] for sample in rounds])
+    runners = [Runner(timer) for timer in timers]
+    rounds = Rounds(
+        monitor_for(operands.device), pause_s=_HOST_PAUSE_S if operands.device.kind == "cpu" else 0.0
+    )
+    rounds.run(runners)
+    samples = [rounds.run(runners) for _ in range(_ROUNDS)]
+    stored_us, default_us, matmul_us = (median_interval(each) for each in zip(*samples, strict=True))
+    gain = median_interval([each[1] / each[0] for each in samples])
     return Comparison(problem, stored_us, default_us, matmul_us, gain, peaks.floor_us(problem))
 
 

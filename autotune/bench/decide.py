@@ -15,7 +15,7 @@ _RUNNERS_UP = 5
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """The winner's trial, the default's time over the winner's, and who came near."""
+    """The winner's trial, the default's time over the winner's, and who came near besides the default."""
 
     winner: Trial
     gain: Estimate
@@ -41,7 +41,7 @@ def decide(trials: Sequence[Trial], default: Config) -> Decision | None:
     winner = tied[0]
     if baseline is not None and not is_slower(baseline.samples_us, winner.samples_us):
         winner = baseline
-    others = [trial for trial in passed if trial not in (*tied, winner)]
+    others = [trial for trial in passed if trial not in (*tied, winner, baseline)]
     others.sort(key=lambda trial: _ratio(trial, winner).median)
     return Decision(
         winner=winner,

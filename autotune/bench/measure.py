@@ -11,13 +11,13 @@ from autotune.bench.monitor import monitor_for
 from autotune.bench.operands import Operands
 from autotune.bench.race import Rounds, Runner, race
 from autotune.bench.statistics import median_interval
-from autotune.bench.timer import Mode, timer_for
+from autotune.bench.timer import timer_for
 from autotune.bench.verify import Verifier
 from autotune.config import Config
 from autotune.errors import AutotuneError
 from autotune.kernels.family import Plan
 from autotune.layer import BUCKETS, Problem
-from autotune.record import Trial
+from autotune.record import Mode, Trial
 
 _SCREEN_ROUNDS = 3
 _FINALISTS = 12

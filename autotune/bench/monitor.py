@@ -9,16 +9,21 @@ from typing import Any, Protocol
 
 import torch
 
-from autotune.device import Device
+from autotune.device import Device, device_id
 
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """What a device said of itself; None where it says nothing. `others` are process ids."""
+    """What a device said of itself; None where it says nothing.
+
+    `used_percent` is the share of about the last second in which it computed, for whomever; `others` are the
+    ids of other processes that have a context on it.
+    """
 
     clock_mhz: int | None = None
     temperature_c: int | None = None
     power_w: float | None = None
+    used_percent: int | None = None
     others: tuple[int, ...] = ()
 
 
@@ -48,6 +53,7 @@ class _GpuMonitor:
             clock_mhz=self._ask(nvml.nvmlDeviceGetClockInfo, handle, nvml.NVML_CLOCK_SM),
             temperature_c=self._ask(nvml.nvmlDeviceGetTemperature, handle, nvml.NVML_TEMPERATURE_GPU),
             power_w=_watts(self._ask(nvml.nvmlDeviceGetPowerUsage, handle)),
+            used_percent=getattr(self._ask(nvml.nvmlDeviceGetUtilizationRates, handle), "gpu", None),
             others=_others(self._ask(nvml.nvmlDeviceGetComputeRunningProcesses, handle) or []),
         )
 
@@ -82,8 +88,7 @@ def monitor_for(device: Device) -> Monitor:
         import pynvml
 
         pynvml.nvmlInit()
-        uuid = f"GPU-{torch.cuda.get_device_properties(device.index).uuid}"
-        return _GpuMonitor(pynvml, pynvml.nvmlDeviceGetHandleByUUID(uuid))
+        return _GpuMonitor(pynvml, pynvml.nvmlDeviceGetHandleByUUID(device_id(device)))
     except ImportError:
         return _HostMonitor()
     except pynvml.NVMLError:

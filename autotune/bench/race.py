@@ -48,11 +48,11 @@ class Rounds:
     """Gives rounds of samples, in a new order each time, and repeats those at a lowered clock.
 
     Between long rounds a GPU rests: about 80 ms of large matmuls in a row make an H200 lower its clock by a
-    fifth, to keep its power, and its clock reading follows late.
+    fifth, to keep its power, and its clock reading follows late. `pause_s` is a rest before every sample.
     """
 
-    def __init__(self, monitor: Monitor, seed: int = 0) -> None:
-        self._monitor = monitor
+    def __init__(self, monitor: Monitor, seed: int = 0, pause_s: float = 0.0) -> None:
+        self._monitor, self._pause_s = monitor, pause_s
         self._order = random.Random(seed)
         self._top_mhz = 0
         self._rest_s = 0.0
@@ -71,8 +71,9 @@ class Rounds:
     def _once(self, runners: Sequence[Runner]) -> tuple[list[float], bool]:
         order = self._order.sample(range(len(runners)), len(runners))
         time.sleep(self._rest_s)
+        timers = [runners[place].timer for place in order]
         begin = time.monotonic()
-        timed = dict(zip(order, time_round([runners[place].timer for place in order]), strict=True))
+        timed = dict(zip(order, time_round(timers, self._pause_s), strict=True))
         took_s = time.monotonic() - begin
         reading = self._monitor.read()
         self.others.update(reading.others)

@@ -12,17 +12,16 @@ import itertools
 import random
 import time
 from collections.abc import Iterator, Sequence
-from typing import Literal, Protocol, get_args
+from typing import Protocol
 
 import torch
 
+from autotune.bench.cores import own_cores
 from autotune.bench.operands import Activation, Operands
 from autotune.kernels.family import Plan
 from autotune.kernels.workspace import workspace
 from autotune.packing import PackedWeight
-
-Mode = Literal["graph", "hot", "server"]
-MODES: tuple[Mode, ...] = get_args(Mode)
+from autotune.record import Mode
 
 _HOST_SAMPLE_US = 2000.0
 _SERVER_CALLS = 8
@@ -142,10 +141,11 @@ class HostTimer:
     def sample_us(self) -> float:
         if self._idle_s:
             time.sleep(self._idle.expovariate(1 / self._idle_s))
-        begin = time.perf_counter_ns()
-        for _ in range(self._calls):
-            _run(self._plan, next(self._rotation), next(self._activations), self._scratch)
-        return (time.perf_counter_ns() - begin) / 1e3 / self._calls
+        with own_cores():
+            begin = time.perf_counter_ns()
+            for _ in range(self._calls):
+                _run(self._plan, next(self._rotation), next(self._activations), self._scratch)
+            return (time.perf_counter_ns() - begin) / 1e3 / self._calls
 
 
 def timer_for(

@@ -10,17 +10,11 @@ from collections.abc import Sequence
 
 import click
 
+from autotune.cli.progress import Interrupted
 from autotune.errors import AutotuneError
 
 # A verb is the module of this folder with its name; its click command is the module's `command`.
 VERBS = ("sweep", "lookup", "bench", "export", "doctor", "db")
-
-
-class Interrupted(KeyboardInterrupt):
-    """Ctrl-C during work that is stored piece by piece; `stored` counts the pieces."""
-
-    def __init__(self, stored: int) -> None:
-        self.stored = stored
 
 
 class _Verbs(click.Group):

@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
+from collections.abc import Callable, Generator, Iterator
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar, cast
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
+
+Result = TypeVar("Result")
+
+
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C during work that is stored piece by piece; `stored` counts the pieces."""
+
+    def __init__(self, stored: int) -> None:
+        self.stored = stored
 
 
 class ProblemProgress:
@@ -47,7 +58,22 @@ class ProblemProgress:
                 self._task, description=f"{stage} {done}/{total}" if done < total else "problems"
             )
 
-    def finished(self) -> None:
-        """One more problem is done."""
-        if self._bar is not None and self._task is not None:
-            self._bar.advance(self._task)
+    def follow(
+        self, running: Iterator[Result], is_stored: Callable[[Result], bool], show: Callable[[Result], None]
+    ) -> list[Result]:
+        """All that a sweep yields, each shown as it comes.
+
+        Raises:
+            Interrupted: Ctrl-C; with how many of them are stored.
+        """
+        results: list[Result] = []
+        try:
+            with contextlib.closing(cast("Generator[Result, None, None]", running)):
+                for result in running:
+                    results.append(result)
+                    show(result)
+                    if self._bar is not None and self._task is not None:
+                        self._bar.advance(self._task)
+        except KeyboardInterrupt:
+            raise Interrupted(sum(map(is_stored, results))) from None
+        return results

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-from collections.abc import Generator, Sequence
-from typing import TYPE_CHECKING, Any, cast
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from autotune.cli import Interrupted
 from autotune.cli.output import layer_name, microseconds, problem_fields, table
 from autotune.cli.progress import ProblemProgress
 from autotune.errors import AutotuneError
@@ -30,6 +28,7 @@ def run(
     device: Device,
     db: str | None,
     budget_s: float | None,
+    allow_busy: bool,
     as_json: bool,
 ) -> None:
     """Recheck the problems' records and print what became of each."""
@@ -37,23 +36,18 @@ def run(
     from autotune.search.recheck import recheck
     from autotune.store.store import Store
 
-    results: list[Rechecked] = []
-    try:
-        with (
-            Store.open(db) as store,
-            LocalExecutor(device) as executor,
-            ProblemProgress(len(problems)) as progress,
-        ):
-            click.echo(f"records of {len(problems)} problems on {device.name}, in {store.name}", err=True)
-            running = recheck(problems, device, store, executor, budget_s, progress.stage)
-            with contextlib.closing(cast("Generator[Rechecked, None, None]", running)):
-                for result in running:
-                    results.append(result)
-                    progress.finished()
-                    if as_json:
-                        click.echo(json.dumps(_fields(result, device)))
-    except KeyboardInterrupt:
-        raise Interrupted(sum(result.trials > 0 for result in results)) from None
+    def show(result: Rechecked) -> None:
+        if as_json:
+            click.echo(json.dumps(_fields(result, device)))
+
+    with (
+        Store.open(db) as store,
+        LocalExecutor(device, allow_busy=allow_busy) as executor,
+        ProblemProgress(len(problems)) as progress,
+    ):
+        click.echo(f"records of {len(problems)} problems on {device.name}, in {store.name}", err=True)
+        running = recheck(problems, device, store, executor, budget_s, progress.stage)
+        results = progress.follow(running, lambda result: result.trials > 0, show)
     if not as_json:
         click.echo(_table(results, shapes))
     click.echo(_summary(results), err=True)

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-from collections.abc import Generator, Sequence
-from typing import TYPE_CHECKING, Any, cast
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from autotune.cli import Interrupted
 from autotune.cli.options import chosen_shapes, chosen_tokens, model_options, seconds, tuned_problems
 from autotune.cli.output import layer_name, microseconds, problem_fields, table
 from autotune.cli.progress import ProblemProgress
 from autotune.errors import AutotuneError
+from autotune.record import MODES, Mode
 
 if TYPE_CHECKING:
     from autotune.device import Device
@@ -42,6 +41,13 @@ Examples:
 @click.option(
     "--recheck", is_flag=True, help="Only measure stored winners, their rivals and the default again."
 )
+@click.option(
+    "--mode",
+    type=click.Choice(MODES),
+    help="How calls are timed: in a graph that rotates over weights, as a decode loop meets them; on hot "
+    "weights; or one by one after random idle times, as requests come.  [default: graph]",
+)
+@click.option("--allow-busy", is_flag=True, help="Measure although others compute on the device.")
 @click.option("--json", "as_json", is_flag=True, help="JSON Lines: each problem as it finishes.")
 def command(
     m: tuple[int, ...] | None,
@@ -49,6 +55,8 @@ def command(
     db: str | None,
     budget: float | None,
     recheck: bool,
+    mode: Mode | None,
+    allow_busy: bool,
     as_json: bool,
     **layers: Any,
 ) -> None:
@@ -57,6 +65,7 @@ def command(
     Every config is verified before it is timed, and the default config is always among them. Problems that
     the database already has for the running kernels are not measured again, so a sweep that was
     interrupted goes on where it stopped; configs that are new since race against the stored winner.
+    Timings of different modes are never compared: a record of another mode is replaced.
 
     After a driver or compiler change, --recheck confirms stored records in seconds: it keeps, replaces or
     drops each, and says why.
@@ -67,33 +76,30 @@ def command(
     found = find_device(device)
     problems = tuned_problems(shapes, chosen_tokens(m, found))
     budget_s = _CPU_BUDGET_S if budget is None and found.kind == "cpu" else budget
+    if recheck and mode is not None:
+        raise click.UsageError("--recheck times each record in its own mode; leave --mode out.")
     if recheck:
         from autotune.cli.recheck import run
 
-        run(problems, shapes, found, db, budget_s, as_json)
+        run(problems, shapes, found, db, budget_s, allow_busy, as_json)
         return
 
     from autotune.executors.local import LocalExecutor
     from autotune.search.sweep import sweep
     from autotune.store.store import Store
 
-    outcomes: list[Outcome] = []
-    try:
-        with (
-            Store.open(db) as store,
-            LocalExecutor(found) as executor,
-            ProblemProgress(len(problems)) as progress,
-        ):
-            click.echo(f"{len(problems)} problems on {found.name}, into {store.name}", err=True)
-            running = sweep(problems, found, store, executor, budget_s, progress.stage)
-            with contextlib.closing(cast("Generator[Outcome, None, None]", running)):
-                for outcome in running:
-                    outcomes.append(outcome)
-                    progress.finished()
-                    if as_json:
-                        click.echo(json.dumps(_fields(outcome, found)))
-    except KeyboardInterrupt:
-        raise Interrupted(sum(outcome.record is not None for outcome in outcomes)) from None
+    def show(outcome: Outcome) -> None:
+        if as_json:
+            click.echo(json.dumps(_fields(outcome, found)))
+
+    with (
+        Store.open(db) as store,
+        LocalExecutor(found, allow_busy=allow_busy) as executor,
+        ProblemProgress(len(problems)) as progress,
+    ):
+        click.echo(f"{len(problems)} problems on {found.name}, into {store.name}", err=True)
+        running = sweep(problems, found, store, executor, budget_s, progress.stage, mode or "graph")
+        outcomes = progress.follow(running, lambda outcome: outcome.record is not None, show)
     if not as_json:
         click.echo(_winners(outcomes, shapes))
     click.echo(_summary(outcomes), err=True)
@@ -112,6 +118,7 @@ def _fields(outcome: Outcome, device: Device) -> dict[str, Any]:
         "high_us": None if record is None else record.high_us,
         "default_config": None if record is None else str(record.default_config),
         "default_us": None if record is None else record.default_us,
+        "mode": None if record is None else record.mode,
         "resumed": outcome.resumed,
         "trials": outcome.trials,
         "failed": outcome.failed,

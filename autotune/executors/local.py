@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import multiprocessing
 import signal
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from typing import Any
+
+from filelock import Timeout
 
 from autotune.config import Config
 from autotune.device import Device
 from autotune.errors import DeviceError
 from autotune.kernels import registry
 from autotune.layer import Problem
-from autotune.record import Trial
+from autotune.locks import device_lock
+from autotune.record import Mode, Trial
 from autotune.search.tune import Cubins, Tuned
-from autotune.worker import Broken, Ready, Task, Testing, work
+from autotune.worker import Broken, Ready, Task, Testing, Waiting, work
 
 _LOG = logging.getLogger(__name__)
 _START_LIMIT_S = 300.0
@@ -46,7 +50,8 @@ class LocalExecutor:
 
     A config that does not end within `limit_s` seconds (30 on a GPU; on a CPU 120, and more for a large
     problem) is given up with its worker. The worker ends with the thread that had it started. `entry` is what
-    the worker runs.
+    the worker runs. Executors of other processes of the user and others who compute on the device are waited
+    for, unless `allow_busy`.
     """
 
     def __init__(
@@ -54,8 +59,11 @@ class LocalExecutor:
         device: Device,
         limit_s: float | None = None,
         entry: Callable[[Connection, Device], None] = work,
+        allow_busy: bool = False,
     ) -> None:
-        self._device, self._limit_s, self._entry = device, limit_s, entry
+        self._device, self._limit_s, self._entry, self._allow_busy = device, limit_s, entry, allow_busy
+        self._lock = device_lock(device)
+        self._has_lock = False
         self._worker: _Process | None = None
 
     def __enter__(self) -> LocalExecutor:
@@ -70,18 +78,36 @@ class LocalExecutor:
         return None if self._worker is None else self._worker.pid
 
     def start(self) -> None:
-        """Begin to start a worker, when there is none, and do not wait for it."""
-        if self._worker is None:
-            self._worker = _Process(self._entry, self._device)
+        """Begin to start a worker, when there is none and nobody else measures here; do not wait for it."""
+        with contextlib.suppress(Timeout):
+            self._start(blocking=False)
 
     def close(self) -> None:
         """End the worker at once."""
+        self._end_worker()
+        if self._has_lock:
+            self._has_lock = False
+            self._lock.release()
+
+    def _start(self, blocking: bool) -> None:
+        if not self._allow_busy and not self._has_lock:
+            self._lock.acquire(blocking=blocking)
+            self._has_lock = True
+        if self._worker is None:
+            self._worker = _Process(self._entry, self._device)
+
+    def _end_worker(self) -> None:
         worker, self._worker = self._worker, None
         if worker is not None:
             worker.end()
 
     def tune(
-        self, problem: Problem, candidates: Sequence[Config], cubins: Cubins, budget_s: float | None = None
+        self,
+        problem: Problem,
+        candidates: Sequence[Config],
+        cubins: Cubins,
+        budget_s: float | None = None,
+        mode: Mode = "graph",
     ) -> Tuned:
         """Measure the candidates, the first of which is the default config, and choose the winner.
 
@@ -95,9 +121,10 @@ class LocalExecutor:
         blameless = 0
         while True:
             try:
-                ended = self._attempt(problem, candidates, cubins, budget_s, crashed)
+                task = Task(problem, candidates, cubins, budget_s, crashed, mode, self._allow_busy)
+                ended = self._attempt(task)
             except BaseException:
-                self.close()  # a worker amid a problem would answer the next one with this one's result
+                self._end_worker()  # a worker amid a problem would answer the next one with this one's result
                 raise
             if isinstance(ended, Tuned):
                 return ended
@@ -114,37 +141,33 @@ class LocalExecutor:
             crashed[ended.config] = ended.reason
             _give_up_family(ended.config.family, candidates, crashed)
 
-    def _attempt(
-        self,
-        problem: Problem,
-        candidates: Sequence[Config],
-        cubins: Cubins,
-        budget_s: float | None,
-        crashed: dict[Config, str],
-    ) -> Tuned | _Crash:
+    def _attempt(self, task: Task) -> Tuned | _Crash:
         worker = self._ready_worker()
         testing: Config | None = None
-        worker.send(
-            Task(problem, candidates, self._unsent(problem, candidates, cubins, worker), budget_s, crashed)
-        )
+        waiting = ""
+        worker.send(replace(task, cubins=self._unsent(task, worker)))
         while True:
-            limit_s = self._limit(problem)
+            limit_s = self._limit(task.problem)
             if testing is None:
                 limit_s = max(limit_s, _OUTSIDE_LIMIT_S)
             try:
                 message = worker.receive(limit_s)
             except TimeoutError:
-                self.close()
+                self._end_worker()
                 return _Crash(testing, f"it did not end within {limit_s:g} s")
             except EOFError:
                 reason = worker.died()
-                self.close()
+                self._end_worker()
                 return _Crash(testing, reason)
             if isinstance(message, Testing):
                 testing = message.config
+            elif isinstance(message, Waiting):
+                if message.reason != waiting:
+                    _LOG.warning(message.reason)
+                waiting = message.reason
             elif isinstance(message, Broken):
                 if message.lost:
-                    self.close()
+                    self._end_worker()
                 return _Crash(testing, message.reason)
             else:
                 assert isinstance(message, Tuned)
@@ -154,7 +177,11 @@ class LocalExecutor:
         """A worker whose device works; a start that fails is tried once more."""
         reason = ""
         for _ in range(2):
-            self.start()
+            try:
+                self._start(blocking=False)
+            except Timeout:
+                _LOG.warning("waiting for another autotune, which measures on %s", self._device.name)
+                self._start(blocking=True)
             assert self._worker is not None
             try:
                 reason = self._worker.wait_ready(_START_LIMIT_S) or ""
@@ -164,16 +191,15 @@ class LocalExecutor:
                 reason = self._worker.died()
             if not reason:
                 return self._worker
-            self.close()
+            self._end_worker()
         raise DeviceError(f"no worker starts on {self._device.name}: {reason}; see autotune doctor")
 
-    def _unsent(
-        self, problem: Problem, candidates: Sequence[Config], cubins: Cubins, worker: _Process
-    ) -> Cubins:
-        units = (registry.family_of(each).unit(each, problem.layer, self._device) for each in candidates)
+    def _unsent(self, task: Task, worker: _Process) -> Cubins:
+        layer = task.problem.layer
+        units = (registry.family_of(each).unit(each, layer, self._device) for each in task.candidates)
         keys = {unit.key for unit in units if unit is not None} - worker.has
         worker.has |= keys
-        return {key: cubins[key] for key in keys}
+        return {key: task.cubins[key] for key in keys}
 
     def _limit(self, problem: Problem) -> float:
         if self._limit_s is not None:

@@ -7,6 +7,7 @@ from typing import Protocol
 
 from autotune.config import Config
 from autotune.layer import Problem
+from autotune.record import Mode
 from autotune.search.tune import Cubins, Tuned
 
 
@@ -17,7 +18,12 @@ class Executor(Protocol):
         """Begin to get ready without waiting for it; `tune` does so itself when it must."""
 
     def tune(
-        self, problem: Problem, candidates: Sequence[Config], cubins: Cubins, budget_s: float | None = None
+        self,
+        problem: Problem,
+        candidates: Sequence[Config],
+        cubins: Cubins,
+        budget_s: float | None = None,
+        mode: Mode = "graph",
     ) -> Tuned:
         """Measure the candidates, the first of which is the default config, and choose the winner.
 

@@ -9,7 +9,7 @@ from autotune.device import Device
 from autotune.errors import ConfigError
 from autotune.kernels import registry
 from autotune.layer import Problem
-from autotune.record import Environment, Record, Trial
+from autotune.record import Environment, Mode, Record, Trial
 from autotune.search.tune import candidates_of
 from autotune.store.store import Store
 
@@ -23,46 +23,51 @@ def current_records(problem: Problem, device: Device, store: Store, environment:
     ]
 
 
-def current_record(problem: Problem, device: Device, store: Store, environment: Environment) -> Record | None:
-    """The record that a model gets, None when there is none of the environment's kernel sources."""
-    return next(reversed(current_records(problem, device, store, environment)), None)
+def current_record(
+    problem: Problem, device: Device, store: Store, environment: Environment, mode: Mode
+) -> Record | None:
+    """The record that a model gets, None unless it is of the environment's kernel sources and the mode."""
+    newest = next(reversed(current_records(problem, device, store, environment)), None)
+    return newest if newest is not None and newest.mode == mode else None
 
 
 def current_trials(
-    problem: Problem, device: Device, store: Store, environment: Environment
-) -> list[tuple[Trial, Environment]]:
-    """The problem's trials of the environment's kernel sources, each with its own environment."""
+    problem: Problem, device: Device, store: Store, environment: Environment, mode: Mode
+) -> list[Trial]:
+    """The problem's trials of the environment's kernel sources, timed in the mode."""
     return [
-        (trial, its)
+        trial
         for trial, its in store.attempts(problem, device)
-        if _same_source(trial.config, its, environment)
+        if trial.mode == mode and _same_source(trial.config, its, environment)
     ]
 
 
 def candidates_to_do(
-    problem: Problem, device: Device, store: Store, environment: Environment
+    problem: Problem, device: Device, store: Store, environment: Environment, mode: Mode
 ) -> list[Config] | None:
     """The configs to measure now, the default config first, then the incumbent; None for none.
 
-    A problem is done when it has a record of the present sources against the present default config, and
-    a trial of the present sources for every config. Else what lacks a trial of the present sources,
-    compiler and driver is raced against the incumbent and the default: the stored winner, or the best
-    trial when the winner's own source has changed. A problem where nothing ever passed is measured whole.
+    A problem is done when it has a record of the present sources and the mode against the present default
+    config, and such a trial for every config. Else what lacks a trial is raced against the default and the
+    incumbent: the stored winner, or the best trial when the winner's own source has changed. A problem where
+    nothing ever passed is measured whole. A new driver or compiler makes nothing new: a recheck confirms.
     """
     whole = candidates_of(problem, device)
     records = current_records(problem, device, store, environment)
-    trials = current_trials(problem, device, store, environment)
-    covered = {trial.config for trial, _ in trials}.issuperset(whole)
-    if covered and records and records[-1].default_config == whole[0]:
+    trials = current_trials(problem, device, store, environment, mode)
+    tried = {trial.config for trial in trials}
+    if (
+        tried.issuperset(whole)
+        and records
+        and (records[-1].mode, records[-1].default_config) == (mode, whole[0])
+    ):
         return None
-    compared = [trial for trial, its in trials if _same_tools(its, environment)]
-    stored = [record.config for record in reversed(records)]
+    stored = [record.config for record in reversed(records) if record.mode == mode]
     incumbent = next(
-        (config for config in (*stored, *by_time(compared)) if is_valid(config, problem, device)), None
+        (config for config in (*stored, *by_time(trials)) if is_valid(config, problem, device)), None
     )
     if incumbent is None:
         return whole
-    tried = {trial.config for trial in compared}
     default, *others = whole
     # The incumbent goes before the others, so that a budget that ends early has it compared at least.
     missing = (config for config in others if config not in tried)
@@ -97,7 +102,3 @@ def is_valid(config: Config, problem: Problem, device: Device) -> bool:
 def _same_source(config: Config, one: Environment, other: Environment) -> bool:
     name = config.family
     return name in other.sources and one.sources.get(name) == other.sources[name]
-
-
-def _same_tools(one: Environment, other: Environment) -> bool:
-    return (one.compiler, one.driver) == (other.compiler, other.driver)

@@ -51,8 +51,9 @@ def recheck(
 ) -> Iterator[Rechecked]:
     """Measure each stored winner, its runners-up and the default again; keep, replace or drop the record.
 
-    The outcome is stored with its trials as a new sweep of the present environment, problem by problem. A
-    record is dropped when nothing that was measured passes. `budget_s` is shared by the problems.
+    Each is timed in its record's own mode. The outcome is stored with its trials as a new sweep of the
+    present environment, problem by problem. A record is dropped when nothing that was measured passes.
+    `budget_s` is shared by the problems.
     """
     environment = current_environment(device)
     chosen: dict[Problem, tuple[list[Record], list[Config]]] = {}
@@ -76,7 +77,7 @@ def recheck(
             begin = time.monotonic()
             share = None if end is None else max(0.0, end - begin) / (len(chosen) - done)
             records, configs = chosen[problem]
-            tuned = executor.tune(problem, configs, cubins, share)
+            tuned = executor.tune(problem, configs, cubins, share, records[-1].mode)
             result = _judge(records[-1], configs, tuned, device)
             if result.verdict == "unchecked":
                 store.add_result(sweep_id, tuned.trials, None, None)
@@ -103,7 +104,7 @@ def _candidates(
         names = (*evidence.ties, *(name for name, _ in evidence.runners_up))
         near = [Config.parse(name) for name in names]
     else:
-        near = by_time(trial for trial, _ in current_trials(problem, device, store, environment))
+        near = by_time(current_trials(problem, device, store, environment, record.mode))
     near = [config for config in near if config != record.config and is_valid(config, problem, device)]
     default = registry.default_config(problem, device)
     wanted = (record.config, *(other.config for other in records), *near[:_NEAR])

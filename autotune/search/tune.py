@@ -15,7 +15,7 @@ from autotune.errors import CompileError, LaunchError
 from autotune.kernels import compiler, registry
 from autotune.kernels.family import Plan
 from autotune.layer import Problem
-from autotune.record import Evidence, Record, Trial
+from autotune.record import Evidence, Mode, Record, Trial
 
 if TYPE_CHECKING:
     from autotune.bench.operands import Operands
@@ -62,6 +62,7 @@ def tune(
     cubins: Cubins,
     budget_s: float | None = None,
     crashed: Mapping[Config, str] = MappingProxyType({}),
+    mode: Mode = "graph",
     notice: Notice = lambda _: None,
 ) -> Tuned:
     """Measure the candidates, the first of which is the default config, and choose the winner.
@@ -86,7 +87,7 @@ def tune(
 
     default, *others = candidates
     measured = measure(
-        problem, operands, others, default, plan_of, budget_s, before_race=lambda: notice(None)
+        problem, operands, others, default, plan_of, budget_s, mode, before_race=lambda: notice(None)
     )
     tuned = _choose(problem, device, default, measured.trials)
     if not measured.others:

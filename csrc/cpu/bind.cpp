@@ -1,9 +1,15 @@
 #include "cpu/bind.h"
 
+#include <pybind11/stl.h>
+
+#include <mutex>
 #include <stdexcept>
+#include <utility>
+#include <vector>
 
 #include "cpu/arch.h"
 #include "cpu/matmul.h"
+#include "cpu/pool.h"
 
 namespace autotune::cpu {
 namespace {
@@ -23,6 +29,15 @@ void call(int64_t m, int64_t n, int64_t k, int64_t group_size, int dtype, uintpt
           pointer(zeros), pointer(bias), reinterpret_cast<void*>(out), split_k, tile_n, threads});
 }
 
+void pin(std::vector<int> cpus) {
+  constexpr int kMostCpus = 1024;  // of a cpu_set_t
+  for (const int cpu : cpus)
+    if (cpu < 0 || cpu >= kMostCpus) throw std::invalid_argument("cpu_pin: there is no such CPU");
+  Pool& pool = Pool::instance();
+  const std::lock_guard<std::mutex> lock(pool.mutex());
+  pool.pin(std::move(cpus));
+}
+
 const std::string& checked_arch() {
   try {
     return arch();
@@ -37,6 +52,7 @@ const std::string& checked_arch() {
 
 void bind(pybind11::module_& module) {
   module.def("cpu_arch", &checked_arch);
+  module.def("cpu_pin", &pin, pybind11::call_guard<pybind11::gil_scoped_release>());
   module.def("cpu_source_hash", [] { return AUTOTUNE_CPU_SOURCE_HASH; });
   module.def("cpu_matmul", &call, pybind11::call_guard<pybind11::gil_scoped_release>());
 }

@@ -9,6 +9,7 @@
 #include <chrono>
 #include <system_error>
 #include <thread>
+#include <utility>
 
 namespace autotune::cpu {
 namespace {
@@ -50,13 +51,25 @@ int current_cpu() {
 #endif
 }
 
-// Lets the thread run on every CPU of the caller but `cpu`.
+// Lets the thread run on every CPU of the caller but `cpu`; a system that has no such call leaves it.
 void keep_off(pthread_t thread, int cpu) {
 #if defined(__linux__)
   cpu_set_t allowed;
   if (pthread_getaffinity_np(pthread_self(), sizeof allowed, &allowed) != 0) return;
-  CPU_CLR(cpu, &allowed);
+  if (cpu >= 0) CPU_CLR(cpu, &allowed);
   if (CPU_COUNT(&allowed) > 0) pthread_setaffinity_np(thread, sizeof allowed, &allowed);
+#else
+  static_cast<void>(thread);
+  static_cast<void>(cpu);
+#endif
+}
+
+void keep_on(pthread_t thread, int cpu) {
+#if defined(__linux__)
+  cpu_set_t allowed;
+  CPU_ZERO(&allowed);
+  CPU_SET(cpu, &allowed);
+  pthread_setaffinity_np(thread, sizeof allowed, &allowed);
 #else
   static_cast<void>(thread);
   static_cast<void>(cpu);
@@ -90,7 +103,7 @@ void Pool::run(int threads, int64_t count, const std::function<void(int64_t)>& t
   for (size_t i = 0; i < helping; ++i) {
     Worker& worker = *workers_[i];
     // A kernel may wake a thread on its waker's CPU, where it would wait until there is nothing left to do.
-    if (here >= 0 && worker.cpu == here) keep_off(worker.thread, here);
+    if (cpus_.empty() && here >= 0 && worker.cpu == here) keep_off(worker.thread, here);
     {
       std::lock_guard<std::mutex> lock(worker.mutex);
       worker.state = kPosted;
@@ -108,6 +121,11 @@ void Pool::run(int threads, int64_t count, const std::function<void(int64_t)>& t
   }
 }
 
+void Pool::pin(std::vector<int> cpus) {
+  cpus_ = std::move(cpus);
+  for (size_t i = 0; i < workers_.size(); ++i) place(i);
+}
+
 float* Pool::scratch(size_t size) {
   constexpr size_t kLine = 64 / sizeof(float);
   if (scratch_.size() < size + kLine) scratch_ = std::vector<float>(size + kLine);
@@ -121,6 +139,16 @@ void Pool::add_worker() {
   worker->thread = thread.native_handle();
   thread.detach();
   workers_.push_back(std::move(worker));
+  if (!cpus_.empty()) place(workers_.size() - 1);
+}
+
+void Pool::place(size_t index) {
+  const pthread_t thread = workers_[index]->thread;
+  if (cpus_.empty()) {
+    keep_off(thread, -1);
+  } else {
+    keep_on(thread, cpus_[index % cpus_.size()]);
+  }
 }
 
 void Pool::serve(Worker& worker) {

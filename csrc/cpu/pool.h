@@ -24,6 +24,9 @@ class Pool {
   // Calls task(0) to task(count - 1) in any order, on at most `threads` threads with the caller as one.
   void run(int threads, int64_t count, const std::function<void(int64_t)>& task);
 
+  // Keeps each thread but the caller on one of these CPUs; with none, all run where the caller may.
+  void pin(std::vector<int> cpus);
+
   // At least `size` floats on a cache line's boundary, kept between calls, with no defined content.
   float* scratch(size_t size);
 
@@ -37,11 +40,13 @@ class Pool {
   };
 
   void add_worker();
+  void place(size_t index);
   void serve(Worker& worker);
   void work();
 
   std::mutex mutex_;
   std::vector<std::unique_ptr<Worker>> workers_;
+  std::vector<int> cpus_;
   const std::function<void(int64_t)>* task_ = nullptr;
   int64_t count_ = 0;
   std::atomic<int64_t> next_{0};

@@ -22,6 +22,7 @@ py::list cuda_devices() {
   for (const DeviceInfo& info : driver().devices) {
     py::dict device;
     device["name"] = info.name;
+    device["uuid"] = info.uuid;
     device["major"] = info.major;
     device["minor"] = info.minor;
     device["multiprocessors"] = info.multiprocessors;

@@ -27,6 +27,7 @@ const char* find_all(void* library, Driver& driver) {
   need("cuDeviceGetCount", driver.cuDeviceGetCount);
   need("cuDeviceGet", driver.cuDeviceGet);
   need("cuDeviceGetName", driver.cuDeviceGetName);
+  need("cuDeviceGetUuid_v2", driver.cuDeviceGetUuid);
   need("cuDeviceGetAttribute", driver.cuDeviceGetAttribute);
   need("cuDeviceTotalMem_v2", driver.cuDeviceTotalMem);
   need("cuDevicePrimaryCtxRetain", driver.cuDevicePrimaryCtxRetain);
@@ -42,11 +43,24 @@ const char* find_all(void* library, Driver& driver) {
   return missing;
 }
 
+std::string uuid_text(const unsigned char (&bytes)[16]) {
+  constexpr char kDigits[] = "0123456789abcdef";
+  std::string text = "GPU-";
+  for (int i = 0; i < 16; ++i) {
+    if (i == 4 || i == 6 || i == 8 || i == 10) text += '-';
+    text += kDigits[bytes[i] / 16];
+    text += kDigits[bytes[i] % 16];
+  }
+  return text;
+}
+
 DeviceInfo device_info(const Driver& driver, int index) {
   DeviceHandle device = 0;
   driver.check(driver.cuDeviceGet(&device, index), "cuDeviceGet");
   char name[256] = "";
   driver.check(driver.cuDeviceGetName(name, sizeof(name), device), "cuDeviceGetName");
+  unsigned char uuid[16] = {};
+  driver.check(driver.cuDeviceGetUuid(uuid, device), "cuDeviceGetUuid");
   std::size_t memory_bytes = 0;
   driver.check(driver.cuDeviceTotalMem(&memory_bytes, device), "cuDeviceTotalMem");
   auto attribute = [&](DeviceAttribute wanted) {
@@ -55,6 +69,7 @@ DeviceInfo device_info(const Driver& driver, int index) {
     return value;
   };
   return {name,
+          uuid_text(uuid),
           attribute(kMajor),
           attribute(kMinor),
           attribute(kMultiprocessors),

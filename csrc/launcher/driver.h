@@ -68,6 +68,7 @@ struct DriverError : std::runtime_error {
 
 struct DeviceInfo {
   std::string name;
+  std::string uuid;  // as NVML writes it: GPU-, then 32 hex digits in five parts
   int major;
   int minor;
   int multiprocessors;
@@ -86,6 +87,7 @@ struct Driver {
   Result (*cuDeviceGetCount)(int* count) = nullptr;
   Result (*cuDeviceGet)(DeviceHandle* device, int index) = nullptr;
   Result (*cuDeviceGetName)(char* name, int length, DeviceHandle device) = nullptr;
+  Result (*cuDeviceGetUuid)(unsigned char* uuid, DeviceHandle device) = nullptr;
   Result (*cuDeviceGetAttribute)(int* value, DeviceAttribute attribute, DeviceHandle device) = nullptr;
   Result (*cuDeviceTotalMem)(std::size_t* bytes, DeviceHandle device) = nullptr;
   Result (*cuDevicePrimaryCtxRetain)(Context* context, DeviceHandle device) = nullptr;
