@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-VALUES = ("_C", "__version__", "errors", "paths", "layer", "config", "device", "record", "shapes")
+VALUES = ("_C", "__version__", "errors", "paths", "layer", "config", "device", "job", "locks", "record", "shapes")
 FLOORS = {
     **dict.fromkeys(VALUES, 0),
     "packing": 1,
