@@ -73,6 +73,11 @@ class LocalExecutor:
         self.close()
 
     @property
+    def device(self) -> Device:
+        """The device that it tunes on."""
+        return self._device
+
+    @property
     def worker_pid(self) -> int | None:
         """The worker's process id, None when there is none."""
         return None if self._worker is None else self._worker.pid

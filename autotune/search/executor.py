@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from autotune.config import Config
+from autotune.device import Device
 from autotune.layer import Problem
 from autotune.record import Mode
 from autotune.search.tune import Cubins, Tuned
@@ -13,6 +14,10 @@ from autotune.search.tune import Cubins, Tuned
 
 class Executor(Protocol):
     """Tunes problems on one device, one at a time, and outlives whatever a candidate does."""
+
+    @property
+    def device(self) -> Device:
+        """The device that it tunes on."""
 
     def start(self) -> None:
         """Begin to get ready without waiting for it; `tune` does so itself when it must."""

@@ -124,8 +124,7 @@ def _judge(before: Record, candidates: Sequence[Config], tuned: Tuned, device: D
         reason = f"{after.median_us:.2f} us, {before.median_us:.2f} us before"
     else:
         verdict, reason = "replaced", _why_replaced(before, after, tuned, device)
-    failed = sum(trial.status in ("failed", "wrong") for trial in tuned.trials)
-    return Rechecked(before.problem, verdict, before, after, reason, len(tuned.trials), failed)
+    return Rechecked(before.problem, verdict, before, after, reason, len(tuned.trials), tuned.failed)
 
 
 def _why_replaced(before: Record, after: Record, tuned: Tuned, device: Device) -> str:

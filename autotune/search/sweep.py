@@ -75,10 +75,9 @@ def sweep(
             stays = outlasts(known[problem], todo[problem], tuned.trials)
             winner = None if stays else tuned.record
             store.add_result(sweep_id, tuned.trials, winner, binary_of(winner, device, cubins))
-            failed = sum(trial.status in ("failed", "wrong") for trial in tuned.trials)
-            took_s = time.monotonic() - begin
             record = known[problem] if stays else winner
-            yield Outcome(problem, record, False, len(tuned.trials), failed, took_s, tuned.note)
+            took_s = time.monotonic() - begin
+            yield Outcome(problem, record, False, len(tuned.trials), tuned.failed, took_s, tuned.note)
         status = "finished"
     finally:
         store.finish_sweep(sweep_id, status)

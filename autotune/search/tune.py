@@ -33,6 +33,11 @@ class Tuned:
     record: Record | None
     note: str = ""
 
+    @property
+    def failed(self) -> int:
+        """How many configs failed or were wrong."""
+        return sum(trial.status in ("failed", "wrong") for trial in self.trials)
+
 
 def candidates_of(problem: Problem, device: Device) -> list[Config]:
     """The problem's whole space, the default config first."""
