@@ -35,3 +35,7 @@ class FormatError(AutotuneError):
 
 class DatabaseError(AutotuneError):
     """A database that cannot be opened, read or written."""
+
+
+class LeaseLost(AutotuneError):  # noqa: N818, it reads as what happened
+    """A job whose lease ended while it was tuned, so that its result was discarded."""

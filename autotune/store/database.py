@@ -14,7 +14,7 @@ from autotune.errors import DatabaseError
 from autotune.paths import database_url, sqlite_path
 from autotune.store.trouble import BUSY_S, explain, is_missing
 
-_INSERT: dict[str, Callable[[sa.Table], Any]] = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}
+INSERT: dict[str, Callable[[sa.Table], Any]] = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}
 
 
 class Database:
@@ -88,7 +88,7 @@ class Database:
 
 def put(connection: sa.Connection, table: sa.Table, key: dict[str, Any], values: dict[str, Any]) -> int:
     """Insert the row, or update the one that has the same unique key; the row's id."""
-    insert = _INSERT[connection.dialect.name](table).values(key | values)
+    insert = INSERT[connection.dialect.name](table).values(key | values)
     connection.execute(insert.on_conflict_do_update(index_elements=list(key), set_=values))
     found: int = connection.execute(sa.select(table.c.id).filter_by(**key)).scalar_one()
     return found

@@ -5,10 +5,11 @@ from __future__ import annotations
 import functools
 import json
 import struct
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from typing import Any, Protocol
 
 from autotune.config import Config
+from autotune.job import Job, Worker
 from autotune.layer import Layer, Problem
 from autotune.record import Environment, Evidence, Record, Trial
 
@@ -143,3 +144,27 @@ def environment_of(row: Row) -> Environment:
         version=row["version"],
         sources=json.loads(sources) if isinstance(sources, str) else sources,
     )
+
+
+def job_of(row: Row) -> Job:
+    """The job of a row."""
+    return Job(
+        id=row["id"],
+        problem=problem_of(row),
+        device=row["device"],
+        arch=row["arch"],
+        source_hash=row["source_hash"],
+        priority=float(row["priority"]),  # SQLite may return a whole number as an int
+        state=row["state"],
+        attempts=row["attempts"],
+        worker=row["worker"],
+        lease_until=row["lease_until"],
+        not_before=row["not_before"],
+        reason=row["reason"],
+        created_at=row["created_at"],
+    )
+
+
+def worker_of(row: Row) -> Worker:
+    """The worker of a row."""
+    return Worker(**{field.name: row[field.name] for field in fields(Worker)})

@@ -15,19 +15,10 @@ from autotune.device import Device
 from autotune.layer import Problem
 from autotune.record import Binary, Environment, Record, Trial
 from autotune.store.database import Database, put
-from autotune.store.rows import (
-    PROBLEM_FIELDS,
-    environment_of,
-    problem_row,
-    record_of,
-    record_row,
-    trial_of,
-    trial_row,
-)
-from autotune.store.tables import BINARY, DEVICE, ENVIRONMENT, RECORD, SWEEP, TRIAL
+from autotune.store.results import write_result
+from autotune.store.rows import PROBLEM_FIELDS, environment_of, problem_row, record_of, trial_of
+from autotune.store.tables import DEVICE, ENVIRONMENT, RECORD, SWEEP, TRIAL
 from autotune.store.trouble import check_revision
-
-_RECORD_KEY = ("device_id", *PROBLEM_FIELDS, "source_hash")
 
 
 class Store:
@@ -37,7 +28,7 @@ class Store:
     """
 
     def __init__(self, database: Database) -> None:
-        self._database = database
+        self.database = database
         self.name = database.name
 
     @classmethod
@@ -66,7 +57,7 @@ class Store:
 
     def close(self) -> None:
         """Close every connection."""
-        self._database.close()
+        self.database.close()
 
     def begin_sweep(self, device: Device, environment: Environment, arguments: Mapping[str, Any]) -> int:
         """A new sweep of status `running`; its id. `arguments` is what JSON can hold."""
@@ -75,7 +66,7 @@ class Store:
         del device_row["index"]
         environment_row = asdict(environment)
         digest = hashlib.sha256(json.dumps(environment_row, sort_keys=True).encode()).hexdigest()
-        with self._database.transaction(write=True) as connection:
+        with self.database.transaction(write=True) as connection:
             row = {
                 "device_id": put(connection, DEVICE, device_key, device_row),
                 "environment_id": put(connection, ENVIRONMENT, {"digest": digest}, environment_row),
@@ -89,7 +80,7 @@ class Store:
     def finish_sweep(self, sweep_id: int, status: str) -> None:
         """Close the sweep with `finished`, `interrupted` or `failed`."""
         done = sa.update(SWEEP).where(SWEEP.c.id == sweep_id).values(status=status, finished_at=_now())
-        with self._database.transaction(write=True) as connection:
+        with self.database.transaction(write=True) as connection:
             connection.execute(done)
 
     def add_result(
@@ -106,24 +97,8 @@ class Store:
         record's cubin, and replaces one of the same unit that another compiler made. `dropped` are records
         of the sweep's device that are no longer true: they go, their trials stay.
         """
-        with self._database.transaction(write=True) as connection:
-            if trials:
-                connection.execute(sa.insert(TRIAL), [{"sweep_id": sweep_id} | trial_row(t) for t in trials])
-            sweep = connection.execute(sa.select(SWEEP).filter_by(id=sweep_id)).mappings().one()
-            for each in dropped:
-                key = {"device_id": sweep["device_id"], "source_hash": each.source_hash}
-                gone = key | problem_row(each.problem)
-                connection.execute(sa.delete(RECORD).filter_by(**gone))
-            if record is None:
-                return
-            row = record_row(record) | {
-                "device_id": sweep["device_id"],
-                "environment_id": sweep["environment_id"],
-                "trial_id": _trial_id(connection, sweep_id, record),
-                "binary_id": _put_binary(connection, binary) if binary else None,
-            }
-            key = {name: row.pop(name) for name in _RECORD_KEY}
-            put(connection, RECORD, key, row)
+        with self.database.transaction(write=True) as connection:
+            write_result(connection, sweep_id, trials, record, binary, dropped)
 
     def records(self, device: Device | None = None, problem: Problem | None = None) -> list[Record]:
         """Current records of the device and problem, or of all, by device and problem, the newest last."""
@@ -132,7 +107,7 @@ class Store:
             query = query.where(*(RECORD.c[name] == value for name, value in problem_row(problem).items()))
         fields = (RECORD.c[name] for name in PROBLEM_FIELDS)
         order = (DEVICE.c.name, DEVICE.c.arch, *fields, RECORD.c.created_at, RECORD.c.id)
-        with self._database.transaction() as connection:
+        with self.database.transaction() as connection:
             rows = connection.execute(_only(query, device).order_by(*order)).mappings().all()
         return [record_of(row, row["name"], row["arch"], row["source_hash"]) for row in rows]
 
@@ -145,7 +120,7 @@ class Store:
         query = sa.select(TRIAL, SWEEP.c.environment_id)
         query = _only(query.select_from(TRIAL.join(SWEEP).join(DEVICE)), device)
         query = query.where(*(TRIAL.c[name] == value for name, value in problem_row(problem).items()))
-        with self._database.transaction() as connection:
+        with self.database.transaction() as connection:
             rows = connection.execute(query.order_by(TRIAL.c.id)).mappings().all()
             used = {row["environment_id"] for row in rows}
             those = sa.select(ENVIRONMENT).where(ENVIRONMENT.c.id.in_(used))
@@ -154,7 +129,7 @@ class Store:
 
     def devices(self) -> list[Device]:
         """Every device model that a sweep ran on, by name; `index` is 0."""
-        with self._database.transaction() as connection:
+        with self.database.transaction() as connection:
             rows = connection.execute(sa.select(DEVICE).order_by(DEVICE.c.name, DEVICE.c.arch)).mappings()
             return [Device(index=0, **{name: row[name] for name in row if name != "id"}) for row in rows]
 
@@ -162,27 +137,9 @@ class Store:
         """The environment of the device's newest record, None without records."""
         query = _only(sa.select(ENVIRONMENT).select_from(RECORD.join(DEVICE).join(ENVIRONMENT)), device)
         newest = query.order_by(RECORD.c.created_at.desc(), RECORD.c.id.desc()).limit(1)
-        with self._database.transaction() as connection:
+        with self.database.transaction() as connection:
             row = connection.execute(newest).mappings().one_or_none()
         return None if row is None else environment_of(row)
-
-
-def _trial_id(connection: sa.Connection, sweep_id: int, record: Record) -> int | None:
-    query = sa.select(sa.func.max(TRIAL.c.id)).filter_by(
-        sweep_id=sweep_id, config=str(record.config), status="ok", **problem_row(record.problem)
-    )
-    found: int | None = connection.scalar(query)
-    return found
-
-
-def _put_binary(connection: sa.Connection, binary: Binary) -> int:
-    values = {
-        "sha256": binary.sha256,
-        "arch": binary.arch,
-        "compiler": binary.compiler,
-        "cubin": binary.cubin,
-    }
-    return put(connection, BINARY, {"unit_key": binary.unit_key}, values)
 
 
 def _only(query: sa.Select[Any], device: Device | None) -> sa.Select[Any]:

@@ -72,7 +72,7 @@ TRIAL = sa.Table(
     sa.Column("mode", sa.String, nullable=False, server_default="graph"),
     sa.Column("clock_mhz", sa.Integer),
     sa.Column("deviation", sa.Double),
-    sa.Index("trial_problem", "n", "k", "m"),
+    sa.Index("trial_problem", "n", "k", "m", "group_size", "dtype", "zero_point", "sweep_id"),
 )
 
 BINARY = sa.Table(
@@ -105,4 +105,53 @@ RECORD = sa.Table(
     sa.Column("binary_id", sa.ForeignKey("binary.id")),
     sa.Column("evidence", sa.JSON(none_as_null=True)),
     sa.UniqueConstraint("device_id", "n", "k", "group_size", "dtype", "zero_point", "m", "source_hash"),
+)
+
+JOB = sa.Table(
+    "job",
+    METADATA,
+    # A queue that is filled again and again uses up numbers for the jobs that it already has.
+    sa.Column("id", sa.BigInteger().with_variant(sa.Integer, "sqlite"), primary_key=True),
+    *_problem(),
+    sa.Column("device", sa.String, nullable=False),
+    sa.Column("arch", sa.String, nullable=False),
+    sa.Column("source_hash", sa.String, nullable=False),
+    sa.Column("priority", sa.Double, nullable=False),
+    sa.Column("state", sa.String, nullable=False),
+    sa.Column("attempts", sa.Integer, nullable=False),
+    sa.Column("worker", sa.String),
+    sa.Column("lease_until", sa.Double),
+    sa.Column("not_before", sa.Double, nullable=False),
+    sa.Column("reason", sa.String),
+    sa.Column("created_at", sa.Double, nullable=False),
+    sa.UniqueConstraint(
+        "n", "k", "group_size", "dtype", "zero_point", "m", "device", "arch", "source_hash", name="job_key"
+    ),
+)
+
+# Only what can be claimed, in the order of claims: finished jobs, however many, cost a claim nothing. The
+# states are text, not parameters, because that is how both planners see that the index has every row.
+OPEN = sa.text("state IN ('queued', 'running')")
+sa.Index(
+    "job_open",
+    JOB.c.device,
+    JOB.c.arch,
+    JOB.c.source_hash,
+    JOB.c.priority.desc(),
+    JOB.c.id,
+    sqlite_where=OPEN,
+    postgresql_where=OPEN,
+)
+
+WORKER = sa.Table(
+    "worker",
+    METADATA,
+    sa.Column("name", sa.String, primary_key=True),
+    sa.Column("host", sa.String, nullable=False),
+    sa.Column("device", sa.String, nullable=False),
+    sa.Column("arch", sa.String, nullable=False),
+    sa.Column("state", sa.String, nullable=False),
+    sa.Column("job_id", sa.BigInteger().with_variant(sa.Integer, "sqlite")),
+    sa.Column("last_seen", sa.Double, nullable=False),
+    sa.Column("started_at", sa.Double, nullable=False),
 )

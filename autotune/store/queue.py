@@ -1,0 +1,203 @@
+"""The queue: problems to tune, each claimed by one worker at a time, in the database of the results."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import sqlalchemy as sa
+
+from autotune.errors import LeaseLost
+from autotune.job import Job, Worker
+from autotune.layer import Problem
+from autotune.record import Binary, Record, Trial
+from autotune.store.clock import now
+from autotune.store.database import INSERT
+from autotune.store.results import write_result
+from autotune.store.rows import PROBLEM_FIELDS, job_of, problem_row, worker_of
+from autotune.store.store import Store
+from autotune.store.tables import JOB, OPEN, WORKER
+
+ATTEMPTS = 3
+"""After so many failures a job is parked."""
+BACK_OFF_S = 30.0
+"""What a job waits after its first failure; four times as long after the next."""
+_FORGET_S = 7 * 86_400.0
+_KEY = (*PROBLEM_FIELDS, "device", "arch", "source_hash")
+_IDLE: dict[str, Any] = {"lease_until": None, "worker": None}
+
+
+class Queue:
+    """The jobs of a store. A lease's time is the database's: no worker's clock matters.
+
+    Every method raises DatabaseError, in one line, when the database cannot be read or written.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self._database = store.database
+
+    def add(self, problems: Iterable[tuple[Problem, float]], device: str, arch: str, source_hash: str) -> int:
+        """Queue problems with their priority, the highest first; how many are new.
+
+        A problem is queued once for a device model and kernel sources. One that waits already gets the
+        higher of both priorities; one that runs, is done, parked or cancelled stays so until `retry`.
+        """
+        highest: dict[Problem, float] = {}
+        for problem, priority in problems:
+            highest[problem] = max(priority, highest.get(problem, priority))
+        common = {"device": device, "arch": arch, "source_hash": source_hash}
+        # Sorted, so that two processes which add the same problems wait for each other in one order only.
+        rows = [problem_row(each) | common | {"priority": highest[each]} for each in sorted(highest)]
+        if not rows:
+            return 0
+        with self._database.transaction(write=True) as connection:
+            insert = INSERT[connection.dialect.name](JOB)
+            fresh = insert.values(state="queued", attempts=0, not_before=now(), created_at=now())
+            stored = fresh.on_conflict_do_nothing(index_elements=_KEY).returning(JOB.c.id)
+            new = len(connection.execute(stored, rows).all())
+            if new < len(rows):
+                same = [JOB.c[name] == sa.bindparam(f"its_{name}") for name in _KEY]
+                lower = JOB.c.priority < sa.bindparam("higher")
+                raised = sa.update(JOB).where(*same, JOB.c.state == "queued", lower)
+                renamed = [{f"its_{name}": row[name] for name in _KEY} for row in rows]
+                higher = [old | {"higher": row["priority"]} for old, row in zip(renamed, rows, strict=True)]
+                connection.execute(raised.values(priority=sa.bindparam("higher")), higher)
+        return new
+
+    def claim(self, device: str, arch: str, source_hash: str, worker: str, lease_s: float) -> Job | None:
+        """The next job of the device model, leased to the worker; None when there is nothing to do now.
+
+        The one of the highest priority, of those the oldest. A job whose lease has ended counts as a failed
+        attempt and is claimed again; after its last attempt it is parked.
+        """
+        mine = {"device": device, "arch": arch, "source_hash": source_hash}
+        free = sa.func.coalesce(JOB.c.lease_until, JOB.c.not_before) <= now()
+        first = sa.select(JOB.c.id).filter_by(**mine).where(OPEN, free)
+        first = first.order_by(JOB.c.priority.desc(), JOB.c.id).limit(1).with_for_update(skip_locked=True)
+        vanished = "worker " + JOB.c.worker + " vanished: its lease ended"
+        taken = sa.update(JOB).where(JOB.c.id == first.scalar_subquery())
+        taken = taken.values(
+            state="running",
+            attempts=JOB.c.attempts + 1,
+            worker=worker,
+            lease_until=now() + lease_s,
+            reason=sa.case((JOB.c.state == "running", vanished), else_=JOB.c.reason),
+        ).returning(JOB)
+        with self._database.transaction(write=True) as connection:
+            while row := connection.execute(taken).mappings().one_or_none():
+                job = job_of(row)
+                if job.attempts <= ATTEMPTS:
+                    return job
+                parked = sa.update(JOB).where(JOB.c.id == job.id)
+                connection.execute(parked.values(**_IDLE, state="parked", attempts=ATTEMPTS))
+        return None
+
+    def renew(self, job: Job, lease_s: float) -> bool:
+        """Let the lease end `lease_s` from now; False when it is lost: claimed by another, or cancelled."""
+        return self._change(job, lease_until=now() + lease_s)
+
+    def complete(
+        self, job: Job, sweep_id: int, trials: Sequence[Trial], record: Record | None, binary: Binary | None
+    ) -> None:
+        """Store what was found out, as `Store.add_result`, and mark the job done: both, or neither.
+
+        It may be called again when the database failed, and stores nothing twice.
+
+        Raises:
+            LeaseLost: the job is no longer the worker's; nothing is stored.
+        """
+        with self._database.transaction(write=True) as connection:
+            done = _held(job).values(state="done", lease_until=None, reason=None)
+            if connection.execute(done).rowcount:
+                write_result(connection, sweep_id, trials, record, binary)
+                return
+            stored = _its(sa.select(JOB.c.id), job).where(JOB.c.state == "done")
+            if connection.scalar(stored) is None:
+                raise LeaseLost(
+                    f"job {job.id} ({job.problem}) is no longer at worker {job.worker}, so its result "
+                    "is discarded; see: autotune jobs"
+                )
+
+    def fail(self, job: Job, reason: str) -> str:
+        """Queue the job again after a while, or park it after its last attempt; its state then.
+
+        A job whose lease was lost stays as it is.
+        """
+        if job.attempts >= ATTEMPTS:
+            self._change(job, **_IDLE, state="parked", reason=reason)
+        else:
+            wait_s = BACK_OFF_S * 4.0 ** (job.attempts - 1)
+            self._change(job, **_IDLE, state="queued", reason=reason, not_before=now() + wait_s)
+        with self._database.transaction() as connection:
+            state: str = connection.execute(sa.select(JOB.c.state).filter_by(id=job.id)).scalar_one()
+        return state
+
+    def give_back(self, job: Job) -> None:
+        """Queue the job again at once, as if it had not been claimed."""
+        self._change(job, **_IDLE, state="queued", attempts=job.attempts - 1)
+
+    def retry(self, ids: Sequence[int] | None = None) -> int:
+        """Queue jobs afresh, whatever became of them unless they run; None: every parked one. How many."""
+        which = JOB.c.state == "parked" if ids is None else JOB.c.id.in_(ids) & (JOB.c.state != "running")
+        fresh = sa.update(JOB).where(which).values(**_IDLE, state="queued", attempts=0, reason=None)
+        return self._write(fresh.values(not_before=now()))
+
+    def cancel(self, ids: Sequence[int]) -> int:
+        """Call off jobs that are not done; workers notice it when they renew. How many."""
+        which = JOB.c.id.in_(ids) & JOB.c.state.in_(("queued", "running", "parked"))
+        return self._write(sa.update(JOB).where(which).values(**_IDLE, state="cancelled"))
+
+    def jobs(
+        self, state: str | None = None, device: str | None = None, limit: int | None = None
+    ) -> list[Job]:
+        """Jobs of the state and device model, or all, in the order in which they are or were claimed."""
+        query = sa.select(JOB).order_by(JOB.c.priority.desc(), JOB.c.id).limit(limit)
+        for column, value in ((JOB.c.state, state), (JOB.c.device, device)):
+            query = query if value is None else query.where(column == value)
+        with self._database.transaction() as connection:
+            return [job_of(row) for row in connection.execute(query).mappings()]
+
+    def counts(self) -> dict[str, int]:
+        """How many jobs are in each state that any job is in."""
+        query = sa.select(JOB.c.state, sa.func.count()).group_by(JOB.c.state)
+        with self._database.transaction() as connection:
+            return dict(connection.execute(query).tuples().all())
+
+    def beat(self, worker: Worker) -> None:
+        """Say that the worker lives and what it does. Workers not seen for a week are forgotten."""
+        said = asdict(worker) | {"last_seen": now()}
+        with self._database.transaction(write=True) as connection:
+            connection.execute(sa.delete(WORKER).where(WORKER.c.last_seen < now() - _FORGET_S))
+            insert = INSERT[connection.dialect.name](WORKER).values(said | {"started_at": now()})
+            del said["started_at"]
+            connection.execute(insert.on_conflict_do_update(index_elements=["name"], set_=said))
+
+    def workers(self) -> list[Worker]:
+        """Every worker of the last week, by name."""
+        with self._database.transaction() as connection:
+            rows = connection.execute(sa.select(WORKER).order_by(WORKER.c.name)).mappings()
+            return [worker_of(row) for row in rows]
+
+    def clock(self) -> float:
+        """The database's time in Unix seconds, to compare the times of jobs and workers with."""
+        with self._database.transaction() as connection:
+            return connection.execute(sa.select(now())).scalar_one()
+
+    def _change(self, job: Job, **values: Any) -> bool:
+        return self._write(_held(job).values(values)) == 1
+
+    def _write(self, update: sa.Update) -> int:
+        with self._database.transaction(write=True) as connection:
+            return connection.execute(update).rowcount
+
+
+def _its(statement: Any, job: Job) -> Any:
+    # A claim counts an attempt, so no two claims of a job have worker and attempts in common.
+    return statement.where(JOB.c.id == job.id, JOB.c.worker == job.worker, JOB.c.attempts == job.attempts)
+
+
+def _held(job: Job) -> sa.Update:
+    """An update of the job, of no row when its lease was lost."""
+    update: sa.Update = _its(sa.update(JOB), job).where(JOB.c.state == "running")
+    return update
