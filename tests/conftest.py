@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+from postgres import Server, server
 
 from autotune import _C
 from autotune.device import cuda_devices
+from autotune.store.schema import upgrade
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -25,3 +28,41 @@ def own_database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         patch.setenv("AUTOTUNE_DB", str(tmp_path_factory.mktemp("data") / "autotune.db"))
         patch.setenv("XDG_RUNTIME_DIR", str(tmp_path_factory.mktemp("locks")))
         yield
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Server]:
+    with server() as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def template(postgres: Server) -> str:
+    """A PostgreSQL database of the newest schema, to copy."""
+    name = postgres.create()
+    upgrade(postgres.url(name))
+    return name
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """A database of the test's own, of each kind: one that `Store.open` creates, one that is there already."""
+    if request.param == "sqlite":
+        yield str(tmp_path / "new folder" / "100% mine?.db")
+        return
+    postgres = request.getfixturevalue("postgres")
+    name = postgres.create(request.getfixturevalue("template"))
+    yield postgres.url(name)
+    postgres.drop(name)
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def empty_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """A database without a schema, of each kind."""
+    if request.param == "sqlite":
+        yield str(tmp_path / "empty.db")
+        return
+    postgres = request.getfixturevalue("postgres")
+    name = postgres.create()
+    yield postgres.url(name)
+    postgres.drop(name)

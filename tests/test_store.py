@@ -1,13 +1,12 @@
-"""The store's methods, on SQLite and on the empty PostgreSQL database of AUTOTUNE_TEST_POSTGRES, if set."""
+"""The store's methods, on SQLite and on PostgreSQL."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
-import sqlalchemy as sa
+from databases import rows
 from store_samples import (
     A100,
     ENVIRONMENT,
@@ -27,36 +26,10 @@ from autotune.record import Trial
 from autotune.store.store import Store
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
-def url(request: pytest.FixtureRequest, tmp_path) -> str:
-    if request.param == "sqlite":
-        return str(tmp_path / "new folder" / "100% mine?.db")
-    address = os.environ.get("AUTOTUNE_TEST_POSTGRES")
-    if not address:
-        pytest.skip("AUTOTUNE_TEST_POSTGRES is not set")
-    engine = sa.create_engine(address.replace("postgresql://", "postgresql+psycopg://"))
-    with engine.begin() as connection:
-        connection.execute(sa.text("DROP SCHEMA public CASCADE"))
-        connection.execute(sa.text("CREATE SCHEMA public"))
-    engine.dispose()
-    return address
-
-
 @pytest.fixture
 def store(url: str) -> Iterator[Store]:
     with Store.open(url) as opened:
         yield opened
-
-
-def rows(url: str, table: str) -> list[dict[str, object]]:
-    """A table, read by another program than the store."""
-    is_file = "://" not in url
-    address = sa.URL.create("sqlite", database=url) if is_file else url.replace("ql://", "ql+psycopg://")
-    engine = sa.create_engine(address)
-    with engine.connect() as connection:
-        found = connection.execute(sa.text(f'SELECT * FROM "{table}" ORDER BY id')).mappings().all()
-    engine.dispose()
-    return [dict(row) for row in found]
 
 
 def add(store: Store, *records, device=H200, environment=ENVIRONMENT, cubin=None) -> int:
