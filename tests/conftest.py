@@ -46,7 +46,7 @@ def template(postgres: Server) -> str:
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
-    """A database of the test's own, of each kind: one that `Store.open` creates, one that is there already."""
+    """A database of the test's own, of each kind: a file that is not there yet, a migrated PostgreSQL one."""
     if request.param == "sqlite":
         yield str(tmp_path / "new folder" / "100% mine?.db")
         return

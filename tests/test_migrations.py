@@ -8,10 +8,12 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
+from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
+from databases import connected, query, rows
 from store_samples import (
     ENVIRONMENT,
     H200,
@@ -25,16 +27,54 @@ from store_samples import (
 )
 
 from autotune.errors import DatabaseError
+from autotune.job import Job, Worker
+from autotune.layer import Problem
 from autotune.paths import shipped
-from autotune.runtime.stored import user_binary
 from autotune.store import schema, trouble
 from autotune.store.database import Database
+from autotune.store.queue import Queue
 from autotune.store.schema import upgrade
 from autotune.store.store import Store
 from autotune.store.tables import METADATA
 from autotune.store.trouble import known_revisions
 
 FROZEN = sorted((Path(__file__).parent / "frozen").glob("*.sql"))
+
+THERE = {
+    "device": H200.name,
+    "arch": H200.arch,
+    "source_hash": "a5a5a5a5a5a5a5a5",
+    "created_at": 1750000000.25,
+}
+JOBS = [
+    Job(
+        **THERE,
+        id=1,
+        problem=Problem(LAYER, 1),
+        priority=2.5,
+        state="done",
+        attempts=1,
+        worker="host:1:0",
+        lease_until=None,
+        not_before=1750000000.25,
+        reason=None,
+    ),
+    Job(
+        **THERE,
+        id=2,
+        problem=Problem(LAYER, 16),
+        priority=1.5,
+        state="parked",
+        attempts=3,
+        worker=None,
+        lease_until=None,
+        not_before=1750000120.5,
+        reason="differs at [0, 3]",
+    ),
+]
+WORKER = Worker(
+    "host:1:0", "host", H200.name, H200.arch, "idle", last_seen=1750000300.0, started_at=1750000000.0
+)
 
 LATER = """
 import sqlalchemy as sa
@@ -50,9 +90,30 @@ def upgrade() -> None:
 """
 
 
-def thaw(dump: Path, path: Path) -> None:
+def thaw(dump: Path, url: str, tmp_path: Path) -> None:
+    """Make the empty database what the dumped SQLite file was; migrations make the schema of PostgreSQL."""
+    path = str(tmp_path / "frozen.db") if "://" in url else url
     with sqlite3.connect(path) as connection:
         connection.executescript(dump.read_text(encoding="utf-8"))
+    if path == url:
+        return
+    config = Config()
+    config.set_main_option("script_location", str(shipped("migrations")))
+    with connected(path) as old, connected(url) as new:
+        config.attributes["connection"] = new
+        command.upgrade(config, dump.stem)
+        metadata = sa.MetaData()
+        metadata.reflect(old)
+        for table in metadata.sorted_tables:
+            if table.name == "alembic_version":
+                continue
+            for row in old.execute(sa.select(table)).mappings():
+                new.execute(
+                    sa.insert(table).values({name: row[name] for name in row if row[name] is not None})
+                )
+            if "id" in table.c:
+                serial = f"pg_get_serial_sequence('{table.name}', 'id')"
+                new.exec_driver_sql(f'SELECT setval({serial}, max(id)) FROM "{table.name}"')
 
 
 @pytest.fixture
@@ -77,11 +138,9 @@ def test_file_names_and_migrations_agree():
     assert known_revisions() == revisions[::-1]
 
 
-def test_migrations_create_what_the_tables_say(tmp_path):
-    path = tmp_path / "new.db"
-    assert upgrade(str(path)) == known_revisions()[-1]
-    engine = sa.create_engine(f"sqlite:///{path}")
-    with engine.connect() as connection:
+def test_migrations_create_what_the_tables_say(empty_url):
+    assert upgrade(empty_url) == known_revisions()[-1]
+    with connected(empty_url) as connection:
         context = MigrationContext.configure(connection, opts={"compare_type": True})
         assert compare_metadata(context, METADATA) == []
         for table in METADATA.tables.values():
@@ -95,15 +154,13 @@ def test_migrations_create_what_the_tables_say(tmp_path):
                 if isinstance(each, sa.UniqueConstraint)
             }
             assert unique == said
-    engine.dispose()
 
 
-def test_a_new_database_has_the_newest_revision(tmp_path):
-    path = str(tmp_path / "new.db")
-    database = Database(path)
+def test_a_new_database_has_the_newest_revision(empty_url):
+    database = Database(empty_url)
     assert database.revision() is None
-    assert not Path(path).exists()
-    Store.open(path).close()
+    assert not Path(empty_url).exists()
+    Store.open(empty_url).close()
     assert database.revision() == known_revisions()[-1]
     database.close()
 
@@ -113,13 +170,12 @@ def test_every_revision_has_a_frozen_database():
 
 
 @pytest.mark.parametrize("dump", FROZEN, ids=lambda dump: dump.stem)
-def test_a_frozen_database_upgrades_and_keeps_all(tmp_path, dump):
-    path = tmp_path / "old.db"
-    thaw(dump, path)
-    assert upgrade(str(path)) == known_revisions()[-1]
+def test_a_frozen_database_upgrades_and_keeps_all(empty_url, tmp_path, dump):
+    thaw(dump, empty_url, tmp_path)
+    assert upgrade(empty_url) == known_revisions()[-1]
     second = record(m=16, best=config(16, 4), at=1)
     has_evidence = dump.stem >= "0002"
-    with Store.open(str(path)) as store:
+    with Store.open(empty_url) as store:
         assert store.records() == [record(), with_evidence(second) if has_evidence else second]
         assert store.trials(record().problem, H200) == trials(record())
         assert store.trials(second.problem, H200) == (evident_trials if has_evidence else trials)(second)
@@ -129,35 +185,38 @@ def test_a_frozen_database_upgrades_and_keeps_all(tmp_path, dump):
         assert again == 2
         store.add_result(again, trials(record()), record(), binary())
         assert len(store.records()) == 2
-    assert user_binary(path, "unit") == binary().cubin
+        if dump.stem >= "0003":
+            assert Queue(store).jobs() == JOBS
+            assert Queue(store).workers() == [WORKER]
+    (stored,) = rows(empty_url, "binary")
+    assert bytes(stored["cubin"]) == binary().cubin
 
 
-def test_an_older_schema_waits_for_its_owner(tmp_path, later):
-    path = str(tmp_path / "mine.db")
-    with Store.open(path) as store:
+def test_an_older_schema_waits_for_its_owner(empty_url, later):
+    with Store.open(empty_url) as store:
+        name = store.name
         store.add_result(store.begin_sweep(H200, ENVIRONMENT, {}), [], record(), None)
     before = known_revisions()[-1]
     later()
     with pytest.raises(DatabaseError) as raised:
-        Store.open(path)
+        Store.open(empty_url)
     assert str(raised.value) == (
-        f"database {path} has schema revision {before}, older than 9998 of this autotune; "
-        f"run: autotune db upgrade --db {path}"
+        f"database {name} has schema revision {before}, older than 9998 of this autotune; "
+        f"run: autotune db upgrade --db {name}"
     )
-    assert upgrade(path) == "9998"
-    assert upgrade(path) == "9998"
-    with Store.open(path) as store:
+    assert upgrade(empty_url) == "9998"
+    assert upgrade(empty_url) == "9998"
+    with Store.open(empty_url) as store:
         assert store.records() == [record(layer=LAYER)]
 
 
-def test_an_upgrade_that_fails_changes_nothing(tmp_path, later):
-    path = str(tmp_path / "mine.db")
-    Store.open(path).close()
+def test_an_upgrade_that_fails_changes_nothing(empty_url, later):
+    Store.open(empty_url).close()
     before = known_revisions()[-1]
     later('op.execute("INSERT INTO nowhere VALUES (1)")')
     with pytest.raises(DatabaseError, match="nowhere"):
-        upgrade(path)
-    with sqlite3.connect(path) as connection:
-        assert connection.execute("SELECT version_num FROM alembic_version").fetchone() == (before,)
-        columns = {row[1] for row in connection.execute("PRAGMA table_info(record)")}
+        upgrade(empty_url)
+    assert query(empty_url, "SELECT version_num FROM alembic_version") == [{"version_num": before}]
+    with connected(empty_url) as connection:
+        columns = {column["name"] for column in sa.inspect(connection).get_columns("record")}
     assert "remark" not in columns
