@@ -20,7 +20,7 @@ import sqlalchemy as sa
 AS: dict[str, Any] = {}
 if os.geteuid() == 0:
     AS = {"user": "nobody", "group": pwd.getpwnam("nobody").pw_gid, "extra_groups": []}
-FAST = "-c fsync=off -c synchronous_commit=off -c full_page_writes=off -c max_connections=200"
+FAST = "-c fsync=off -c full_page_writes=off -c max_connections=200"
 
 
 def binaries() -> Path | None:

@@ -162,7 +162,7 @@ class Queue:
         """How many jobs are in each state that any job is in."""
         query = sa.select(JOB.c.state, sa.func.count()).group_by(JOB.c.state)
         with self._database.transaction() as connection:
-            return dict(connection.execute(query).tuples().all())
+            return {str(row[0]): int(row[1]) for row in connection.execute(query)}
 
     def beat(self, worker: Worker) -> None:
         """Say that the worker lives and what it does. Workers not seen for a week are forgotten."""
