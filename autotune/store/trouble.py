@@ -9,6 +9,7 @@ from autotune.paths import shipped
 
 BUSY_S = 30
 
+_OWNERS = "can be changed by its owner only; let that role run autotune db upgrade"
 _REASONS = {
     "not a database": "is not a SQLite database; move it away or use another --db",
     "malformed": "is damaged; restore a copy of it or use another --db",
@@ -17,6 +18,9 @@ _REASONS = {
     "disk I/O": "is no file, or its disk fails; use another --db",
     "readonly": "cannot be written; check its permissions and its folder's or use another --db",
     "unable to open": "cannot be opened; check its permissions and its folder's or use another --db",
+    "permission denied for schema": _OWNERS,
+    "must be owner": _OWNERS,
+    "permission denied for": "refuses this to your role; let its owner grant what migrations/roles.sql does",
 }
 
 
