@@ -7,6 +7,11 @@ READY := .venv/ready
 comma := ,
 GPU := $(wildcard /dev/nvidiactl /dev/dxg)
 EXTRAS := $(if $(GPU),dev$(comma)cuda,dev)
+# The tests start a PostgreSQL server of their own. Where its programs are missing and cannot be installed, the
+# tests that need them are skipped, and say so.
+POSTGRES := $(firstword $(shell command -v initdb) $(wildcard /usr/lib/postgresql/*/bin/initdb))
+APT := $(if $(filter 0,$(shell id -u)),$(shell command -v apt-get))
+GET_POSTGRES = $(APT) update -qq && DEBIAN_FRONTEND=noninteractive $(APT) install -qq postgresql >/dev/null
 SOURCES := $(shell find csrc -name '*.cpp' -o -name '*.h')
 CLANG_FORMAT := find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh' | xargs $(BIN)/clang-format
 
@@ -16,6 +21,7 @@ sweep: $(READY)
 	$(BIN)/autotune sweep --shapes llama7b
 
 test: $(READY)
+	$(if $(POSTGRES),,$(if $(APT),-$(GET_POSTGRES)))
 	$(BIN)/python -m pytest
 
 lint: $(READY)
