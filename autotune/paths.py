@@ -1,6 +1,7 @@
 """Where autotune keeps its files, and where the files it ships are found."""
 
 import os
+import warnings
 from pathlib import Path
 
 import platformdirs
@@ -33,7 +34,9 @@ def sqlite_path(url: str) -> Path | None:
 
 def lock_folder() -> Path:
     """Folder of locks: the user's own, on this machine, and gone when it restarts."""
-    return platformdirs.user_runtime_path("autotune", appauthor=False, ensure_exists=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of a user without such a folder, who gets one among temporary files
+        return platformdirs.user_runtime_path("autotune", appauthor=False, ensure_exists=True)
 
 
 def cubin_cache() -> Path:
