@@ -6,7 +6,7 @@ Standard library only. No trouble with a database stops it: it is warned of once
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from math import log2
 
@@ -16,8 +16,9 @@ from autotune.errors import AutotuneError, ConfigError, DatabaseError
 from autotune.kernels import registry
 from autotune.layer import Layer, Problem, bucket_of
 from autotune.paths import database_url, sqlite_path
-from autotune.record import Record
+from autotune.record import Record, sources_digest
 from autotune.runtime.explain import Explanation, explain
+from autotune.runtime.misses import Tally, miss_file
 from autotune.runtime.stored import shipped_files, shipped_records, user_binary, user_records
 
 NEAR_OCTAVES = 2.0
@@ -67,6 +68,7 @@ class Lookup:
         """Read the records of the device's arch from `db` (None: AUTOTUNE_DB or the user's own database)."""
         self.device = device
         self._path = sqlite_path(database_url(db))
+        self._misses = miss_file(db)
         self._hashes = {family.name: family.source_hash() for family in registry.families_of(device)}
         self._exact: dict[Problem, dict[str, Record]] = {}
         self._stale: dict[Problem, Record] = {}
@@ -111,6 +113,10 @@ class Lookup:
         except DatabaseError as error:
             _warn(str(error))
             return None
+
+    def tally(self, answers: Sequence[Answer]) -> Tally:
+        """Counts the calls of a layer, given its answer for each bucket."""
+        return Tally(self._misses, self.device.arch, sources_digest(self._hashes), answers)
 
     def _user(self) -> list[Record]:
         if self._path is None:

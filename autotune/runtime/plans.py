@@ -17,6 +17,7 @@ from autotune.kernels.compiler import build_all
 from autotune.layer import BUCKETS, Layer, Problem
 from autotune.paths import database_url
 from autotune.runtime.lookup import Answer, Lookup
+from autotune.runtime.misses import MARKS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -49,13 +50,23 @@ class LayerPlans:
         ready = [maker.ready(answer) for answer in answers]
         self.answers = tuple(answer for answer, _ in ready)
         self._plans = tuple(plan for _, plan in ready)
+        self._tally = lookup.tally(self.answers)
+        self._calls = self._tally.calls
+        weakref.finalize(self, self._tally.note_all)
         self.handle = next(_handles)
         _by_handle[self.handle] = self
 
     def plan(self, m: int) -> Plan:
-        """The plan for m >= 1 tokens: that of the smallest bucket >= m, of the largest above that."""
+        """The plan for m >= 1 tokens: that of the smallest bucket >= m, of the largest above that.
+
+        Who asks will call it: a bucket without a record is tuned the sooner, the more it is called.
+        """
         # Bucket i is 2**i.
-        return self._plans[min((m - 1).bit_length(), len(BUCKETS) - 1)]
+        bucket = min((m - 1).bit_length(), len(BUCKETS) - 1)
+        calls = self._calls[bucket] = self._calls[bucket] + 1
+        if calls in MARKS:
+            self._tally.note(bucket)
+        return self._plans[bucket]
 
     def __deepcopy__(self, memo: object) -> LayerPlans:
         return self

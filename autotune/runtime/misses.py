@@ -1,0 +1,124 @@
+"""Notes of what ran without a record of its own, for a daemon to tune. Standard library only.
+
+They are JSON Lines in a file beside the database, appended without a lock. Trouble with the file is no one's
+trouble: what cannot be noted stays unsaid.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from autotune.errors import LayerError
+from autotune.layer import BUCKETS, Problem
+from autotune.paths import database_url, default_database, sqlite_path
+from autotune.store.rows import problem_of, problem_row
+
+if TYPE_CHECKING:
+    from autotune.runtime.lookup import Answer
+
+LIMIT_BYTES = 1 << 20
+"""Where no daemon takes the notes away, the file grows to this size and no further."""
+MARKS = frozenset(4**power for power in range(32))
+"""Numbers of calls at which they are noted."""
+_MISSED = ("near", "default")
+_NUMBERS = ("n", "k", "group_size", "m")
+
+
+@dataclass(frozen=True, slots=True)
+class Miss:
+    """Calls of a bucket's problem that ran a `near` or `default` config (`source`) on a device model.
+
+    `source_hash` is that of a job: one hash for the sources of the device's families.
+    """
+
+    problem: Problem
+    device: str
+    arch: str
+    source_hash: str
+    source: str
+    calls: int
+
+
+class Tally:
+    """Counts a layer's calls by bucket, and notes those that missed.
+
+    They are noted when they are 1, 4, 16 and so on in all, and the rest when the layer's plans are let go or
+    the process ends. So a call costs an increment, a process writes some dozen lines in its life, and one
+    that is killed has told of a quarter of its calls at least. A CUDA graph that is replayed calls nothing.
+    """
+
+    def __init__(self, file: Path, arch: str, source_hash: str, answers: Sequence[Answer]) -> None:
+        self.calls = [0] * len(answers)
+        self._noted = [0] * len(answers)
+        self._file = file
+        self._arch, self._source_hash = arch, source_hash
+        self._answers = answers
+
+    def note(self, bucket: int) -> None:
+        """Note the calls of the bucket with this index that were not noted yet, when they missed."""
+        answer, calls = self._answers[bucket], self.calls[bucket]
+        new = calls - self._noted[bucket]
+        if new and answer.source in _MISSED:
+            which = (answer.problem, answer.device, self._arch, self._source_hash, answer.source)
+            if append(self._file, Miss(*which, new)):
+                self._noted[bucket] = calls
+
+    def note_all(self) -> None:
+        """Note what was not noted yet."""
+        for bucket in range(len(self.calls)):
+            self.note(bucket)
+
+
+def miss_file(db: str | None = None) -> Path:
+    """The file of the database in force; of one that is not a file here, that of the user's own database."""
+    return Path(f"{sqlite_path(database_url(db)) or default_database()}.misses.jsonl")
+
+
+def append(file: Path, miss: Miss) -> bool:
+    """Add a line in one write, so that processes do not mix theirs; False when that cannot be."""
+    which = {"device": miss.device, "arch": miss.arch, "source_hash": miss.source_hash}
+    fields = problem_row(miss.problem) | which | {"source": miss.source, "calls": miss.calls}
+    line = json.dumps(fields).encode() + b"\n"
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        # A name that is a pipe, which no one reads, is an error instead of a wait.
+        descriptor = os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK, 0o666)
+        try:
+            fits = os.fstat(descriptor).st_size + len(line) <= LIMIT_BYTES
+            return fits and os.write(descriptor, line) == len(line)
+        finally:
+            os.close(descriptor)
+    except (OSError, ValueError):
+        return False
+
+
+def read(file: Path) -> Iterator[Miss]:
+    """The notes of a file; a line that is torn or not ours is passed over.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    for line in file.read_bytes().splitlines():
+        miss = _parse(line)
+        if miss is not None:
+            yield miss
+
+
+def _parse(line: bytes) -> Miss | None:
+    try:
+        row: Any = json.loads(line)
+        numbers = [row[name] for name in _NUMBERS]
+        where = row["device"], row["arch"], row["source_hash"]
+        miss = Miss(problem_of(row), *where, row["source"], row["calls"])
+    except (ValueError, TypeError, KeyError, RecursionError, LayerError):
+        return None
+    # As a database can hold them.
+    sound = all(type(value) is int and 0 < value < 1 << 31 for value in numbers)
+    sound = sound and all(isinstance(value, str) and value.isprintable() for value in where)
+    sound = sound and type(miss.calls) is int and 0 < miss.calls <= max(MARKS)
+    return miss if sound and miss.problem.m in BUCKETS and miss.source in _MISSED else None
