@@ -20,7 +20,8 @@ import sqlalchemy as sa
 AS: dict[str, Any] = {}
 if os.geteuid() == 0:
     AS = {"user": "nobody", "group": pwd.getpwnam("nobody").pw_gid, "extra_groups": []}
-FAST = "-c fsync=off -c full_page_writes=off -c max_connections=200"
+MANY = "-c max_connections=200"
+FAST = f"{MANY} -c fsync=off -c full_page_writes=off"
 
 
 def binaries() -> Path | None:
@@ -34,15 +35,15 @@ def binaries() -> Path | None:
 class Server:
     """A running server; `url` names a database of it."""
 
-    def __init__(self, folder: Path, programs: Path) -> None:
-        self._folder, self._programs = folder, programs
+    def __init__(self, folder: Path, programs: Path, options: str) -> None:
+        self._folder, self._programs, self._options = folder, programs, options
         self._numbers = itertools.count()
         data = ["--pgdata", str(folder / "data"), "--username", "postgres", "--auth", "trust"]
         self._run("initdb", *data, "--no-sync", "--no-locale", "--encoding", "UTF8")
         self.start()
 
     def start(self) -> None:
-        options = f"-c listen_addresses='' -c unix_socket_directories='{self._folder}' {FAST}"
+        options = f"-c listen_addresses='' -c unix_socket_directories='{self._folder}' {self._options}"
         self._control("start", "--wait", "--options", options, "--log", str(self._folder / "log"))
 
     def stop(self) -> None:
@@ -79,7 +80,7 @@ class Server:
 
 
 @contextmanager
-def server() -> Iterator[Server]:
+def server(options: str = FAST) -> Iterator[Server]:
     """A server for as long as the block runs; skips the test where none is installed."""
     programs = binaries()
     if programs is None:
@@ -88,7 +89,7 @@ def server() -> Iterator[Server]:
         folder = Path(name)
         if AS:
             shutil.chown(folder, AS["user"])
-        running = Server(folder, programs)
+        running = Server(folder, programs, options)
         try:
             yield running
         finally:

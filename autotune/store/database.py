@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import random
+import sqlite3
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -89,8 +92,8 @@ class Database:
 def put(connection: sa.Connection, table: sa.Table, key: dict[str, Any], values: dict[str, Any]) -> int:
     """Insert the row, or update the one that has the same unique key; the row's id."""
     insert = INSERT[connection.dialect.name](table).values(key | values)
-    connection.execute(insert.on_conflict_do_update(index_elements=list(key), set_=values))
-    found: int = connection.execute(sa.select(table.c.id).filter_by(**key)).scalar_one()
+    stored = insert.on_conflict_do_update(index_elements=list(key), set_=values).returning(table.c.id)
+    found: int = connection.execute(stored).scalar_one()
     return found
 
 
@@ -123,7 +126,32 @@ def _sqlite_engine(address: sa.URL) -> sa.Engine:
 
     @sa.event.listens_for(engine, "begin")
     def begin(connection: sa.Connection) -> None:
-        write = connection.get_execution_options().get("write")
-        connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")
+        if connection.get_execution_options().get("write"):
+            _wait_for_writers(connection)
+        else:
+            connection.exec_driver_sql("BEGIN")
 
     return engine
+
+
+def _wait_for_writers(connection: sa.Connection) -> None:
+    """Begin to write when no other process does.
+
+    SQLite's own waits grow to 0.1 s, so whoever has waited longest looks least often. Equal waits as short as
+    a transaction are fair.
+    """
+    driver: Any = connection.connection.driver_connection
+    end = time.monotonic() + BUSY_S
+    driver.execute("PRAGMA busy_timeout=0")
+    try:
+        while time.monotonic() < end:
+            try:
+                driver.execute("BEGIN IMMEDIATE")
+                return
+            except sqlite3.OperationalError as error:
+                if "is locked" not in str(error):
+                    break
+            time.sleep(random.uniform(0.5e-3, 2e-3))
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+    finally:
+        driver.execute(f"PRAGMA busy_timeout={BUSY_S * 1000}")
