@@ -6,7 +6,9 @@ import contextlib
 import logging
 import multiprocessing
 import signal
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
@@ -16,12 +18,13 @@ from typing import Any
 from filelock import Timeout
 
 from autotune.config import Config
-from autotune.device import Device
+from autotune.device import Device, cuda_devices, find_device
 from autotune.errors import DeviceError
 from autotune.kernels import registry
 from autotune.layer import Problem
 from autotune.locks import device_lock
-from autotune.record import Mode, Trial
+from autotune.record import Environment, Mode, Trial
+from autotune.search.environment import current_environment
 from autotune.search.tune import Cubins, Tuned
 from autotune.worker import Broken, Ready, Task, Testing, Waiting, work
 
@@ -31,10 +34,14 @@ _GPU_LIMIT_S = 30.0
 _CPU_LIMIT_S = 120.0
 _OUTSIDE_LIMIT_S = 120.0
 _EXIT_LIMIT_S = 30.0
+_LOCK_POLL_S = 1.0
 _CPU_OPERATIONS_PER_LIMIT = 2.5e8
 """Operations of a problem from which on its limit grows: all rounds of a race take far less per operation."""
 _MOST_CRASHES = 10
 """Configs of one family that may crash on one problem before the rest of the family is not tried."""
+
+# A worker ends with the thread that started it, so one that lives as long as this process starts them all.
+_STARTER = ThreadPoolExecutor(1, thread_name_prefix="starter")
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,9 +56,8 @@ class LocalExecutor:
     """Tunes problems on a device of this machine; use it as a context manager.
 
     A config that does not end within `limit_s` seconds (30 on a GPU; on a CPU 120, and more for a large
-    problem) is given up with its worker. The worker ends with the thread that had it started. `entry` is what
-    the worker runs. Executors of other processes of the user and others who compute on the device are waited
-    for, unless `allow_busy`.
+    problem) is given up with its worker. `entry` is what the worker runs. Executors of other processes of the
+    user and others who compute on the device are waited for, unless `allow_busy`.
     """
 
     def __init__(
@@ -65,6 +71,8 @@ class LocalExecutor:
         self._lock = device_lock(device)
         self._has_lock = False
         self._worker: _Process | None = None
+        self._cancelled = False
+        self._guard = threading.Lock()  # between whoever cancels and a worker that is about to start
 
     def __enter__(self) -> LocalExecutor:
         return self
@@ -78,31 +86,52 @@ class LocalExecutor:
         return self._device
 
     @property
+    def environment(self) -> Environment:
+        """What else its measurements depend on, as of now."""
+        return current_environment(self._device)
+
+    @property
     def worker_pid(self) -> int | None:
         """The worker's process id, None when there is none."""
         return None if self._worker is None else self._worker.pid
 
     def start(self) -> None:
         """Begin to start a worker, when there is none and nobody else measures here; do not wait for it."""
-        with contextlib.suppress(Timeout):
-            self._start(blocking=False)
+        if self._take_lock(0.0):
+            self._start()
+
+    def cancel(self) -> None:
+        """End the worker at once, from any thread: `tune` raises, now and until `close`."""
+        with self._guard:
+            self._cancelled = True
+            if self._worker is not None:
+                self._worker.kill()
 
     def close(self) -> None:
         """End the worker at once."""
         self._end_worker()
+        self._cancelled = False
         if self._has_lock:
             self._has_lock = False
             self._lock.release()
 
-    def _start(self, blocking: bool) -> None:
+    def _start(self) -> None:
+        with self._guard:
+            if self._cancelled:
+                raise DeviceError(f"tuning on {self._device.name} was cancelled")
+            if self._worker is None:
+                self._worker = _STARTER.submit(_Process, self._entry, self._device).result()
+
+    def _take_lock(self, limit_s: float) -> bool:
         if not self._allow_busy and not self._has_lock:
-            self._lock.acquire(blocking=blocking)
-            self._has_lock = True
-        if self._worker is None:
-            self._worker = _Process(self._entry, self._device)
+            with contextlib.suppress(Timeout):
+                self._lock.acquire(timeout=limit_s)
+                self._has_lock = True
+        return self._allow_busy or self._has_lock
 
     def _end_worker(self) -> None:
-        worker, self._worker = self._worker, None
+        with self._guard:
+            worker, self._worker = self._worker, None
         if worker is not None:
             worker.end()
 
@@ -120,7 +149,7 @@ class LocalExecutor:
         the whole of `budget_s`, so that a crash does not leave the problem to its default config.
 
         Raises:
-            DeviceError: two workers in a row did not start.
+            DeviceError: two workers in a row did not start, or it was cancelled.
         """
         crashed: dict[Config, str] = {}
         blameless = 0
@@ -182,11 +211,11 @@ class LocalExecutor:
         """A worker whose device works; a start that fails is tried once more."""
         reason = ""
         for _ in range(2):
-            try:
-                self._start(blocking=False)
-            except Timeout:
+            if not self._take_lock(0.0):
                 _LOG.warning("waiting for another autotune, which measures on %s", self._device.name)
-                self._start(blocking=True)
+            while not self._cancelled and not self._take_lock(_LOCK_POLL_S):
+                pass
+            self._start()
             assert self._worker is not None
             try:
                 reason = self._worker.wait_ready(_START_LIMIT_S) or ""
@@ -212,6 +241,29 @@ class LocalExecutor:
         if self._device.kind == "cuda":
             return _GPU_LIMIT_S
         return _CPU_LIMIT_S * max(1.0, problem.operations / _CPU_OPERATIONS_PER_LIMIT)
+
+
+def local_executors(names: str = "auto", allow_busy: bool = False) -> list[LocalExecutor]:
+    """One executor for each device: `auto`, `cpu`, `cuda:N`, several as `cuda:0,cuda:1`, or `all`.
+
+    `all` is every GPU that the kernels run on, and the CPU where there is no GPU.
+
+    Raises:
+        DeviceError: there is no such device, or it is older than sm_80.
+    """
+    if names == "all":
+        devices = list(_usable_gpus()) or [find_device()]
+    else:
+        devices = [find_device(name.strip()) for name in names.split(",")]
+    return [LocalExecutor(device, allow_busy=allow_busy) for device in dict.fromkeys(devices)]
+
+
+def _usable_gpus() -> Iterator[Device]:
+    for gpu in cuda_devices():
+        try:
+            yield find_device(gpu.torch_name)
+        except DeviceError as error:
+            _LOG.warning("left out: %s", error)
 
 
 class _Process:
@@ -273,6 +325,10 @@ class _Process:
             return self._pipe.recv()
         except ConnectionResetError:
             raise EOFError from None
+
+    def kill(self) -> None:
+        """Have it end, without waiting for it; `receive` will tell."""
+        self._process.kill()
 
     def died(self) -> str:
         """How it ended, once its pipe is closed."""

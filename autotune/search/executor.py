@@ -8,7 +8,7 @@ from typing import Protocol
 from autotune.config import Config
 from autotune.device import Device
 from autotune.layer import Problem
-from autotune.record import Mode
+from autotune.record import Environment, Mode
 from autotune.search.tune import Cubins, Tuned
 
 
@@ -18,6 +18,10 @@ class Executor(Protocol):
     @property
     def device(self) -> Device:
         """The device that it tunes on."""
+
+    @property
+    def environment(self) -> Environment:
+        """What else its measurements depend on, as of now."""
 
     def start(self) -> None:
         """Begin to get ready without waiting for it; `tune` does so itself when it must."""
@@ -35,8 +39,11 @@ class Executor(Protocol):
         A candidate that crashes or does not end is a trial of status `failed`.
 
         Raises:
-            DeviceError: the device cannot be used at all.
+            DeviceError: the device cannot be used at all, or it was cancelled.
         """
+
+    def cancel(self) -> None:
+        """End what runs at once, from any thread: `tune` raises, now and until `close`."""
 
     def close(self) -> None:
         """End what was started, at once."""
