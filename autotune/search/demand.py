@@ -1,9 +1,10 @@
-"""Turns what models ran without a record of their own into jobs, the most worthwhile first."""
+"""What is worth tuning: what a user asks for, then what models ran without a record of their own."""
 
 from __future__ import annotations
 
 import contextlib
 import glob
+import re
 import uuid
 from collections import defaultdict
 from collections.abc import Sequence
@@ -11,7 +12,8 @@ from math import log2
 from pathlib import Path
 from statistics import fmean
 
-from autotune.errors import AutotuneError
+from autotune.device import Device, find_device
+from autotune.errors import AutotuneError, DeviceError
 from autotune.kernels import registry
 from autotune.layer import Problem
 from autotune.record import Record, sources_digest
@@ -56,6 +58,46 @@ def queue_misses(store: Store, file: Path) -> int:
             f"misses {file} cannot be taken ({error.strerror}); give the daemon's user its folder to write"
         ) from error
     return new
+
+
+def ask(store: Store, problems: Sequence[Problem], device: Device, priority: float) -> int:
+    """Queue problems for a device model, here or elsewhere in a fleet; how many jobs are new.
+
+    Raises:
+        DeviceError: no family of the device can do a problem.
+        DatabaseError: the database cannot be read or written.
+    """
+    for problem in problems:
+        registry.default_config(problem, device)
+    jobs = [(problem, priority) for problem in problems]
+    return Queue(store).add(jobs, device.name, device.arch, sources_digest(_hashes(device.kind)))
+
+
+def device_here(name: str) -> Device | None:
+    """This machine's device called `auto`, `cpu`, `cuda` or `cuda:N`; None for a name that is a model's.
+
+    Raises:
+        DeviceError: there is no such device.
+    """
+    return find_device(name) if re.fullmatch(r"auto|cpu|cuda(:[0-9]+)?", name) else None
+
+
+def models_named(store: Store, name: str) -> list[Device]:
+    """The device models that are meant: that of `auto`, `cpu` or `cuda:N` here, or the database's by name.
+
+    Raises:
+        DeviceError: there is none.
+        DatabaseError: the database cannot be read.
+    """
+    here = device_here(name)
+    if here is not None:
+        return [here]
+    known = store.devices()
+    named = [device for device in known if device.name == name]
+    if not named:
+        names = ", ".join(dict.fromkeys(repr(device.name) for device in known)) or "none until a sweep ran"
+        raise DeviceError(f"device {name!r} is not auto, cpu, cuda:N or one of the database's: {names}")
+    return named
 
 
 def saved_us(problem: Problem, records: Sequence[Record]) -> float:
