@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
-from databases import query, rows
+import sqlalchemy as sa
+from databases import connected, query, rows
 from store_samples import ENVIRONMENT, H100, H200, LAYER, SOURCES, binary, record, trials
 
 from autotune.errors import LeaseLost
@@ -18,6 +19,13 @@ from autotune.store.store import Store
 
 HERE = (H200.name, H200.arch, sources_digest(SOURCES))
 ONE, TWO, FOUR = (Problem(LAYER, m) for m in (1, 2, 4))
+
+FINISHED = """
+INSERT INTO job (n, k, group_size, dtype, zero_point, m, device, arch, source_hash, priority, state, attempts,
+    not_before, created_at)
+WITH RECURSIVE number(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM number WHERE n < 20000)
+SELECT n, 64, 64, 'fp16', true, 1, :device, :arch, :source_hash, 1, 'done', 1, 0, 0 FROM number
+"""
 
 
 @pytest.fixture
@@ -86,6 +94,30 @@ def test_a_claim_is_of_the_device_arch_and_sources(queue):
     for other in ((H100.name, *HERE[1:]), (HERE[0], "sm_80", HERE[2]), (*HERE[:2], "other sources")):
         assert claim(queue, here=other) is None
     assert claim(queue).problem == ONE
+
+
+def test_a_claim_finds_its_job_without_a_look_at_finished_ones(queue, url):
+    query(url, FINISHED, device=HERE[0], arch=HERE[1], source_hash=HERE[2])
+    queue.add([(ONE, 1.0)], *HERE)
+    claims = []
+
+    def note(_, __, statement: str, parameters: object, *___) -> None:
+        if statement.startswith("UPDATE job"):
+            claims.append((statement, parameters))
+
+    sa.event.listen(sa.Engine, "before_cursor_execute", note)
+    try:
+        assert claim(queue).problem == ONE
+    finally:
+        sa.event.remove(sa.Engine, "before_cursor_execute", note)
+    ((statement, parameters),) = claims
+    with connected(url) as connection:
+        connection.exec_driver_sql("ANALYZE")
+        explain = "EXPLAIN QUERY PLAN " if connection.dialect.name == "sqlite" else "EXPLAIN "
+        plan = str(connection.exec_driver_sql(explain + statement, parameters).all())
+    assert "job_open" in plan
+    assert "SCAN" not in plan
+    assert "Seq Scan" not in plan
 
 
 def test_a_claimed_job_says_who_has_it_until_when_by_the_databases_clock(queue):
