@@ -14,7 +14,7 @@ from autotune.cli.progress import Interrupted
 from autotune.errors import AutotuneError
 
 # A verb is the module of this folder with its name; its click command is the module's `command`.
-VERBS = ("sweep", "lookup", "bench", "jobs", "devices", "export", "doctor", "db")
+VERBS = ("sweep", "lookup", "bench", "jobs", "devices", "export", "doctor", "daemon", "db")
 
 
 class _Verbs(click.Group):

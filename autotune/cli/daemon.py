@@ -1,0 +1,51 @@
+"""`autotune daemon`: tune what is queued, for as long as it runs."""
+
+from __future__ import annotations
+
+import click
+
+from autotune.cli.options import database_option, seconds
+
+_EXAMPLES = """\b
+Examples:
+  autotune daemon
+  autotune daemon --device cuda:0 --budget 10m --db postgresql://worker@db/autotune
+  autotune daemon --once"""
+
+
+@click.command(epilog=_EXAMPLES)
+@click.option("--device", default="auto", metavar="auto|cpu|cuda:N", help="Where.  [default: a GPU if any]")
+@database_option
+@click.option(
+    "--budget",
+    callback=seconds,
+    metavar="DURATION",
+    help="Tuning time per hour, as 10m.  [default: no limit]",
+)
+@click.option("--allow-busy", is_flag=True, help="Tune although others use the device.")
+@click.option("--once", is_flag=True, help="End when there is nothing to do now.")
+@click.option(
+    "--port",
+    type=click.IntRange(0, 65535),
+    help="Where /healthz and /metrics are on 127.0.0.1; 0: any free port.  [default: 9464, if it is free]",
+)
+def command(
+    device: str, db: str | None, budget: float | None, allow_busy: bool, once: bool, port: int | None
+) -> None:
+    """Tune queued problems for the device, one after the other, until it is told to stop.
+
+    It works while nobody else uses the device: a GPU that another process holds is waited for. SIGTERM and
+    Ctrl-C let the running job end within 10 s, else it is given back to the queue; a second one ends at once.
+    A database that is away is waited for; results are kept until they can be stored.
+
+    Events go to stderr, as JSON Lines where that is no terminal.
+    """
+    from autotune.daemon.events import log_to_stderr
+    from autotune.daemon.service import serve
+    from autotune.daemon.settings import Settings
+    from autotune.device import find_device
+    from autotune.executors.local import LocalExecutor
+
+    log_to_stderr()
+    executors = [LocalExecutor(find_device(device), allow_busy=allow_busy)]
+    serve(executors, db, Settings(budget_s=budget, allow_busy=allow_busy, once=once), port)

@@ -1,0 +1,68 @@
+"""Health and metrics over HTTP, for this machine only."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from socketserver import ThreadingMixIn
+from typing import Any
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
+
+from autotune.errors import AutotuneError
+
+PORT = 9464
+HOST = "127.0.0.1"
+
+App = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
+"""A WSGI application."""
+Health = Callable[[], tuple[list[str], dict[str, Any]]]
+"""What is wrong, one line each, and more to know."""
+
+
+class _Server(ThreadingMixIn, WSGIServer):
+    daemon_threads = True
+
+
+class _Quiet(WSGIRequestHandler):
+    def log_message(self, *_: object) -> None:
+        """Who asks is of no interest."""
+
+
+@contextlib.contextmanager
+def serve_http(port: int, health: Health, metrics: App) -> Iterator[str]:
+    """Answer /healthz and /metrics on loopback while the block runs; the address. Port 0: a free one.
+
+    Raises:
+        AutotuneError: the port is in use.
+    """
+
+    def application(environ: dict[str, Any], respond: Callable[..., Any]) -> Iterable[bytes]:
+        path = environ["PATH_INFO"]
+        if path == "/metrics":
+            return metrics(environ, respond)
+        if path != "/healthz":
+            return _answer(respond, "404 Not Found", {"error": f"no {path} here; see /healthz and /metrics"})
+        wrong, more = health()
+        status = "503 Service Unavailable" if wrong else "200 OK"
+        return _answer(respond, status, {"ok": not wrong, "wrong": wrong, **more})
+
+    try:
+        server = make_server(HOST, port, application, _Server, _Quiet)
+    except OSError as error:
+        raise AutotuneError(
+            f"port {port} of {HOST} cannot be had ({error.strerror}); give another --port"
+        ) from None
+    thread = threading.Thread(target=server.serve_forever, name="http", daemon=True)
+    thread.start()
+    try:
+        yield f"http://{HOST}:{server.server_port}"
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def _answer(respond: Callable[..., Any], status: str, content: dict[str, Any]) -> list[bytes]:
+    respond(status, [("Content-Type", "application/json")])
+    return [json.dumps(content).encode() + b"\n"]

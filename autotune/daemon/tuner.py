@@ -1,0 +1,120 @@
+"""Works a job out: what is to be measured, measured by an executor, until another thread says to drop it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from autotune.config import Config
+from autotune.job import Job
+from autotune.layer import Problem
+from autotune.record import Binary, Environment, Mode, Record, Trial
+from autotune.search.binary import binary_of
+from autotune.search.executor import Executor
+from autotune.search.incremental import candidates_to_do, current_record, outlasts
+from autotune.search.tune import compile_candidates
+from autotune.store.store import Store
+
+_MODE: Mode = "graph"  # the one that a model's decode loop is like
+
+
+class Dropped(Exception):  # noqa: N818, it reads as what happened
+    """A job that is not to be finished now; the argument says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What is to be measured of a job's problem, and the record that it has; no candidates: nothing."""
+
+    problem: Problem
+    known: Record | None
+    candidates: Sequence[Config]
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What came of a job: `record` is in force from now on, `winner` is it when it is new.
+
+    Without a record, `note` says why.
+    """
+
+    trials: Sequence[Trial]
+    record: Record | None
+    winner: Record | None = None
+    binary: Binary | None = None
+    note: str = ""
+
+
+class Tuner:
+    """Tunes one job after the other with an executor; `drop` comes from other threads."""
+
+    def __init__(self, executor: Executor, environment: Environment) -> None:
+        self._executor, self._environment = executor, environment
+        self._device = executor.device
+        self._lock = threading.Lock()
+        self._job: Job | None = None
+        self._reason: Exception | None = None
+        self.warm = False
+
+    def plan(self, job: Job, store: Store) -> Plan:
+        """What is to be done.
+
+        Raises:
+            DeviceError: no family can do the problem.
+            DatabaseError: the store cannot be read.
+        """
+        problem, device, environment = job.problem, self._device, self._environment
+        known = current_record(problem, device, store, environment, _MODE)
+        return Plan(problem, known, candidates_to_do(problem, device, store, environment, _MODE) or ())
+
+    def tune(self, job: Job, plan: Plan) -> Result:
+        """Measure the candidates.
+
+        Raises:
+            Exception: the reason with which another thread had the job dropped.
+            DeviceError, CompileError: the device or the compiler cannot be used at all.
+        """
+        if not plan.candidates:
+            return Result((), plan.known, note="it had one")
+        with self._lock:
+            self._job, self._reason = job, None
+        try:
+            return self._measure(plan)
+        except Exception:
+            self._check()  # an executor that was closed meanwhile may raise anything
+            raise
+        finally:
+            with self._lock:
+                self._job = None
+
+    def drop(self, job: Job, reason: Exception) -> None:
+        """Have `tune` raise the reason soon, if it is at this job; harmless when it is said again."""
+        with self._lock:
+            if self._job is job:
+                self._reason = self._reason or reason
+                self._executor.close()
+
+    def rest(self) -> None:
+        """End the worker: the device's memory is free again, and whoever waits for the device has it."""
+        self._executor.close()
+        self.warm = False
+
+    def _measure(self, plan: Plan) -> Result:
+        problem, device = plan.problem, self._device
+        self._executor.start()  # it gets ready while the candidates are compiled
+        self.warm = True
+        chosen = ((problem, config) for config in plan.candidates)
+        cubins = compile_candidates(chosen, device, lambda *_: self._check())
+        self._check()
+        tuned = self._executor.tune(problem, plan.candidates, cubins, mode=_MODE)
+        self._check()
+        if outlasts(plan.known, plan.candidates, tuned.trials):
+            return Result(tuned.trials, plan.known, note=tuned.note)
+        binary = binary_of(tuned.record, device, cubins)
+        return Result(tuned.trials, tuned.record, tuned.record, binary, tuned.note)
+
+    def _check(self) -> None:
+        with self._lock:
+            if self._reason is not None:
+                raise self._reason
