@@ -66,21 +66,22 @@ def work(url: str, notes: Path) -> None:
             job = insist(lambda: queue.claim(*HERE, name, LEASE_S))
             claim_ms = 1e3 * (time.perf_counter() - begin)
             if job is not None:
-                finish(queue, job, sweep)
-                noted.write(f"{job.id} {claim_ms}\n")
+                if finish(queue, job, sweep):
+                    noted.write(f"{job.id} {claim_ms}\n")
             elif not open_jobs(url):
                 return
             else:
                 time.sleep(0.1)
 
 
-def finish(queue: Queue, job: Job, sweep: int) -> None:
-    """Store a result for the job, as often as it takes."""
+def finish(queue: Queue, job: Job, sweep: int) -> bool:
+    """Store a result for the job, as often as it takes; False when its lease was lost meanwhile."""
     found = record(m=job.problem.m, layer=job.problem.layer)
     try:
         insist(lambda: queue.complete(job, sweep, trials(found), found, binary(f"unit {job.id}")))
     except LeaseLost:
-        return
+        return False
+    return True
 
 
 def insist(action: Callable[[], Answer]) -> Answer:

@@ -1,0 +1,181 @@
+"""A database of a million trials and a million finished jobs: how long do look-ups and claims take?
+
+    python benchmarks/million.py
+
+Four device models with 25,012 records between them, 40 trials each, on SQLite and on PostgreSQL. A model load
+reads a SQLite file only. Claims are made by one process, and by eight that do nothing else.
+"""
+
+from __future__ import annotations
+
+import random
+import sqlite3
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import psycopg
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
+from postgres import MANY, server
+from store_samples import A100, ENVIRONMENT, H100, H200
+
+from autotune.config import Config
+from autotune.kernels import registry
+from autotune.layer import BUCKETS, Layer, Problem
+from autotune.record import Record, Trial
+from autotune.runtime.lookup import Lookup
+from autotune.store.queue import Queue
+from autotune.store.rows import problem_row, record_row, trial_row
+from autotune.store.store import Store
+
+DEVICES = (H200, H100, A100, replace(A100, name="NVIDIA L4", arch="sm_89"))
+SOURCES = {family.name: family.source_hash() for family in registry.families_of(H200)}
+PROBLEMS = [Problem(Layer(64 * n, 4096), m) for n in range(1, 482) for m in BUCKETS]
+TRIALS = 40
+WAITING = 10_000
+CALLS = 2_000
+
+
+def trials_of(sweep: int, problem: Problem) -> Iterator[dict[str, Any]]:
+    for split_k in range(1, TRIALS + 1):
+        config = Config.of("mma", tile_m=16, split_k=split_k)
+        row = trial_row(Trial(problem, config, "ok", 5.0, 4.9, 5.1, (5.0,) * 25))
+        yield {"sweep_id": sweep} | row
+
+
+def record_of(sweep: int, device_name: str, arch: str, problem: Problem) -> dict[str, Any]:
+    config = Config.of("dequant_matmul")
+    times = {"median_us": 5.0, "low_us": 4.9, "high_us": 5.1, "default_us": 6.0}
+    record = Record(
+        problem,
+        device_name,
+        arch,
+        config,
+        default_config=config,
+        source_hash=SOURCES[config.family],
+        created_at="2026-01-01T00:00:00+00:00",
+        **times,
+    )
+    row = record_row(record)
+    del row["evidence"]
+    # Each device has one sweep here, so that the numbers of the two are the same.
+    return row | {"device_id": sweep, "environment_id": 1}
+
+
+def done_jobs() -> Iterator[dict[str, Any]]:
+    done = {"state": "done", "attempts": 1, "priority": 1.0, "worker": "w", "not_before": 0, "created_at": 0}
+    for number in range(TRIALS):
+        for device in DEVICES:
+            where = {"device": device.name, "arch": device.arch, "source_hash": f"source {number}"}
+            for problem in PROBLEMS:
+                yield problem_row(problem) | where | done
+
+
+def load(url: str, table: str, rows: Iterable[dict[str, Any]]) -> None:
+    """Append the rows, which have the same columns, as fast as the database can."""
+    rows = iter(rows)
+    first = next(rows)
+    names = ", ".join(first)
+    values = (tuple(row.values()) for each in ([first], rows) for row in each)
+    if "://" not in url:
+        with sqlite3.connect(url) as connection:
+            connection.executemany(
+                f"INSERT INTO {table} ({names}) VALUES ({', '.join('?' * len(first))})", values
+            )
+        connection.close()
+        return
+    with (
+        psycopg.connect(url.replace("+psycopg", "")) as server_connection,
+        server_connection.cursor() as cursor,
+    ):
+        with cursor.copy(f"COPY {table} ({names}) FROM STDIN") as copy:
+            for row in values:
+                copy.write_row(row)
+        # A server does this by itself within minutes.
+        cursor.execute(f"ANALYZE {table}")
+
+
+def fill(url: str) -> None:
+    with Store.open(url) as store:
+        environment = replace(ENVIRONMENT, sources=SOURCES)
+        sweeps = {store.begin_sweep(device, environment, {}): device for device in DEVICES}
+        Queue(store).add([(problem, random.random()) for problem in some(PROBLEMS, WAITING)], *here())
+    load(url, "trial", (row for sweep in sweeps for each in PROBLEMS for row in trials_of(sweep, each)))
+    load(
+        url,
+        "record",
+        (record_of(sweep, its.name, its.arch, each) for sweep, its in sweeps.items() for each in PROBLEMS),
+    )
+    load(url, "job", done_jobs())
+
+
+def here() -> tuple[str, str, str]:
+    return H200.name, H200.arch, "running sources"
+
+
+def some(problems: Sequence[Problem], count: int) -> list[Problem]:
+    return random.sample(problems, min(count, len(problems)))
+
+
+def timed(calls: Iterable[Callable[[], object]]) -> list[float]:
+    """Milliseconds of each call; it must answer with something."""
+    found = []
+    for call in calls:
+        begin = time.perf_counter()
+        answer = call()
+        found.append(1e3 * (time.perf_counter() - begin))
+        assert answer
+    return found
+
+
+def claims(url: str, count: int) -> list[float]:
+    with Store.open(url) as store:
+        queue = Queue(store)
+        return timed([lambda: queue.claim(*here(), "w", 600.0)] * count)
+
+
+def show(what: str, found: list[float]) -> None:
+    found = sorted(found)
+    p50, p99 = (found[int(len(found) * share)] for share in (0.5, 0.99))
+    print(f"| {what} | {len(found)} | {p50:.2f} ms | {p99:.2f} ms |", flush=True)
+
+
+def measure(name: str, url: str) -> None:
+    begin = time.monotonic()
+    fill(url)
+    print(f"{name}, filled in {time.monotonic() - begin:.0f} s", file=sys.stderr)
+    with Store.open(url) as store:
+        chosen = some(PROBLEMS, CALLS)
+        show(f"{name}: a problem's records", timed((lambda p=p: store.records(H200, p)) for p in chosen))
+        show(f"{name}: a problem's trials", timed((lambda p=p: store.attempts(p, H200)) for p in chosen))
+        show(f"{name}: jobs by state", timed([lambda: Queue(store).counts()] * 20))
+    show(f"{name}: claim, one process", claims(url, CALLS))
+    with ProcessPoolExecutor(8, mp_context=get_context("fork")) as pool:
+        many = pool.map(claims, [url] * 8, [CALLS // 8] * 8)
+        show(f"{name}: claim, eight processes at once", [each for found in many for each in found])
+
+
+def main() -> None:
+    print("| what | calls | p50 | p99 |\n|---|---|---|---|")
+    with tempfile.TemporaryDirectory() as folder:
+        path = f"{folder}/million.db"
+        measure("SQLite", path)
+        show("Model load: read the arch's records, once", timed([lambda: Lookup(H200, path)] * 10))
+        known = Lookup(H200, path)
+        show(
+            "Model load: then each answer",
+            timed((lambda p=p: known.answer(p)) for p in some(PROBLEMS, CALLS)),
+        )
+    with server(MANY) as postgres:
+        measure("PostgreSQL", postgres.url(postgres.create()))
+
+
+if __name__ == "__main__":
+    main()
