@@ -28,6 +28,31 @@ _KEY = (*PROBLEM_FIELDS, "device", "arch", "source_hash")
 _IDLE: dict[str, Any] = {"lease_until": None, "worker": None}
 
 
+def _claim() -> sa.Executable:
+    free = sa.func.coalesce(JOB.c.lease_until, JOB.c.not_before) <= now()
+    first = sa.select(JOB.c.id).where(
+        JOB.c.device == sa.bindparam("its_device"),
+        JOB.c.arch == sa.bindparam("its_arch"),
+        JOB.c.source_hash == sa.bindparam("its_sources"),
+        OPEN,
+        free,
+    )
+    first = first.order_by(JOB.c.priority.desc(), JOB.c.id).limit(1).with_for_update(skip_locked=True)
+    vanished = "worker " + JOB.c.worker + " vanished: its lease ended"
+    taken = sa.update(JOB).where(JOB.c.id == first.scalar_subquery())
+    return taken.values(
+        state="running",
+        attempts=JOB.c.attempts + 1,
+        worker=sa.bindparam("me"),
+        lease_until=now() + sa.bindparam("lease_s", type_=sa.Double()),
+        reason=sa.case((JOB.c.state == "running", vanished), else_=JOB.c.reason),
+    ).returning(JOB)
+
+
+# Made once: to make it takes longer than to run it.
+_CLAIM = _claim()
+
+
 class Queue:
     """The jobs of a store. A lease's time is the database's: no worker's clock matters.
 
@@ -71,21 +96,10 @@ class Queue:
         The one of the highest priority, of those the oldest. A job whose lease has ended counts as a failed
         attempt and is claimed again; after its last attempt it is parked.
         """
-        mine = {"device": device, "arch": arch, "source_hash": source_hash}
-        free = sa.func.coalesce(JOB.c.lease_until, JOB.c.not_before) <= now()
-        first = sa.select(JOB.c.id).filter_by(**mine).where(OPEN, free)
-        first = first.order_by(JOB.c.priority.desc(), JOB.c.id).limit(1).with_for_update(skip_locked=True)
-        vanished = "worker " + JOB.c.worker + " vanished: its lease ended"
-        taken = sa.update(JOB).where(JOB.c.id == first.scalar_subquery())
-        taken = taken.values(
-            state="running",
-            attempts=JOB.c.attempts + 1,
-            worker=worker,
-            lease_until=now() + lease_s,
-            reason=sa.case((JOB.c.state == "running", vanished), else_=JOB.c.reason),
-        ).returning(JOB)
+        mine = {"its_device": device, "its_arch": arch, "its_sources": source_hash}
+        given = {**mine, "me": worker, "lease_s": lease_s}
         with self._database.transaction(write=True) as connection:
-            while row := connection.execute(taken).mappings().one_or_none():
+            while row := connection.execute(_CLAIM, given).mappings().one_or_none():
                 job = job_of(row)
                 if job.attempts <= ATTEMPTS:
                     return job
