@@ -53,8 +53,8 @@ def _finite(_: click.Context, __: click.Parameter, number: float | None) -> floa
 def command() -> None:
     """Show and change the queue of problems to tune.
 
-    A job is one problem for one device model. Daemons queue what models ran without a record of its own; `add`
-    queues what you name. Without a command: list.
+    A job is one problem for one device model. Daemons queue what models ran without a record of its own;
+    `add` queues what you name. Without a command: list.
     """
 
 

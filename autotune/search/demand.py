@@ -7,7 +7,7 @@ import glob
 import re
 import uuid
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from math import log2
 from pathlib import Path
 from statistics import fmean
@@ -46,13 +46,15 @@ def queue_misses(store: Store, file: Path) -> int:
         AutotuneError: the file cannot be put aside or read.
     """
     try:
-        taken = _take(file)
+        taken = {each: _size(each) for each in _take(file)}
         calls: dict[_Model, dict[Problem, int]] = defaultdict(lambda: defaultdict(int))
         for miss in _misses_of(taken):
             calls[miss.device, miss.arch, miss.source_hash][miss.problem] += miss.calls
         new = sum(_queue(store, model, problems) for model, problems in calls.items())
-        for each in taken:
-            each.unlink(missing_ok=True)
+        for each, size in taken.items():
+            # Who had it open when it was put aside may have written since: then it is read again next time.
+            if _size(each) == size:
+                each.unlink(missing_ok=True)
     except OSError as error:
         raise AutotuneError(
             f"misses {file} cannot be taken ({error.strerror}); give the daemon's user its folder to write"
@@ -127,7 +129,11 @@ def _take(file: Path) -> list[Path]:
     return sorted(file.parent.glob(f"{glob.escape(file.name)}.*"))
 
 
-def _misses_of(files: Sequence[Path]) -> list[Miss]:
+def _size(file: Path) -> int:
+    return file.stat().st_size if file.exists() else 0
+
+
+def _misses_of(files: Iterable[Path]) -> list[Miss]:
     current = {sources_digest(_hashes(kind)) for kind in ("cuda", "cpu")}
     misses = []
     for file in files:
