@@ -184,7 +184,7 @@ def test_a_sweep_measures_what_is_missing_and_no_more(store):
     device = cpu_device()
     problems = [Problem(Layer(n=128, k=256, group_size=64), m) for m in (1, 2)]
     with LocalExecutor(device) as executor:
-        first = {each.problem: each for each in sweep(problems, device, store, executor)}
+        first = {each.problem: each for each in sweep(problems, store, [executor])}
         with Store.open(f"{store.name}.copy") as other:
             environment = current_environment(device)
             again = other.begin_sweep(device, environment, {})
@@ -196,7 +196,7 @@ def test_a_sweep_measures_what_is_missing_and_no_more(store):
                 missing[problem] = [each.config for each in trials if each.config not in spare][:1]
                 left = [each for each in trials if each.config not in missing[problem]]
                 other.add_result(again, left, winner, None)
-            second = list(sweep(problems, device, other, executor))
+            second = list(sweep(problems, other, [executor]))
             for outcome in second:
                 winner = first[outcome.problem].record
                 timed_now = other.trials(outcome.problem, device)[-outcome.trials :]
@@ -205,7 +205,7 @@ def test_a_sweep_measures_what_is_missing_and_no_more(store):
                 assert outcome.trials == len(expected) < len(candidates_of(outcome.problem, device))
                 assert not outcome.resumed
                 assert outcome.record in other.records(device)
-            assert [each.resumed for each in sweep(problems, device, other, executor)] == [True, True]
+            assert [each.resumed for each in sweep(problems, other, [executor])] == [True, True]
 
 
 def test_a_budget_that_is_spent_leaves_the_stored_winner(store):
@@ -222,6 +222,6 @@ def test_a_budget_that_is_spent_leaves_the_stored_winner(store):
     )
     add(store, [], stored, current_environment(device), device)
     with LocalExecutor(device) as executor:
-        (outcome,) = sweep([problem], device, store, executor, budget_s=1e-9)
+        (outcome,) = sweep([problem], store, [executor], budget_s=1e-9)
     assert outcome.record == stored
     assert store.records(device) == [stored]

@@ -67,7 +67,7 @@ def stored(store: Store, winner: Config, *near: Config, trials: tuple[Trial, ...
 
 
 def checked(store: Store, executor: LocalExecutor, budget_s: float | None = None) -> Rechecked:
-    (result,) = recheck([PROBLEM], DEVICE, store, executor, budget_s)
+    (result,) = recheck([PROBLEM], store, [executor], budget_s)
     return result
 
 

@@ -214,7 +214,7 @@ def test_a_swept_layer_needs_no_compiler(monkeypatch: pytest.MonkeyPatch, tmp_pa
     device = find_device("cuda")
     path = str(tmp_path / "swept.db")
     with Store.open(path) as store, LocalExecutor(device) as executor:
-        outcomes = list(sweep([Problem(LAYER, m) for m in (1, 16, 256)], device, store, executor))
+        outcomes = list(sweep([Problem(LAYER, m) for m in (1, 16, 256)], store, [executor]))
     assert [outcome.record is not None for outcome in outcomes] == [True] * 3
     monkeypatch.setenv("AUTOTUNE_CACHE", str(tmp_path / "empty"))
     for name in ("build", "build_all", "compiler_version"):

@@ -43,7 +43,7 @@ def executor():
 
 
 def test_every_candidate_leaves_a_trial_and_the_winner_a_record(store, executor):
-    outcomes = list(sweep(PROBLEMS, cpu_device(), store, executor))
+    outcomes = list(sweep(PROBLEMS, store, [executor]))
     assert [outcome.problem for outcome in outcomes] == PROBLEMS
     for outcome in outcomes:
         record, space = outcome.record, registry.space(outcome.problem, cpu_device())
@@ -59,14 +59,14 @@ def test_every_candidate_leaves_a_trial_and_the_winner_a_record(store, executor)
 
 
 def test_what_is_stored_is_not_measured_again(store, executor):
-    first = list(sweep(PROBLEMS[:1], cpu_device(), store, executor))
-    again = list(sweep(PROBLEMS, cpu_device(), store, executor))
+    first = list(sweep(PROBLEMS[:1], store, [executor]))
+    again = list(sweep(PROBLEMS, store, [executor]))
     assert [outcome.resumed for outcome in again] == [True, False]
     assert again[0].record == first[0].record
 
 
 def test_an_abandoned_sweep_keeps_what_it_yielded(store, executor):
-    running = sweep(PROBLEMS, cpu_device(), store, executor)
+    running = sweep(PROBLEMS, store, [executor])
     next(running)
     running.close()
     assert [record.problem for record in store.records(cpu_device())] == PROBLEMS[:1]

@@ -97,7 +97,7 @@ def test_nothing_that_passes_is_told(executor):
 def test_a_sweep_goes_on_after_crashes(executor, store, monkeypatch):
     monkeypatch.setattr(crashing.Crashing, "acts", (crashing.SEGFAULT, crashing.NOTHING, crashing.EXIT))
     problems = [Problem(LAYER, m) for m in (1, 2)]
-    outcomes = list(sweep(problems, cpu_device(), store, executor))
+    outcomes = list(sweep(problems, store, [executor]))
     assert [outcome.record.config for outcome in outcomes] == [GOOD, GOOD]
     assert [outcome.failed for outcome in outcomes] == [2, 2]
     for problem in problems:

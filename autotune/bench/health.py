@@ -7,6 +7,12 @@ import torch
 from autotune.device import Device
 
 
+def use(device: Device) -> None:
+    """Make the device the one that torch means in this thread; without it, events are the first GPU's."""
+    if device.kind == "cuda":
+        torch.cuda.set_device(device.index)
+
+
 def trouble(device: Device) -> str | None:
     """What keeps the device from working, in one line, or None; waits for all that was enqueued on it.
 

@@ -13,6 +13,7 @@ from autotune.shapes import PRESETS, Shape, parse_shapes
 
 if TYPE_CHECKING:
     from autotune.device import Device
+    from autotune.search.executor import Executor
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -71,6 +72,25 @@ _PLACE = (
         "--device", default="auto", metavar="auto|cpu|cuda:N", help="Where.  [default: a GPU if any]"
     ),
 )
+_PLACES = (
+    click.option(
+        "--device",
+        default="auto",
+        metavar="auto|all|cpu|cuda:N[,...]",
+        help="Where: cuda:0,cuda:1 share the work, all is every GPU; with Ray also a model, as H200.  "
+        "[default: a GPU if any; with Ray all]",
+    ),
+    click.option(
+        "--executor",
+        type=click.Choice(("local", "ray")),
+        default="local",
+        help="On this machine, or on the nodes of a Ray cluster.  [default: local]",
+    ),
+    click.option(
+        "--address", help="The Ray cluster's address.  [default: RAY_ADDRESS, or the cluster that runs here]"
+    ),
+    click.option("--allow-busy", is_flag=True, help="Measure although others compute on the device."),
+)
 _DATABASE = (
     click.option(
         "--db", metavar="PATH|URL", help="Database.  [default: AUTOTUNE_DB, or the user's own file]"
@@ -81,6 +101,13 @@ _DATABASE = (
 def model_options(command: Command) -> Command:
     """--shapes, --m, --group-size, --dtype, --zero-point, --tp, --device and --db."""
     for option in reversed((*_MODEL, *_PLACE, *_DATABASE)):
+        command = option(command)
+    return command
+
+
+def fleet_options(command: Command) -> Command:
+    """The options of `model_options` for several devices, and --executor, --address and --allow-busy."""
+    for option in reversed((*_MODEL, *_PLACES, *_DATABASE)):
         command = option(command)
     return command
 
@@ -106,6 +133,24 @@ def chosen_shapes(
     if not shapes:
         raise click.UsageError("Missing option '--shapes'; give a model, as --shapes llama7b.")
     return parse_shapes(";".join(shapes), group_size, dtype, zero_point, tp)
+
+
+def chosen_executors(device: str, executor: str, address: str | None, allow_busy: bool) -> Sequence[Executor]:
+    """One executor for each device that the options name.
+
+    Raises:
+        UsageError: there is an --address without Ray.
+        DeviceError: there is no such device, or no such cluster.
+    """
+    if executor == "ray":
+        from autotune.executors.ray import ray_executors
+
+        return ray_executors(address, device, allow_busy)
+    if address is not None:
+        raise click.UsageError("--address is a Ray cluster's; give it with --executor ray.")
+    from autotune.executors.local import local_executors
+
+    return local_executors(device, allow_busy)
 
 
 def chosen_tokens(m: Sequence[int] | None, device: Device) -> tuple[int, ...]:

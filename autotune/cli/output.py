@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from autotune.layer import Layer, Problem
+    from autotune.search.executor import Executor
     from autotune.shapes import Shape
 
 
@@ -45,6 +46,12 @@ def layer_name(layer: Layer, shapes: Sequence[Shape]) -> str:
         ",".join(shape.projections) for shape in shapes if shape.layer == layer and shape.projections
     ]
     return " ".join([f"{layer.n}x{layer.k}", *unusual, *projections])
+
+
+def model_name(executors: Sequence[Executor]) -> str:
+    """`NVIDIA H200`, or `2 x NVIDIA H200`."""
+    count = f"{len(executors)} x " if len(executors) > 1 else ""
+    return f"{count}{executors[0].device.name}"
 
 
 def microseconds(value: float | None) -> str:

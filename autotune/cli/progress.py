@@ -26,6 +26,7 @@ class ProblemProgress:
 
     def __init__(self, total: int) -> None:
         self._total = total
+        self._stored = 0
         self._bar: Progress | None = None
         self._task: TaskID | None = None
 
@@ -64,16 +65,17 @@ class ProblemProgress:
         """All that a sweep yields, each shown as it comes.
 
         Raises:
-            Interrupted: Ctrl-C; with how many of them are stored.
+            Interrupted: Ctrl-C; with how many of all that were followed are stored.
         """
         results: list[Result] = []
         try:
             with contextlib.closing(cast("Generator[Result, None, None]", running)):
                 for result in running:
                     results.append(result)
+                    self._stored += is_stored(result)
                     show(result)
                     if self._bar is not None and self._task is not None:
                         self._bar.advance(self._task)
         except KeyboardInterrupt:
-            raise Interrupted(sum(map(is_stored, results))) from None
+            raise Interrupted(self._stored) from None
         return results

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from autotune.cli.output import layer_name, microseconds, problem_fields, table
+from autotune.cli.output import layer_name, microseconds, model_name, problem_fields, table
 from autotune.cli.progress import ProblemProgress
 from autotune.errors import AutotuneError
 
@@ -16,41 +17,37 @@ if TYPE_CHECKING:
     from autotune.device import Device
     from autotune.layer import Problem
     from autotune.record import Record
+    from autotune.search.executor import Executor
     from autotune.search.recheck import Rechecked
     from autotune.shapes import Shape
+    from autotune.store.store import Store
 
 _VERDICTS = ("kept", "replaced", "dropped", "unchecked")
 
 
-def run(
+def run_recheck(
     problems: Sequence[Problem],
     shapes: Sequence[Shape],
-    device: Device,
-    db: str | None,
+    executors: Sequence[Executor],
+    store: Store,
+    progress: ProblemProgress,
     budget_s: float | None,
-    allow_busy: bool,
     as_json: bool,
 ) -> None:
-    """Recheck the problems' records and print what became of each."""
-    from autotune.executors.local import LocalExecutor
+    """Recheck the problems' records on executors of one device model, and print what became of each."""
     from autotune.search.recheck import recheck
-    from autotune.store.store import Store
 
     def show(result: Rechecked) -> None:
         if as_json:
-            click.echo(json.dumps(_fields(result, device)))
+            click.echo(json.dumps(_fields(result, executors[0].device)))
 
-    with (
-        Store.open(db) as store,
-        LocalExecutor(device, allow_busy=allow_busy) as executor,
-        ProblemProgress(len(problems)) as progress,
-    ):
-        click.echo(f"records of {len(problems)} problems on {device.name}, in {store.name}", err=True)
-        running = recheck(problems, device, store, executor, budget_s, progress.stage)
-        results = progress.follow(running, lambda result: result.trials > 0, show)
+    begin = time.monotonic()
+    click.echo(f"records of {len(problems)} problems on {model_name(executors)}, in {store.name}", err=True)
+    running = recheck(problems, store, executors, budget_s, progress.stage)
+    results = progress.follow(running, lambda result: result.trials > 0, show)
     if not as_json:
         click.echo(_table(results, shapes))
-    click.echo(_summary(results), err=True)
+    click.echo(_summary(results, time.monotonic() - begin), err=True)
     if all(result.before is None for result in results):
         raise AutotuneError(f"there is nothing to recheck; the first: {results[0].reason}")
 
@@ -94,7 +91,7 @@ def _table(results: Sequence[Rechecked], shapes: Sequence[Shape]) -> str:
     return table(("layer", "m", "verdict", "us before", "us now", "why"), rows)
 
 
-def _summary(results: Sequence[Rechecked]) -> str:
+def _summary(results: Sequence[Rechecked], seconds: float) -> str:
     counts = (f"{sum(each.verdict == verdict for each in results)} {verdict}" for verdict in _VERDICTS)
-    trials, seconds = sum(each.trials for each in results), sum(each.elapsed_s for each in results)
+    trials = sum(each.trials for each in results)
     return f"{', '.join(counts)}; {trials} configs tried, {seconds:.0f} s"

@@ -2,22 +2,34 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from autotune.cli.options import chosen_shapes, chosen_tokens, model_options, seconds, tuned_problems
-from autotune.cli.output import layer_name, microseconds, problem_fields, table
+from autotune.cli.options import (
+    chosen_executors,
+    chosen_shapes,
+    chosen_tokens,
+    fleet_options,
+    seconds,
+    tuned_problems,
+)
+from autotune.cli.output import layer_name, microseconds, model_name, problem_fields, table
 from autotune.cli.progress import ProblemProgress
 from autotune.errors import AutotuneError
 from autotune.record import MODES, Mode
 
 if TYPE_CHECKING:
     from autotune.device import Device
+    from autotune.layer import Problem
+    from autotune.search.executor import Executor
     from autotune.search.sweep import Outcome
     from autotune.shapes import Shape
+    from autotune.store.store import Store
 
 # Llama-7B in under two minutes on two cores, with what a start takes around it.
 _CPU_BUDGET_S = 90.0
@@ -25,13 +37,13 @@ _CPU_BUDGET_S = 90.0
 _EXAMPLES = """\b
 Examples:
   autotune sweep --shapes llama7b
-  autotune sweep --shapes ./my-model --m 1,16 --tp 2 --device cuda:0
+  autotune sweep --shapes ./my-model --m 1,16 --tp 2 --device all
   autotune sweep --shapes n=4096,k=4096,group_size=64 --budget 60s --json
   autotune sweep --shapes llama7b --recheck"""
 
 
 @click.command(epilog=_EXAMPLES)
-@model_options
+@fleet_options
 @click.option(
     "--budget",
     callback=seconds,
@@ -47,16 +59,17 @@ Examples:
     help="How calls are timed: in a graph that rotates over weights, as a decode loop meets them; on hot "
     "weights; or one by one after random idle times, as requests come.  [default: graph]",
 )
-@click.option("--allow-busy", is_flag=True, help="Measure although others compute on the device.")
 @click.option("--json", "as_json", is_flag=True, help="JSON Lines: each problem as it finishes.")
 def command(
     m: tuple[int, ...] | None,
     device: str,
+    executor: str,
+    address: str | None,
+    allow_busy: bool,
     db: str | None,
     budget: float | None,
     recheck: bool,
     mode: Mode | None,
-    allow_busy: bool,
     as_json: bool,
     **layers: Any,
 ) -> None:
@@ -67,42 +80,60 @@ def command(
     interrupted goes on where it stopped; configs that are new since race against the stored winner.
     Timings of different modes are never compared: a record of another mode is replaced.
 
+    Several devices of one model share the problems, and all configs of a problem run on one of them. Each
+    model is swept for itself, one after the other.
+
     After a driver or compiler change, --recheck confirms stored records in seconds: it keeps, replaces or
     drops each, and says why.
     """
     shapes = chosen_shapes(**layers)
-    from autotune.device import find_device
-
-    found = find_device(device)
-    problems = tuned_problems(shapes, chosen_tokens(m, found))
-    budget_s = _CPU_BUDGET_S if budget is None and found.kind == "cpu" else budget
     if recheck and mode is not None:
         raise click.UsageError("--recheck times each record in its own mode; leave --mode out.")
-    if recheck:
-        from autotune.cli.recheck import run
-
-        run(problems, shapes, found, db, budget_s, allow_busy, as_json)
-        return
-
-    from autotune.executors.local import LocalExecutor
-    from autotune.search.sweep import sweep
+    from autotune.cli.recheck import run_recheck
+    from autotune.search.fleet import by_model
     from autotune.store.store import Store
+
+    with contextlib.ExitStack() as stack:
+        executors = chosen_executors(device, executor, address, allow_busy)
+        for each in executors:
+            stack.enter_context(each)
+        groups = by_model(executors)
+        plans = [tuned_problems(shapes, chosen_tokens(m, group[0].device)) for group in groups]
+        store = stack.enter_context(Store.open(db))
+        progress = stack.enter_context(ProblemProgress(sum(map(len, plans))))
+        for group, problems in zip(groups, plans, strict=True):
+            limit_s = _CPU_BUDGET_S if budget is None and group[0].device.kind == "cpu" else budget
+            share_s = None if limit_s is None else limit_s / len(groups)
+            if recheck:
+                run_recheck(problems, shapes, group, store, progress, share_s, as_json)
+            else:
+                _run(problems, shapes, group, store, progress, share_s, as_json, mode or "graph")
+
+
+def _run(
+    problems: Sequence[Problem],
+    shapes: Sequence[Shape],
+    executors: Sequence[Executor],
+    store: Store,
+    progress: ProblemProgress,
+    budget_s: float | None,
+    as_json: bool,
+    mode: Mode,
+) -> None:
+    """Sweep the problems on executors of one device model, and print what became of each."""
+    from autotune.search.sweep import sweep
 
     def show(outcome: Outcome) -> None:
         if as_json:
-            click.echo(json.dumps(_fields(outcome, found)))
+            click.echo(json.dumps(_fields(outcome, executors[0].device)))
 
-    with (
-        Store.open(db) as store,
-        LocalExecutor(found, allow_busy=allow_busy) as executor,
-        ProblemProgress(len(problems)) as progress,
-    ):
-        click.echo(f"{len(problems)} problems on {found.name}, into {store.name}", err=True)
-        running = sweep(problems, found, store, executor, budget_s, progress.stage, mode or "graph")
-        outcomes = progress.follow(running, lambda outcome: outcome.record is not None, show)
+    begin = time.monotonic()
+    click.echo(f"{len(problems)} problems on {model_name(executors)}, into {store.name}", err=True)
+    running = sweep(problems, store, executors, budget_s, progress.stage, mode)
+    outcomes = progress.follow(running, lambda outcome: outcome.record is not None, show)
     if not as_json:
         click.echo(_winners(outcomes, shapes))
-    click.echo(_summary(outcomes), err=True)
+    click.echo(_summary(outcomes, time.monotonic() - begin), err=True)
     if all(outcome.record is None for outcome in outcomes):
         raise AutotuneError(f"no problem has a config that passed; the first: {outcomes[0].note}")
 
@@ -141,11 +172,10 @@ def _winners(outcomes: Sequence[Outcome], shapes: Sequence[Shape]) -> str:
     return table(("layer", "m", "us", "default us", "gain", "config"), rows)
 
 
-def _summary(outcomes: Sequence[Outcome]) -> str:
+def _summary(outcomes: Sequence[Outcome], seconds: float) -> str:
     stored = sum(outcome.record is not None for outcome in outcomes)
     resumed = sum(outcome.resumed for outcome in outcomes)
     trials, failed = sum(each.trials for each in outcomes), sum(each.failed for each in outcomes)
-    seconds = sum(outcome.elapsed_s for outcome in outcomes)
     return (
         f"{stored} of {len(outcomes)} problems stored, {resumed} of them from before; "
         f"{trials} configs tried, {failed} failed, {seconds:.0f} s"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from autotune.bench.compare import Comparison, compare
+from autotune.bench.health import use
 from autotune.bench.operands import Operands
 from autotune.bench.roofline import measure_peaks
 from autotune.config import Config
@@ -25,6 +26,7 @@ def compare_problems(
     Raises:
         AutotuneError: a config's output is wrong, or its kernel cannot be made.
     """
+    use(device)
     lookup = Lookup(device, db)
     layers = {problem.layer for problem in problems}
     peaks = {dtype: measure_peaks(device, dtype) for dtype in {layer.dtype for layer in layers}}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import time
+import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -13,10 +13,10 @@ from autotune.kernels import registry
 from autotune.layer import Problem
 from autotune.record import Environment, Record
 from autotune.search.binary import binary_of
-from autotune.search.environment import current_environment
 from autotune.search.executor import Executor
+from autotune.search.fleet import Task, sweeps_of, tune_all
 from autotune.search.incremental import by_time, current_records, current_trials, is_valid, outlasts
-from autotune.search.tune import Progress, Tuned, compile_candidates
+from autotune.search.tune import Progress, Tuned
 from autotune.store.store import Store
 
 _NEAR = 6
@@ -43,9 +43,8 @@ class Rechecked:
 
 def recheck(
     problems: Sequence[Problem],
-    device: Device,
     store: Store,
-    executor: Executor,
+    executors: Sequence[Executor],
     budget_s: float | None = None,
     progress: Progress | None = None,
 ) -> Iterator[Rechecked]:
@@ -53,42 +52,34 @@ def recheck(
 
     Each is timed in its record's own mode. The outcome is stored with its trials as a new sweep of the
     present environment, problem by problem. A record is dropped when nothing that was measured passes.
-    `budget_s` is shared by the problems.
+    `budget_s` is shared by the problems. The executors are those of a sweep.
     """
-    environment = current_environment(device)
-    chosen: dict[Problem, tuple[list[Record], list[Config]]] = {}
+    device, environment = executors[0].device, executors[0].environment
+    tasks: list[Task] = []
+    known: dict[Problem, list[Record]] = {}
     for problem in problems:
-        records = current_records(problem, device, store, environment)
+        known[problem] = records = current_records(problem, device, store, environment)
         if records:
-            chosen[problem] = records, _candidates(records, device, store, environment)
+            candidates = _candidates(records, device, store, environment)
+            tasks.append(Task(problem, candidates, records[-1].mode))
         else:
             yield Rechecked(problem, "unchecked", None, None, _why_unchecked(problem, device, store))
-    if not chosen:
+    if not tasks:
         return
-    executor.start()  # it gets ready while the candidates are compiled
-    end = None if budget_s is None else time.monotonic() + budget_s
-    each = ((problem, config) for problem, (_, configs) in chosen.items() for config in configs)
-    cubins = compile_candidates(each, device, progress)
     arguments = {"recheck": True, "problems": [str(problem) for problem in problems]}
-    sweep_id = store.begin_sweep(device, environment, arguments)
-    status = "interrupted"
-    try:
-        for done, problem in enumerate(sorted(chosen, key=lambda each: (each.layer, each.m))):
-            begin = time.monotonic()
-            share = None if end is None else max(0.0, end - begin) / (len(chosen) - done)
-            records, configs = chosen[problem]
-            tuned = executor.tune(problem, configs, cubins, share, records[-1].mode)
-            result = _judge(records[-1], configs, tuned, device)
+    running = tune_all(tasks, executors, budget_s, progress)
+    with sweeps_of(executors, store, arguments) as sweep_of, contextlib.closing(running):
+        for task, done in running:
+            records, sweep_id = known[task.problem], sweep_of(done.executor)
+            result = _judge(records[-1], task.candidates, done.tuned, device)
             if result.verdict == "unchecked":
-                store.add_result(sweep_id, tuned.trials, None, None)
+                store.add_result(sweep_id, done.tuned.trials, None, None)
             else:
                 after = result.after
                 dropped = [old for old in records if after is None or old.source_hash != after.source_hash]
-                store.add_result(sweep_id, tuned.trials, after, binary_of(after, device, cubins), dropped)
-            yield replace(result, elapsed_s=time.monotonic() - begin)
-        status = "finished"
-    finally:
-        store.finish_sweep(sweep_id, status)
+                binary = binary_of(after, device, done.cubins)
+                store.add_result(sweep_id, done.tuned.trials, after, binary, dropped)
+            yield replace(result, elapsed_s=done.elapsed_s)
 
 
 def _candidates(

@@ -1,20 +1,18 @@
-"""A sweep: every problem of a model on one device, compiled, measured and stored one by one."""
+"""A sweep: every problem of a model on devices of one model, compiled, measured and stored one by one."""
 
 from __future__ import annotations
 
-import time
+import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from autotune.config import Config
-from autotune.device import Device
 from autotune.layer import Problem
 from autotune.record import Mode, Record
 from autotune.search.binary import binary_of
-from autotune.search.environment import current_environment
 from autotune.search.executor import Executor
+from autotune.search.fleet import Task, sweeps_of, tune_all
 from autotune.search.incremental import candidates_to_do, current_record, outlasts
-from autotune.search.tune import Progress, compile_candidates
+from autotune.search.tune import Progress
 from autotune.store.store import Store
 
 
@@ -33,23 +31,26 @@ class Outcome:
 
 def sweep(
     problems: Sequence[Problem],
-    device: Device,
     store: Store,
-    executor: Executor,
+    executors: Sequence[Executor],
     budget_s: float | None = None,
     progress: Progress | None = None,
     mode: Mode = "graph",
 ) -> Iterator[Outcome]:
-    """Measure every problem on the device and store trials, record and binary, each problem at once.
+    """Measure every problem on one of the executors; store trials, record and binary, each problem at once.
 
     Yields outcomes as problems finish. What was measured with the running kernels is not measured again: of a
     problem that has a record only what is new is raced, against the incumbent and the default. Timings of
     different modes are never compared; a record of another `mode` gives way. What was yielded is stored,
-    whatever happens to the iterator. `budget_s` is shared by the problems that are still to do. `executor`
-    tunes on the device; it is started when there is something to do and is left to the caller to close.
+    whatever happens to the iterator. `budget_s` is shared by the problems that are still to do. The executors
+    tune on devices of one model; they are started when there is something to do and left to the caller to
+    close. All candidates of a problem run on one of them, so that a slow device chooses no other winner.
+
+    Raises:
+        DeviceError: no executor is left that can use its device.
     """
-    environment = current_environment(device)
-    todo: dict[Problem, list[Config]] = {}
+    device, environment = executors[0].device, executors[0].environment
+    tasks: list[Task] = []
     known: dict[Problem, Record | None] = {}
     for problem in problems:
         known[problem] = current_record(problem, device, store, environment, mode)
@@ -57,27 +58,18 @@ def sweep(
         if candidates is None:
             yield Outcome(problem, known[problem], True, 0, 0, 0.0)
         else:
-            todo[problem] = candidates
-    if not todo:
+            tasks.append(Task(problem, candidates, mode))
+    if not tasks:
         return
-    executor.start()  # it gets ready while the candidates are compiled
-    end = None if budget_s is None else time.monotonic() + budget_s
-    chosen = ((problem, config) for problem, candidates in todo.items() for config in candidates)
-    cubins = compile_candidates(chosen, device, progress)
     arguments = {"mode": mode, "problems": [str(problem) for problem in problems]}
-    sweep_id = store.begin_sweep(device, environment, arguments)
-    status = "interrupted"
-    try:
-        for done, problem in enumerate(sorted(todo, key=lambda each: (each.layer, each.m))):
-            begin = time.monotonic()
-            share = None if end is None else max(0.0, end - begin) / (len(todo) - done)
-            tuned = executor.tune(problem, todo[problem], cubins, share, mode)
-            stays = outlasts(known[problem], todo[problem], tuned.trials)
+    running = tune_all(tasks, executors, budget_s, progress)
+    with sweeps_of(executors, store, arguments) as sweep_of, contextlib.closing(running):
+        for task, done in running:
+            tuned, record = done.tuned, known[task.problem]
+            stays = outlasts(record, task.candidates, tuned.trials)
             winner = None if stays else tuned.record
-            store.add_result(sweep_id, tuned.trials, winner, binary_of(winner, device, cubins))
-            record = known[problem] if stays else winner
-            took_s = time.monotonic() - begin
-            yield Outcome(problem, record, False, len(tuned.trials), tuned.failed, took_s, tuned.note)
-        status = "finished"
-    finally:
-        store.finish_sweep(sweep_id, status)
+            binary = binary_of(winner, device, done.cubins)
+            store.add_result(sweep_of(done.executor), tuned.trials, winner, binary)
+            record = record if stays else winner
+            trials = len(tuned.trials)
+            yield Outcome(task.problem, record, False, trials, tuned.failed, done.elapsed_s, tuned.note)

@@ -1,0 +1,192 @@
+"""Has one or more executors tune problems, and gives what came of each as they finish."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+import time
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from queue import SimpleQueue
+from typing import Any
+
+from autotune.config import Config
+from autotune.errors import DeviceError
+from autotune.layer import Problem
+from autotune.record import Mode
+from autotune.search.assignment import Assignment
+from autotune.search.executor import Executor
+from autotune.search.tune import Cubins, Progress, Tuned, compile_candidates
+from autotune.store.store import Store
+
+_LOG = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """What is to be measured of a problem: the candidates, the first of which is the default config."""
+
+    problem: Problem
+    candidates: Sequence[Config]
+    mode: Mode = "graph"
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """What came of a task, and which executor did it with which kernels."""
+
+    tuned: Tuned
+    executor: Executor
+    cubins: Cubins
+    elapsed_s: float
+
+
+def by_model(executors: Sequence[Executor]) -> list[list[Executor]]:
+    """The executors of each device model, as records belong to one."""
+    groups: dict[tuple[str, str], list[Executor]] = {}
+    for executor in executors:
+        groups.setdefault((executor.device.name, executor.device.arch), []).append(executor)
+    return list(groups.values())
+
+
+@contextlib.contextmanager
+def sweeps_of(
+    executors: Sequence[Executor], store: Store, arguments: Mapping[str, Any]
+) -> Iterator[Callable[[Executor], int]]:
+    """The ids of the store's sweeps: one for all executors of the same environment."""
+    device, status = executors[0].device, "interrupted"
+    environments = [executor.environment for executor in executors]
+    distinct = [each for index, each in enumerate(environments) if each not in environments[:index]]
+    ids = [store.begin_sweep(device, environment, arguments) for environment in distinct]
+    try:
+        yield lambda executor: ids[distinct.index(environments[executors.index(executor)])]
+        status = "finished"
+    finally:
+        for sweep_id in ids:
+            store.finish_sweep(sweep_id, status)
+
+
+def tune_all(
+    tasks: Sequence[Task],
+    executors: Sequence[Executor],
+    budget_s: float | None = None,
+    progress: Progress | None = None,
+) -> Generator[tuple[Task, Done], None, None]:
+    """Tune every task on one of the executors, which are of one device model; in the order in which they end.
+
+    Candidates are compiled meanwhile. `budget_s` is the time for all, shared by what is still to do. What a
+    lost executor was at goes to the others. When the iterator is closed, all that runs ends at once. The
+    executors are left to the caller to close.
+
+    Raises:
+        DeviceError: no executor is left.
+        CompileError: there is no compiler at all.
+    """
+    run = _Run(tasks, executors, budget_s)
+    threads = [
+        threading.Thread(target=run.tune, args=(who,), name=f"tune {who}", daemon=True)
+        for who in range(len(executors))
+    ]
+    threads.append(threading.Thread(target=run.compile, args=(progress,), name="compile", daemon=True))
+    try:
+        for thread in threads:
+            thread.start()
+        yield from run.results()
+    finally:
+        run.stop()
+        for thread in threads:
+            thread.join()
+        run.clear()
+
+
+class _Stopped(Exception):  # noqa: N818, it reads as what happened
+    """Nobody waits for these kernels any more."""
+
+
+class _Run:
+    """What the threads of the executors, the compiler's and the caller's share."""
+
+    def __init__(self, tasks: Sequence[Task], executors: Sequence[Executor], budget_s: float | None) -> None:
+        self._tasks = {task.problem: task for task in tasks}
+        self._executors = executors
+        self._end = None if budget_s is None else time.monotonic() + budget_s
+        self._assignment = Assignment(self._tasks, len(executors))
+        self._cubins: Cubins = {}
+        self._messages: SimpleQueue[tuple[Task, Done] | Exception] = SimpleQueue()
+        self._cancelled = False
+
+    def results(self) -> Iterator[tuple[Task, Done]]:
+        """What comes of the tasks, until all are finished."""
+        left = len(self._executors)
+        for _ in self._tasks:
+            while isinstance(message := self._messages.get(), DeviceError):
+                left -= 1
+                if not left:
+                    raise message
+                _LOG.warning("%s; the others go on without it", message)
+            if isinstance(message, Exception):
+                raise message
+            yield message
+
+    def stop(self) -> None:
+        """Have the threads end; what is not finished by now is cancelled."""
+        self._cancelled = self._assignment.unfinished > 0
+        self._assignment.stop()
+        if self._cancelled:
+            for executor in self._executors:
+                executor.cancel()
+
+    def clear(self) -> None:
+        """Leave executors that can be used again."""
+        if self._cancelled:
+            for executor in self._executors:
+                executor.close()
+
+    def tune(self, who: int) -> None:
+        """Tune on one executor whatever it is given."""
+        executor, problem = self._executors[who], None
+        try:
+            executor.start()
+            while (problem := self._assignment.take(who)) is not None:
+                done = self._tune(problem, executor)
+                self._assignment.finish()
+                self._messages.put((self._tasks[problem], done))
+        except DeviceError as error:
+            self._assignment.leave(who, problem)
+            self._messages.put(error)
+        except Exception as error:
+            self._messages.put(error)
+
+    def _tune(self, problem: Problem, executor: Executor) -> Done:
+        begin = time.monotonic()
+        task = self._tasks[problem]
+        tuned = executor.tune(problem, task.candidates, self._cubins, self._share(begin), task.mode)
+        return Done(tuned, executor, self._cubins, time.monotonic() - begin)
+
+    def _share(self, now: float) -> float | None:
+        if self._end is None:
+            return None
+        left = self._assignment.unfinished
+        return max(0.0, self._end - now) * min(self._assignment.threads, left) / left
+
+    def compile(self, progress: Progress | None) -> None:
+        """Compile what the tasks need, few tokens first, and give out problems whose kernels are there."""
+
+        def on_done(stage: str, done: int, total: int) -> None:
+            if self._cancelled:
+                raise _Stopped
+            if progress is not None:
+                progress(stage, done, total)
+
+        device = self._executors[0].device
+        try:
+            for m in sorted({problem.m for problem in self._tasks}):
+                problems = [problem for problem in self._tasks if problem.m == m]
+                chosen = ((each, config) for each in problems for config in self._tasks[each].candidates)
+                self._cubins.update(compile_candidates(chosen, device, on_done))
+                self._assignment.add(problems)
+        except _Stopped:
+            pass
+        except Exception as error:
+            self._messages.put(error)
