@@ -14,7 +14,12 @@ Examples:
 
 
 @click.command(epilog=_EXAMPLES)
-@click.option("--device", default="auto", metavar="auto|cpu|cuda:N", help="Where.  [default: a GPU if any]")
+@click.option(
+    "--device",
+    default="auto",
+    metavar="auto|cpu|cuda:N[,cuda:N...]|all",
+    help="Where.  [default: a GPU if any]",
+)
 @database_option
 @click.option(
     "--budget",
@@ -32,10 +37,11 @@ Examples:
 def command(
     device: str, db: str | None, budget: float | None, allow_busy: bool, once: bool, port: int | None
 ) -> None:
-    """Tune queued problems for the device, one after the other, until it is told to stop.
+    """Tune queued problems for the devices, one after the other, until it is told to stop.
 
     It works while nobody else uses the device: a GPU that another process holds is waited for. SIGTERM and
-    Ctrl-C let the running job end within 10 s, else it is given back to the queue; a second one ends at once.
+    Ctrl-C let the running job end within 10 s, else it is given back to the queue; so it is when a second
+    one comes.
     A database that is away is waited for; results are kept until they can be stored.
 
     Events go to stderr, as JSON Lines where that is no terminal.
@@ -43,9 +49,8 @@ def command(
     from autotune.daemon.events import log_to_stderr
     from autotune.daemon.service import serve
     from autotune.daemon.settings import Settings
-    from autotune.device import find_device
-    from autotune.executors.local import LocalExecutor
+    from autotune.executors.local import local_executors
 
     log_to_stderr()
-    executors = [LocalExecutor(find_device(device), allow_busy=allow_busy)]
-    serve(executors, db, Settings(budget_s=budget, allow_busy=allow_busy, once=once), port)
+    settings = Settings(budget_s=budget, allow_busy=allow_busy, once=once)
+    serve(local_executors(device, allow_busy), db, settings, port)

@@ -20,7 +20,7 @@ def say(event: str, level: int = logging.INFO, **fields: Any) -> None:
 def log_to_stderr() -> None:
     """Log events and warnings to stderr: text on a terminal, else one JSON object per line."""
     handler = logging.StreamHandler()
-    handler.setFormatter(_Text() if sys.stderr.isatty() else _Json())
+    handler.setFormatter(Text() if sys.stderr.isatty() else Json())
     logging.getLogger().addHandler(handler)
     logging.getLogger("autotune").setLevel(logging.INFO)
     logging.captureWarnings(True)
@@ -32,7 +32,9 @@ def _event(record: logging.LogRecord) -> tuple[str, dict[str, Any]]:
     return ("note", {"message": record.getMessage().strip()}) if fields is None else (record.msg, fields)
 
 
-class _Json(logging.Formatter):
+class Json(logging.Formatter):
+    """One object per line, with the time in UTC."""
+
     def format(self, record: logging.LogRecord) -> str:
         event, fields = _event(record)
         at = datetime.fromtimestamp(record.created, timezone.utc).isoformat(timespec="milliseconds")
@@ -42,7 +44,9 @@ class _Json(logging.Formatter):
         return json.dumps(line, default=str)
 
 
-class _Text(logging.Formatter):
+class Text(logging.Formatter):
+    """The local time, the event and its fields."""
+
     def format(self, record: logging.LogRecord) -> str:
         event, fields = _event(record)
         at = datetime.fromtimestamp(record.created).strftime("%H:%M:%S")

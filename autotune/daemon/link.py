@@ -11,6 +11,7 @@ from typing import TypeVar
 
 from autotune.daemon.events import say
 from autotune.errors import DatabaseError
+from autotune.runtime.misses import miss_file
 from autotune.store.store import Store
 from autotune.store.trouble import check_revision
 
@@ -25,6 +26,7 @@ class Link:
 
     def __init__(self, url: str | None) -> None:
         self._url = url
+        self.misses = miss_file(url)
         self._store: Store | None = None
         self._opening = threading.Lock()
         self._answered = time.monotonic()

@@ -38,7 +38,6 @@ def serve(
         DeviceError: another daemon serves a device.
         DatabaseError: the database's schema or address is wrong.
         AutotuneError: the port cannot be had, or has been asked for and there is no prometheus_client.
-        KeyboardInterrupt: a second signal came.
     """
     with contextlib.ExitStack() as stack:
         signals = stack.enter_context(Signals())
@@ -49,9 +48,9 @@ def serve(
         stop = Stop()
         loops = [Serving(executor, link, settings, stop) for executor in executors]
         address = stack.enter_context(watched(port, loops, link))
-        names = ", ".join(loop.name for loop in loops)
+        say("start", workers=", ".join(loop.name for loop in loops), http=address)
         try:
-            link.once(lambda store: say("start", db=store.name, workers=names, http=address))
+            link.once(lambda store: say("database here", name=store.name))
         except DatabaseError as error:
             if is_final(error):
                 raise
@@ -89,8 +88,8 @@ def _follow(loops: Sequence[Serving], signals: Signals, stop: Stop, settings: Se
     while any(loop.is_alive for loop in loops):
         came = signals.wait(look_s)
         if came and stop.soon.is_set():
-            raise KeyboardInterrupt
-        if (came or any(loop.error for loop in loops)) and not stop.soon.is_set():
+            dropped_from = min(dropped_from, time.monotonic())  # a second signal ends the grace
+        elif (came or any(loop.error for loop in loops)) and not stop.soon.is_set():
             say("stopping", signal=came[0] if came else None)
             notify("STOPPING=1", "STATUS=finishing or giving back the running jobs")
             stop.soon.set()

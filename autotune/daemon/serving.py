@@ -22,7 +22,7 @@ from autotune.daemon.turn import Turn
 from autotune.errors import AutotuneError, CompileError, DatabaseError, DeviceError, LeaseLost
 from autotune.job import Job, Worker
 from autotune.record import sources_digest
-from autotune.search.environment import current_environment
+from autotune.search.demand import queue_misses
 from autotune.search.executor import Executor
 from autotune.store.queue import Queue
 from autotune.store.store import Store
@@ -43,9 +43,8 @@ class Serving:
     def __init__(self, executor: Executor, link: Link, settings: Settings, stop: Stop) -> None:
         self._device = executor.device
         self._link, self._settings, self._stop = link, settings, stop
-        self._environment = current_environment(self._device)
-        self._source_hash = sources_digest(self._environment.sources)
-        self._tuner = Tuner(executor, self._environment)
+        self._tuner = Tuner(executor)
+        self._source_hash = sources_digest(self._tuner.environment.sources)
         self._turn = Turn(self._device)
         self._budget = Budget(settings.budget_s)
         self._host = socket.gethostname()
@@ -55,6 +54,7 @@ class Serving:
         self._job: Job | None = None
         self._sweep_id: int | None = None
         self._rest_s = _FIRST_REST_S
+        self._complaint = ""
         self._ended = threading.Event()
         self._beating = threading.Lock()
         self._thread = threading.Thread(name=self.name, daemon=True, target=self._run)
@@ -111,10 +111,25 @@ class Serving:
         return True
 
     def _claim(self, store: Store) -> Job | None:
+        """The next job, which may be what a model just missed."""
+        self._queue_misses(store)
         device = self._device
         return Queue(store).claim(
             device.name, device.arch, self._source_hash, self.name, self._settings.lease_s
         )
+
+    def _queue_misses(self, store: Store) -> None:
+        try:
+            new = queue_misses(store, self._link.misses)
+        except DatabaseError:
+            raise
+        except AutotuneError as error:
+            if str(error) != self._complaint:
+                self._complaint = str(error)
+                say("misses stay", logging.WARNING, reason=self._complaint)
+        else:
+            if new:
+                say("misses queued", jobs=new)
 
     def _do(self, job: Job) -> AutotuneError | None:
         """Work the job out and say what became of it; what is wrong with the device, if anything."""
@@ -163,7 +178,7 @@ class Serving:
         def store_it(store: Store) -> None:
             if self._sweep_id is None:
                 arguments = {"mode": "graph", "daemon": self.name}
-                self._sweep_id = store.begin_sweep(self._device, self._environment, arguments)
+                self._sweep_id = store.begin_sweep(self._device, self._tuner.environment, arguments)
             Queue(store).complete(job, self._sweep_id, result.trials, result.winner, result.binary)
 
         self._link.until(self._stop.now, store_it, self._free)

@@ -15,6 +15,7 @@ def notify(*lines: str) -> None:
     if address.startswith("@"):
         address = "\0" + address[1:]  # a name in Linux' abstract namespace
     with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as told:
+        told.settimeout(1.0)  # a reader that is stuck shall not stop the daemon
         told.connect(address)
         told.send("\n".join(lines).encode())
 

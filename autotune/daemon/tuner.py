@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from autotune.config import Config
 from autotune.job import Job
 from autotune.layer import Problem
-from autotune.record import Binary, Environment, Mode, Record, Trial
+from autotune.record import Binary, Mode, Record, Trial
 from autotune.search.binary import binary_of
 from autotune.search.executor import Executor
 from autotune.search.incremental import candidates_to_do, current_record, outlasts
@@ -49,8 +49,8 @@ class Result:
 class Tuner:
     """Tunes one job after the other with an executor; `drop` comes from other threads."""
 
-    def __init__(self, executor: Executor, environment: Environment) -> None:
-        self._executor, self._environment = executor, environment
+    def __init__(self, executor: Executor) -> None:
+        self._executor, self.environment = executor, executor.environment
         self._device = executor.device
         self._lock = threading.Lock()
         self._job: Job | None = None
@@ -64,7 +64,7 @@ class Tuner:
             DeviceError: no family can do the problem.
             DatabaseError: the store cannot be read.
         """
-        problem, device, environment = job.problem, self._device, self._environment
+        problem, device, environment = job.problem, self._device, self.environment
         known = current_record(problem, device, store, environment, _MODE)
         return Plan(problem, known, candidates_to_do(problem, device, store, environment, _MODE) or ())
 
@@ -82,18 +82,20 @@ class Tuner:
         try:
             return self._measure(plan)
         except Exception:
-            self._check()  # an executor that was closed meanwhile may raise anything
+            self._check()  # an executor that is cancelled raises what it likes
             raise
         finally:
             with self._lock:
                 self._job = None
+            if self._reason is not None:
+                self.rest()  # a closed executor can be used again
 
     def drop(self, job: Job, reason: Exception) -> None:
         """Have `tune` raise the reason soon, if it is at this job; harmless when it is said again."""
         with self._lock:
             if self._job is job:
                 self._reason = self._reason or reason
-                self._executor.close()
+                self._executor.cancel()
 
     def rest(self) -> None:
         """End the worker: the device's memory is free again, and whoever waits for the device has it."""

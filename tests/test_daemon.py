@@ -1,0 +1,203 @@
+"""The daemon tunes what is queued, stores it, and ends as it is told to."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+
+import crashing
+import pytest
+from command_line import autotune
+from daemons import CRASHING, LAYER, LIMIT_S, PROBLEM, add, command_line, job, special
+from databases import query
+
+from autotune.device import cpu_device
+from autotune.job import Worker
+from autotune.layer import Problem
+from autotune.locks import device_lock
+from autotune.record import sources_digest
+from autotune.runtime.misses import Miss, append, miss_file
+from autotune.search.environment import current_environment
+from autotune.store.queue import Queue
+from autotune.store.store import Store
+
+WAIT = (crashing.NOTHING, crashing.WAIT)
+
+
+@pytest.fixture
+def db(tmp_path):
+    return tmp_path / "here.db"
+
+
+@pytest.fixture
+def fifo(tmp_path, monkeypatch):
+    """Reading it waits for a config that runs until it is killed, and gives its worker's process id."""
+    path = tmp_path / "pid"
+    os.mkfifo(path)
+    monkeypatch.setenv(crashing.PID_FIFO, str(path))
+    return path
+
+
+def worker(db) -> Worker:
+    with Store.open(str(db)) as store:
+        (only,) = Queue(store).workers()
+    return only
+
+
+def expire(db) -> None:
+    query(str(db), "UPDATE job SET lease_until = lease_until - 1000 WHERE state = 'running'")
+
+
+def ends(pid: int) -> bool:
+    """Whether the process is gone, or a zombie that its parent has not asked for."""
+    try:
+        return open(f"/proc/{pid}/stat").read().rpartition(")")[2].split()[0] == "Z"
+    except FileNotFoundError:
+        return True
+
+
+def test_records_of_a_drained_queue_are_found(tmp_path, db):
+    add(db, PROBLEM, Problem(LAYER, 2))
+    with command_line(tmp_path, "--once", "--port", "0") as daemon:
+        first, second = daemon.until("done"), daemon.until("done")
+        assert daemon.end() == 0
+    assert {first["problem"], second["problem"]} == {str(PROBLEM), str(Problem(LAYER, 2))}
+    assert first["config"].startswith("cpu:")
+    assert first["gain"] >= 1
+    assert first["seconds"] > 0
+    shapes = ("--shapes", "n=64,k=64,group_size=64", "--m", "1,2", "--device", "cpu")
+    found = autotune("lookup", *shapes, "--db", "here.db", "--require", "exact", "--json", cwd=tmp_path)
+    assert [each["config"] for each in json.loads(found.stdout)] == [first["config"], second["config"]]
+    assert job(db).state == "done"
+    assert {each["status"] for each in query(str(db), "SELECT status FROM sweep")} == {"finished"}
+    assert worker(db).state == "stopped"
+
+
+def test_what_has_a_record_is_done_at_once(tmp_path, db):
+    add(db)
+    with special(tmp_path, once=True) as daemon:
+        assert daemon.end() == 0
+    with Store.open(str(db)) as store:
+        before = store.trials(PROBLEM, cpu_device())
+        Queue(store).retry([1])
+    with special(tmp_path, once=True) as daemon:
+        assert daemon.until("done")["trials"] == 0
+        assert daemon.end() == 0
+    with Store.open(str(db)) as store:
+        assert store.trials(PROBLEM, cpu_device()) == before
+
+
+def test_a_miss_becomes_a_record(tmp_path, db):
+    device = cpu_device()
+    digest = sources_digest(current_environment(device).sources)
+    append(miss_file(str(db)), Miss(PROBLEM, device.name, device.arch, digest, "default", 4))
+    with special(tmp_path, once=True) as daemon:
+        assert daemon.until("misses queued")["jobs"] == 1
+        assert daemon.until("done")["problem"] == str(PROBLEM)
+        assert daemon.end() == 0
+
+
+def test_misses_that_cannot_be_taken_stop_nothing(tmp_path, db):
+    miss_file(str(db)).mkdir()
+    with special(tmp_path, once=True) as daemon:
+        assert "misses" in daemon.until("misses stay")["reason"]
+        assert daemon.end() == 0
+
+
+def test_an_idle_daemon_ends_at_once(tmp_path, db):
+    with special(tmp_path) as daemon:
+        daemon.until("database here")
+        assert daemon.stop() == 0
+    assert worker(db).state == "stopped"
+    assert json.loads(daemon.lines[-1])["event"] == "stop"
+
+
+def test_a_job_that_ends_soon_is_finished_first(tmp_path, db):
+    add(db, PROBLEM, Problem(LAYER, 2))
+    with special(tmp_path, grace_s=LIMIT_S) as daemon:
+        daemon.until("claim")
+        daemon.process.send_signal(signal.SIGTERM)
+        assert daemon.until("stopping")["signal"] == "SIGTERM"
+        daemon.until("done")
+        assert daemon.end() == 0
+    assert [job(db, number).state for number in (1, 2)] == ["done", "queued"]
+
+
+def test_a_job_that_does_not_end_is_given_back(tmp_path, db, fifo):
+    add(db, source_hash=CRASHING)
+    with special(tmp_path, WAIT, grace_s=0.1) as daemon:
+        pid = int(fifo.read_text())
+        daemon.process.send_signal(signal.SIGTERM)
+        assert daemon.until("given back")["job"] == 1
+        assert daemon.end() == 0
+    assert (job(db).state, job(db).attempts) == ("queued", 0)
+    assert ends(pid)
+
+
+def test_a_second_signal_ends_the_grace(tmp_path, db, fifo):
+    add(db, source_hash=CRASHING)
+    with special(tmp_path, WAIT, grace_s=LIMIT_S) as daemon:
+        pid = int(fifo.read_text())
+        daemon.process.send_signal(signal.SIGINT)
+        daemon.until("stopping")
+        assert daemon.end(signal.SIGINT) == 0
+    assert ends(pid)
+    assert (job(db).state, job(db).attempts) == ("queued", 0)
+
+
+def test_the_job_of_a_killed_daemon_is_done_by_another(tmp_path, db, fifo):
+    add(db, source_hash=CRASHING)
+    with special(tmp_path, WAIT) as daemon:
+        fifo.read_text()
+        daemon.end(signal.SIGKILL)
+    assert job(db).state == "running"
+    with special(tmp_path, (crashing.NOTHING,), once=True) as daemon:
+        assert daemon.end() == 0
+    assert job(db).state == "running"
+    expire(db)
+    with special(tmp_path, (crashing.NOTHING,), once=True) as daemon:
+        assert "vanished" in daemon.until("claim")["reason"]
+        daemon.until("done")
+        assert daemon.end() == 0
+    assert (job(db).state, job(db).attempts) == ("done", 2)
+
+
+def test_a_device_has_one_daemon(tmp_path):
+    with command_line(tmp_path, "--port", "0") as first:
+        first.until("database here")
+        second = autotune("daemon", "--device", "cpu", "--db", "here.db", cwd=tmp_path)
+        assert second.returncode == 1
+        (line,) = second.stderr.splitlines()
+        assert line.startswith(f"error: another autotune daemon serves {cpu_device().name} (cpu)")
+        assert first.stop() == 0
+
+
+def test_another_autotune_that_measures_is_waited_for(tmp_path, db):
+    add(db)
+    with device_lock(cpu_device()):
+        daemon = special(tmp_path, once=True)
+        with daemon:
+            assert "another autotune measures" in daemon.until("waiting")["reason"]
+            assert worker(db).state == "waiting"
+            device_lock(cpu_device()).release()
+            daemon.until("done")
+            assert daemon.end() == 0
+        device_lock(cpu_device()).acquire()
+
+
+def test_the_device_is_free_when_there_is_nothing_to_do(tmp_path, db):
+    add(db)
+    with special(tmp_path) as daemon:
+        daemon.until("done")
+        with device_lock(cpu_device()).acquire(timeout=LIMIT_S):
+            assert daemon.stop() == 0
+
+
+def test_the_budget_of_an_hour_ends(tmp_path, db):
+    add(db, PROBLEM, Problem(LAYER, 2))
+    with special(tmp_path, budget_s=0.001) as daemon:
+        daemon.until("done")
+        assert "budget" in daemon.until("waiting")["reason"]
+        assert daemon.stop() == 0
+    assert job(db, 2).state == "queued"

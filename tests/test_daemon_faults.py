@@ -1,0 +1,202 @@
+"""What goes wrong around a daemon: databases that go away, leases that are lost, jobs that cannot be done."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import resource
+
+import crashing
+import pytest
+from command_line import autotune
+from daemons import CRASHING, LAYER, PROBLEM, add, command_line, job, special
+from databases import query
+
+from autotune.device import cpu_device
+from autotune.layer import Problem
+from autotune.store.queue import Queue
+from autotune.store.store import Store
+
+PASSES = (crashing.NOTHING,)
+WAIT = (crashing.NOTHING, crashing.WAIT)
+
+
+@pytest.fixture
+def db(tmp_path):
+    return tmp_path / "here.db"
+
+
+@pytest.fixture
+def fifo(tmp_path, monkeypatch):
+    """Reading it waits for a config that runs until it is killed."""
+    path = tmp_path / "pid"
+    os.mkfifo(path)
+    monkeypatch.setenv(crashing.PID_FIFO, str(path))
+    return path
+
+
+def cancel(url) -> None:
+    with Store.open(str(url)) as store:
+        assert Queue(store).cancel([1]) == 1
+
+
+def test_a_lost_lease_ends_the_tuning(tmp_path, db, fifo):
+    add(db, source_hash=CRASHING)
+    with special(tmp_path, WAIT) as daemon:
+        fifo.read_text()
+        cancel(db)
+        assert "discarded" in daemon.until("lost")["reason"]
+        assert daemon.stop() == 0
+    assert job(db).state == "cancelled"
+    assert query(str(db), "SELECT * FROM trial") == []
+
+
+def test_a_result_whose_lease_was_lost_is_discarded(tmp_path, db):
+    add(db, PROBLEM, Problem(LAYER, 2), source_hash=CRASHING)
+    with special(tmp_path, PASSES, once=True, beat_s=1000.0) as daemon:
+        daemon.until("claim")
+        cancel(db)
+        assert "discarded" in daemon.until("lost")["reason"]
+        assert daemon.until("done")["job"] == 2
+        assert daemon.end() == 0
+    assert {each["m"] for each in query(str(db), "SELECT m FROM trial")} == {2}
+
+
+def test_a_lease_is_kept_while_a_job_runs(tmp_path, db, fifo):
+    add(db, source_hash=CRASHING)
+    with special(tmp_path, WAIT, grace_s=0.0) as daemon:
+        fifo.read_text()
+        first = job(db).lease_until
+        while daemon.process.poll() is None and job(db).lease_until == first:
+            pass
+        assert job(db).lease_until > first
+        assert daemon.stop() == 0
+
+
+def test_a_file_that_was_moved_away_is_waited_for(tmp_path, db):
+    add(db, source_hash=CRASHING)
+    with special(tmp_path, PASSES, port=0) as daemon:
+        daemon.until("claim")
+        db.rename(tmp_path / "elsewhere.db")
+        assert "is gone" in daemon.until("database away")["reason"]
+        (tmp_path / "elsewhere.db").rename(db)
+        daemon.until("database back")
+        daemon.until("done")
+        assert daemon.stop() == 0
+    assert job(db).state == "done"
+
+
+def test_a_full_disk_keeps_the_result(tmp_path, db):
+    add(db, source_hash=CRASHING)
+    with special(tmp_path, PASSES) as daemon:
+        daemon.until("claim")
+        hard = resource.prlimit(daemon.process.pid, resource.RLIMIT_FSIZE)[1]
+        resource.prlimit(daemon.process.pid, resource.RLIMIT_FSIZE, (0, hard))
+        daemon.until("database away")
+        resource.prlimit(daemon.process.pid, resource.RLIMIT_FSIZE, (hard, hard))
+        daemon.until("done")
+        assert daemon.stop() == 0
+    assert job(db).state == "done"
+    assert query(str(db), "PRAGMA integrity_check") == [{"integrity_check": "ok"}]
+
+
+@pytest.fixture
+def server_url(postgres, template):
+    """A database of a server that the test stops."""
+    name = postgres.create(template)
+    yield postgres.url(name)
+    postgres.drop(name)
+
+
+@contextlib.contextmanager
+def stopped(postgres):
+    postgres.stop()
+    try:
+        yield
+    finally:
+        postgres.start()
+
+
+def test_a_server_that_goes_away_is_waited_for(tmp_path, postgres, server_url):
+    add(server_url, source_hash=CRASHING)
+    with special(tmp_path, PASSES, db=server_url) as daemon:
+        daemon.until("claim")
+        with stopped(postgres):
+            daemon.until("database away")
+        daemon.until("database back")
+        daemon.until("done")
+        assert daemon.stop() == 0
+    assert job(server_url).state == "done"
+
+
+def test_a_server_that_is_away_at_the_start_is_waited_for(tmp_path, postgres, server_url):
+    add(server_url, source_hash=CRASHING)
+    with contextlib.ExitStack() as outage:
+        outage.enter_context(stopped(postgres))
+        with special(tmp_path, PASSES, db=server_url, once=True) as daemon:
+            daemon.until("database away")
+            outage.close()
+            daemon.until("done")
+            assert daemon.end() == 0
+
+
+def test_a_daemon_ends_while_its_server_is_away(tmp_path, postgres, server_url):
+    with stopped(postgres), special(tmp_path, PASSES, db=server_url) as daemon:
+        daemon.until("database away")
+        assert daemon.stop() == 0
+
+
+def test_a_newer_schema_is_told_in_one_line(tmp_path, db):
+    add(db)
+    query(str(db), "UPDATE alembic_version SET version_num = '9999'")
+    ended = autotune("daemon", "--device", "cpu", "--db", str(db), "--port", "0", cwd=tmp_path)
+    assert ended.returncode == 1
+    assert ended.stderr.splitlines()[-1].startswith(f"error: database {db} has schema revision 9999, made by")
+
+
+def test_a_schema_that_was_upgraded_meanwhile_ends_the_daemon(tmp_path, db):
+    with command_line(tmp_path, "--port", "0") as daemon:
+        daemon.until("database here")
+        query(str(db), "UPDATE alembic_version SET version_num = '9999'")
+        assert daemon.end() == 1
+    assert "error: database" in daemon.lines[-1]
+    assert "made by a newer autotune" in daemon.lines[-1]
+
+
+def test_a_job_that_no_family_supports_is_parked(tmp_path, db):
+    add(db, source_hash=CRASHING)
+    with special(tmp_path, ()) as daemon:
+        for outcome in ("failed", "failed", "parked"):
+            ended = daemon.until("failed", "parked", "done")
+            assert ended["event"] == outcome
+            query(str(db), "UPDATE job SET not_before = 0")
+        assert daemon.stop() == 0
+    expected = f"no kernel family on {cpu_device().name} can do {PROBLEM}"
+    assert (job(db).state, job(db).reason) == ("parked", expected)
+
+
+def test_configs_that_crash_fail_and_the_job_is_done(tmp_path, db):
+    add(db, source_hash=CRASHING)
+    with special(tmp_path, (crashing.SEGFAULT, crashing.NOTHING), once=True) as daemon:
+        daemon.until("done")
+        assert daemon.end() == 0
+    statuses = [each["status"] for each in query(str(db), "SELECT status FROM trial")]
+    assert statuses.count("failed") == 1
+
+
+def test_a_device_that_cannot_be_used_is_no_fault_of_the_job(tmp_path, db):
+    add(db, source_hash=CRASHING)
+    with special(tmp_path, PASSES, entry="work_without_start") as daemon:
+        assert "no worker starts" in daemon.until("given back")["reason"]
+        assert "no worker starts" in daemon.until("waiting")["reason"]
+        assert daemon.stop() == 0
+    assert (job(db).state, job(db).attempts) == ("queued", 0)
+
+
+def test_where_nothing_passes_the_job_fails_with_the_reason(tmp_path, db):
+    add(db, source_hash=CRASHING)
+    with special(tmp_path, PASSES, entry="work_without_operands", once=True) as daemon:
+        assert "exit code 4" in daemon.until("failed")["reason"]
+        assert daemon.end() == 0
+    assert job(db).state == "queued"
+    assert "exit code 4" in job(db).reason
