@@ -3,7 +3,7 @@
     python benchmarks/million.py
 
 Four device models with 25,012 records between them, 40 trials each, on SQLite and on PostgreSQL. A model load
-reads a SQLite file only. Claims are made by one process, and by eight that do nothing else.
+reads a SQLite file only.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import sqlite3
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from multiprocessing import get_context
@@ -39,7 +39,6 @@ DEVICES = (H200, H100, A100, replace(A100, name="NVIDIA L4", arch="sm_89"))
 SOURCES = {family.name: family.source_hash() for family in registry.families_of(H200)}
 PROBLEMS = [Problem(Layer(64 * n, 4096), m) for n in range(1, 482) for m in BUCKETS]
 TRIALS = 40
-WAITING = 10_000
 CALLS = 2_000
 
 
@@ -106,7 +105,7 @@ def fill(url: str) -> None:
     with Store.open(url) as store:
         environment = replace(ENVIRONMENT, sources=SOURCES)
         sweeps = {store.begin_sweep(device, environment, {}): device for device in DEVICES}
-        Queue(store).add([(problem, random.random()) for problem in some(PROBLEMS, WAITING)], *here())
+        Queue(store).add([(problem, random.random()) for problem in PROBLEMS], *here())
     load(url, "trial", (row for sweep in sweeps for each in PROBLEMS for row in trials_of(sweep, each)))
     load(
         url,
@@ -120,10 +119,6 @@ def here() -> tuple[str, str, str]:
     return H200.name, H200.arch, "running sources"
 
 
-def some(problems: Sequence[Problem], count: int) -> list[Problem]:
-    return random.sample(problems, min(count, len(problems)))
-
-
 def timed(calls: Iterable[Callable[[], object]]) -> list[float]:
     """Milliseconds of each call; it must answer with something."""
     found = []
@@ -135,10 +130,20 @@ def timed(calls: Iterable[Callable[[], object]]) -> list[float]:
     return found
 
 
-def claims(url: str, count: int) -> list[float]:
+def claims(url: str, count: int, pause_s: float) -> list[float]:
+    found = []
     with Store.open(url) as store:
         queue = Queue(store)
-        return timed([lambda: queue.claim(*here(), "w", 600.0)] * count)
+        for _ in range(count):
+            time.sleep(pause_s * random.uniform(0.5, 1.5))
+            found += timed([lambda: queue.claim(*here(), "w", 600.0)])
+    return found
+
+
+def claims_of_eight(url: str, pause_s: float) -> list[float]:
+    with ProcessPoolExecutor(8, mp_context=get_context("fork")) as pool:
+        found = pool.map(claims, [url] * 8, [CALLS // 8] * 8, [pause_s] * 8)
+        return [claim_ms for its in found for claim_ms in its]
 
 
 def show(what: str, found: list[float]) -> None:
@@ -152,14 +157,13 @@ def measure(name: str, url: str) -> None:
     fill(url)
     print(f"{name}, filled in {time.monotonic() - begin:.0f} s", file=sys.stderr)
     with Store.open(url) as store:
-        chosen = some(PROBLEMS, CALLS)
+        chosen = random.sample(PROBLEMS, CALLS)
         show(f"{name}: a problem's records", timed((lambda p=p: store.records(H200, p)) for p in chosen))
         show(f"{name}: a problem's trials", timed((lambda p=p: store.attempts(p, H200)) for p in chosen))
         show(f"{name}: jobs by state", timed([lambda: Queue(store).counts()] * 20))
-    show(f"{name}: claim, one process", claims(url, CALLS))
-    with ProcessPoolExecutor(8, mp_context=get_context("fork")) as pool:
-        many = pool.map(claims, [url] * 8, [CALLS // 8] * 8)
-        show(f"{name}: claim, eight processes at once", [each for found in many for each in found])
+    show(f"{name}: claim, one process", claims(url, CALLS, 0.0))
+    show(f"{name}: claim, eight processes, ten times a second each", claims_of_eight(url, 0.1))
+    show(f"{name}: claim, eight processes that do nothing else", claims_of_eight(url, 0.0))
 
 
 def main() -> None:
@@ -171,7 +175,7 @@ def main() -> None:
         known = Lookup(H200, path)
         show(
             "Model load: then each answer",
-            timed((lambda p=p: known.answer(p)) for p in some(PROBLEMS, CALLS)),
+            timed((lambda p=p: known.answer(p)) for p in random.sample(PROBLEMS, CALLS)),
         )
     with server(MANY) as postgres:
         measure("PostgreSQL", postgres.url(postgres.create()))
