@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -97,12 +97,15 @@ def special(
     *,
     db: str = "here.db",
     port: int | None = None,
-    entry: str = "work",
+    entries: Sequence[str] = ("work",),
     env: Mapping[str, str] | None = None,
     **settings: Any,
 ) -> Daemon:
-    """A daemon of the crashing family with these acts, or of the real families, with short times."""
-    chosen = {"acts": acts, "db": db, "port": port, "entry": entry, "settings": SOON | settings}
+    """A daemon of the crashing family with these acts, or of the real families, with short times.
+
+    `entries` are what the workers run; when they are several, the CPU counts as so many devices elsewhere.
+    """
+    chosen = {"acts": acts, "db": db, "port": port, "entries": entries, "settings": SOON | settings}
     return Daemon(folder, str(ROOT / "tests" / "daemons.py"), json.dumps(chosen), env=env)
 
 
@@ -119,15 +122,21 @@ def job(db: Path | str, number: int = 1) -> Job:
         return next(each for each in Queue(store).jobs() if each.id == number)
 
 
-def _run(acts: list[int] | None, db: str, port: int | None, entry: str, settings: Mapping[str, Any]) -> None:
+def _run(
+    acts: list[int] | None, db: str, port: int | None, entries: Sequence[str], settings: Mapping[str, Any]
+) -> None:
     if acts is not None:
         crashing.Crashing.acts = tuple(acts)
         registry.families = crashing.families
         if not acts:
             crashing.Crashing.default = lambda *_: None
-    work = worker.work if acts is None else getattr(crashing, entry)
     log_to_stderr()
-    serve([LocalExecutor(cpu_device(), entry=work)], db, Settings(**settings), port)
+    family = worker if acts is None else crashing
+    alone = len(entries) == 1
+    executors = [
+        LocalExecutor(cpu_device(), entry=getattr(family, entry), allow_busy=not alone) for entry in entries
+    ]
+    serve(executors, db, Settings(**settings), port, here=alone)
 
 
 if __name__ == "__main__":

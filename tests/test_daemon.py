@@ -201,3 +201,10 @@ def test_the_budget_of_an_hour_ends(tmp_path, db):
         assert "budget" in daemon.until("waiting")["reason"]
         assert daemon.stop() == 0
     assert job(db, 2).state == "queued"
+
+
+def test_one_pass_ends_with_its_budget(tmp_path, db):
+    add(db, PROBLEM, Problem(LAYER, 2), source_hash=CRASHING)
+    with special(tmp_path, (crashing.NOTHING,), once=True, budget_s=0.001) as daemon:
+        assert daemon.end() == 0
+    assert [job(db, number).state for number in (1, 2)] == ["done", "queued"]

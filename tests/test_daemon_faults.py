@@ -186,16 +186,35 @@ def test_configs_that_crash_fail_and_the_job_is_done(tmp_path, db):
 
 def test_a_device_that_cannot_be_used_is_no_fault_of_the_job(tmp_path, db):
     add(db, source_hash=CRASHING)
-    with special(tmp_path, PASSES, entry="work_without_start") as daemon:
+    with special(tmp_path, PASSES, entries=("work_without_start",)) as daemon:
         assert "no worker starts" in daemon.until("given back")["reason"]
         assert "no worker starts" in daemon.until("waiting")["reason"]
         assert daemon.stop() == 0
     assert (job(db).state, job(db).attempts) == ("queued", 0)
 
 
+def test_what_a_lost_device_was_at_is_done_by_another(tmp_path, db):
+    add(db, *(Problem(LAYER, m) for m in (1, 2, 4)), source_hash=CRASHING)
+    with special(tmp_path, PASSES, entries=("work_without_start", "work")) as daemon:
+        events = []
+        while events.count("done") < 3:
+            events.append(daemon.until("given back", "done")["event"])
+        assert "given back" in events
+        assert daemon.stop() == 0
+    assert {job(db, number).state for number in (1, 2, 3)} == {"done"}
+    assert len({row["name"] for row in query(str(db), "SELECT name FROM worker")}) == 2
+
+
+def test_one_pass_without_a_device_is_an_error(tmp_path, db):
+    add(db, source_hash=CRASHING)
+    with special(tmp_path, PASSES, entries=("work_without_start",), once=True) as daemon:
+        assert daemon.end() == 1
+    assert "no worker starts" in daemon.lines[-1]
+
+
 def test_where_nothing_passes_the_job_fails_with_the_reason(tmp_path, db):
     add(db, source_hash=CRASHING)
-    with special(tmp_path, PASSES, entry="work_without_operands", once=True) as daemon:
+    with special(tmp_path, PASSES, entries=("work_without_operands",), once=True) as daemon:
         assert "exit code 4" in daemon.until("failed")["reason"]
         assert daemon.end() == 0
     assert job(db).state == "queued"

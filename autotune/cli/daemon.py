@@ -28,7 +28,7 @@ Examples:
     help="Tuning time per hour, as 10m.  [default: no limit]",
 )
 @click.option("--allow-busy", is_flag=True, help="Tune although others use the device.")
-@click.option("--once", is_flag=True, help="End when there is nothing to do now.")
+@click.option("--once", is_flag=True, help="End when nothing is left to do now, or no budget.")
 @click.option(
     "--port",
     type=click.IntRange(0, 65535),

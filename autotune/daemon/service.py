@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
+import socket
 import time
 from collections.abc import Iterator, Sequence
 
@@ -16,6 +18,7 @@ from autotune.daemon.serving import Serving
 from autotune.daemon.settings import Settings
 from autotune.daemon.stop import Signals, Stop
 from autotune.daemon.systemd import notify, watchdog_s
+from autotune.daemon.turn import Turn
 from autotune.device import Device
 from autotune.errors import DatabaseError, DeviceError
 from autotune.locks import device_lock
@@ -27,12 +30,17 @@ _END_S = 5.0
 
 
 def serve(
-    executors: Sequence[Executor], url: str | None, settings: Settings, port: int | None = None
+    executors: Sequence[Executor],
+    url: str | None,
+    settings: Settings,
+    port: int | None = None,
+    here: bool = True,
 ) -> None:
     """Work the queue of the database on every executor's device, until SIGTERM or SIGINT.
 
-    Health and metrics are at `port` of the loopback, 0 being any free one; None is the usual one if it can be
-    had. The database may be away at any time.
+    Devices that are `here` have one daemon and are shared with others of this machine; elsewhere that is a
+    matter of whoever placed the executors. Health and metrics are at `port` of the loopback, 0 being any free
+    one; None is the usual one if it can be had. The database may be away at any time.
 
     Raises:
         DeviceError: another daemon serves a device.
@@ -42,11 +50,17 @@ def serve(
     with contextlib.ExitStack() as stack:
         signals = stack.enter_context(Signals())
         for executor in executors:
-            stack.enter_context(_only_daemon_of(executor.device))
+            if here:
+                stack.enter_context(_only_daemon_of(executor.device))
             stack.enter_context(executor)
         link = stack.enter_context(contextlib.closing(Link(url)))
         stop = Stop()
-        loops = [Serving(executor, link, settings, stop) for executor in executors]
+        loops = []
+        for number, executor in enumerate(executors):
+            place = executor.device.torch_name if here else number
+            name = f"{socket.gethostname()}:{os.getpid()}:{place}"
+            turn = Turn(executor.device) if here and not settings.allow_busy else None
+            loops.append(Serving(name, executor, turn, link, settings, stop))
         address = stack.enter_context(watched(port, loops, link))
         say("start", workers=", ".join(loop.name for loop in loops), http=address)
         try:
@@ -81,7 +95,7 @@ def _only_daemon_of(device: Device) -> Iterator[None]:
 
 
 def _follow(loops: Sequence[Serving], signals: Signals, stop: Stop, settings: Settings) -> None:
-    """Return when every loop has ended; one that ends by an error takes the others along."""
+    """Return when every loop has ended; one that ends by more than its device's trouble takes all along."""
     watchdog = watchdog_s()
     look_s = _LOOK_S if watchdog is None else min(_LOOK_S, watchdog / 2)
     dropped_from = float("inf")
@@ -89,7 +103,7 @@ def _follow(loops: Sequence[Serving], signals: Signals, stop: Stop, settings: Se
         came = signals.wait(look_s)
         if came and stop.soon.is_set():
             dropped_from = min(dropped_from, time.monotonic())  # a second signal ends the grace
-        elif (came or any(loop.error for loop in loops)) and not stop.soon.is_set():
+        elif (came or any(map(_is_everyones, loops))) and not stop.soon.is_set():
             say("stopping", signal=came[0] if came else None)
             notify("STOPPING=1", "STATUS=finishing or giving back the running jobs")
             stop.soon.set()
@@ -102,6 +116,10 @@ def _follow(loops: Sequence[Serving], signals: Signals, stop: Stop, settings: Se
             say("stopping", logging.WARNING, reason="a job is left to the end of its lease")
             return
         notify("WATCHDOG=1", *([] if stop.soon.is_set() else [f"STATUS={_status(loops)}"]))
+
+
+def _is_everyones(loop: Serving) -> bool:
+    return loop.error is not None and not isinstance(loop.error, DeviceError)
 
 
 def _status(loops: Sequence[Serving]) -> str:

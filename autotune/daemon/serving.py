@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import random
 import socket
 import threading
@@ -33,22 +32,26 @@ _LOST = "it was cancelled, or its lease ended and another worker has it; what wa
 _LOG = logging.getLogger(__name__)
 
 
-class _DeviceTrouble(AutotuneError):  # noqa: N818, it reads as what it is
+class _DeviceTrouble(DeviceError):  # noqa: N818, it reads as what it is
     """A device or compiler that cannot be used at all, whatever the job."""
 
 
 class Serving:
-    """One device's loop, in a thread of its own; another thread keeps its lease and says what it does."""
+    """One device's loop, in a thread of its own; another thread keeps its lease and says what it does.
 
-    def __init__(self, executor: Executor, link: Link, settings: Settings, stop: Stop) -> None:
+    `name` is the worker's; with a `turn` the loop waits for it before it claims a job.
+    """
+
+    def __init__(
+        self, name: str, executor: Executor, turn: Turn | None, link: Link, settings: Settings, stop: Stop
+    ) -> None:
+        self.name = name
         self._device = executor.device
         self._link, self._settings, self._stop = link, settings, stop
         self._tuner = Tuner(executor)
         self._source_hash = sources_digest(self._tuner.environment.sources)
-        self._turn = Turn(self._device)
+        self._turn = turn
         self._budget = Budget(settings.budget_s)
-        self._host = socket.gethostname()
-        self.name = f"{self._host}:{os.getpid()}:{self._device.torch_name}"
         self.tally = Tally(self._device.name)
         self.error: Exception | None = None
         self._job: Job | None = None
@@ -94,8 +97,9 @@ class Serving:
         """Do one job, or wait a little; False when there is nothing to do and nobody is to wait for it."""
         wait_s = self._budget.wait_s()
         if wait_s:
-            return self._wait("the budget of this hour is spent", min(wait_s, _MOST_REST_S))
-        hindrance = None if self._settings.allow_busy else self._turn.take(self._tuner.warm)
+            again = not self._settings.once
+            return again and self._wait("the budget of this hour is spent", min(wait_s, _MOST_REST_S))
+        hindrance = None if self._turn is None else self._turn.take(self._tuner.warm)
         if hindrance is not None:
             return self._wait(hindrance, self._settings.poll_s)
         job = self._link.until(self._stop.soon, self._claim, self._free)
@@ -132,11 +136,20 @@ class Serving:
                 say("misses queued", jobs=new)
 
     def _do(self, job: Job) -> AutotuneError | None:
-        """Work the job out and say what became of it; what is wrong with the device, if anything."""
-        begin = time.monotonic()
+        """Bring the job to an end and say which; what is wrong with the device, if anything."""
         self._job = job
         self._state("tuning")
         self._say("claim", job, attempt=job.attempts, reason=job.reason)
+        try:
+            return self._work_out(job)
+        except DatabaseError as error:
+            self._count("lost", job, logging.ERROR, reason=f"its end could not be stored: {error}")
+            raise
+        finally:
+            self._job = None
+
+    def _work_out(self, job: Job) -> AutotuneError | None:
+        begin = time.monotonic()
         try:
             plan = self._link.until(self._stop.now, lambda store: self._tuner.plan(job, store))
             result = self._tune(job, plan)
@@ -148,8 +161,7 @@ class Serving:
             self._give_back(job, str(dropped))
         except LeaseLost as lost:
             self._count("lost", job, logging.WARNING, reason=str(lost))
-        except DatabaseError as error:
-            self._count("lost", job, logging.ERROR, reason=f"nothing of it could be stored: {error}")
+        except DatabaseError:
             raise
         except _DeviceTrouble as trouble:
             self._give_back(job, str(trouble))
@@ -159,8 +171,6 @@ class Serving:
         except Exception as error:
             _LOG.exception("job %s met a bug", job.id)
             self._fail(job, f"{type(error).__name__}: {error}")
-        finally:
-            self._job = None
         return None
 
     def _tune(self, job: Job, plan: Plan) -> Result:
@@ -221,7 +231,8 @@ class Serving:
     def _free(self) -> None:
         """Let others have the device."""
         self._tuner.rest()
-        self._turn.leave()
+        if self._turn is not None:
+            self._turn.leave()
 
     def _leave(self) -> None:
         """Free the device, and end the sweep that the results since belong to."""
@@ -250,7 +261,9 @@ class Serving:
         device, job = self._device, self._job
         with self._beating, contextlib.suppress(DatabaseError):  # the link has said so
             job_id = None if job is None else job.id
-            worker = Worker(self.name, self._host, device.name, device.arch, self.tally.state, job_id)
+            worker = Worker(
+                self.name, socket.gethostname(), device.name, device.arch, self.tally.state, job_id
+            )
             self._link.once(lambda store: Queue(store).beat(worker))
 
     def _pulse(self) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """`budget_s` is tuning time per hour; `once` ends the daemon when there is nothing to do now.
+    """`budget_s` is tuning time per hour; `once` ends the daemon when nothing can be done now.
 
     A lease lasts `lease_s` and is renewed every `beat_s`, when the worker also says that it lives. An idle
     worker asks for a job every `poll_s`. A job that runs when the daemon is to stop has `grace_s` to end.
