@@ -1,4 +1,4 @@
-"""Draw what `autotune bench --json` printed: time against m, with torch's matmul and the roofline.
+"""Draw what `autotune bench --json` or peers.py wrote: time against m, with the roofline.
 
 autotune bench --shapes llama7b --json > results.jsonl
 python benchmarks/chart.py results.jsonl chart.svg        (needs matplotlib)
@@ -19,6 +19,9 @@ from matplotlib import pyplot as plt  # noqa: E402
 
 SERIES = (
     ("matmul_us", "torch matmul, 16-bit", "tab:gray", "o"),
+    ("torch_int4_us", "torch int4", "tab:brown", "^"),
+    ("gemlite_us", "gemlite", "tab:green", "v"),
+    ("humming_us", "Humming", "tab:red", "X"),
     ("default_us", "autotune, default config", "tab:orange", "s"),
     ("stored_us", "autotune, stored config", "tab:blue", "D"),
 )
@@ -34,6 +37,8 @@ def draw(rows: list[dict[str, Any]], target: Path) -> None:
         chosen = sorted((row for row in rows if (row["n"], row["k"]) == (n, k)), key=lambda row: row["m"])
         m = [row["m"] for row in chosen]
         for name, label, colour, marker in SERIES:
+            if not all(name in row for row in chosen):
+                continue
             median, low, high = zip(*(row[name] for row in chosen), strict=True)
             panel.plot(m, median, label=label, color=colour, marker=marker, markersize=3.5, linewidth=1.3)
             panel.fill_between(m, low, high, color=colour, alpha=0.25, linewidth=0)

@@ -38,7 +38,7 @@ class Comparison:
     floor_us: float
 
 
-class _Matmul:
+class Matmul:
     """torch's matmul on a dense weight of x's dtype, in the place of a plan."""
 
     def workspace_bytes(self, m: int) -> int:  # noqa: ARG002
@@ -77,7 +77,7 @@ def compare(
         if wrong is not None:
             raise AutotuneError(f"{config} is wrong for {problem}: {wrong}")
         timers.append(timer_for(plan, operands, activations))
-    timers.append(timer_for(_Matmul(), dense_operands(operands, activations[0].x.dtype), activations))
+    timers.append(timer_for(Matmul(), dense_operands(operands, activations[0].x.dtype), activations))
     runners = [Runner(timer) for timer in timers]
     rounds = Rounds(
         monitor_for(operands.device), pause_s=_HOST_PAUSE_S if operands.device.kind == "cpu" else 0.0
