@@ -130,9 +130,8 @@ def gemlite(operands: Operands) -> Contestant:
     from gemlite.helper import A16W4_HQQ_INT
 
     weight: QuantizedWeight = operands.weight
-    zeros = (
-        torch.full_like(weight.scales, 8) if weight.zeros is None else weight.zeros.to(dtype)
-    )
+    dtype = weight.scales.dtype
+    zeros = torch.full_like(weight.scales, 8) if weight.zeros is None else weight.zeros.to(dtype)
 
     def make() -> Any:
         maker = A16W4_HQQ_INT(device=str(weight.q.device), dtype=dtype)
