@@ -150,7 +150,7 @@ def test_the_text_of_the_report(full: str) -> None:
     assert lines[1] == "100% of layer x bucket from records: 26 hit, 0 near, 0 default"
     config = report.layers[1].answers[0].config
     assert lines[4].split() == ["3", "13", "0", "0", str(DOWN), "cpu", str(config)]
-    assert lines[5] == "skipped 1: bits=None; only 4-bit weights are tuned (3)"
+    assert lines[5] == "skipped 1: has no number w_bit or bits; only int4 linears are tuned (3)"
     assert len(lines) == 6
 
 
@@ -207,11 +207,11 @@ def test_what_is_not_int4_gemm_is_left_alone_and_says_why(empty: str) -> None:
     assert all(model[name] is module for name, module in kept.items())
     expected = {
         "eight_bits": "bits=8",
-        "no_bits": "bits=None",
-        "gptq": "GPTQ",
-        "no_zeros": "qzeros",
-        "gemv": "scales are torch.float16 [2, 256]",
-        "lying": "in_features=64, but its tensors say 128",
+        "no_bits": "no number w_bit or bits",
+        "gptq": "g_idx is torch.int32 [128], but qweight [128, 32] is not in the GPTQ layout",
+        "no_zeros": "no tensor qzeros",
+        "gemv": "qweight torch.int32 [256, 16] with scales torch.float16 [2, 256] is no known layout",
+        "lying": "no known layout of n=256, k=64",
         "nan": "256 of 512 scales are NaN",
     }
     assert {name: text in report.skipped[name] for name, text in expected.items()} == dict.fromkeys(

@@ -8,47 +8,59 @@ from __future__ import annotations
 
 import torch
 
-from autotune.errors import FormatError
+from autotune.formats.scheme import Scheme, Unpacked
+from autotune.formats.tensors import (
+    Tensors,
+    expect,
+    expect_scales,
+    group_size_of,
+    in_dtype,
+    layer_with,
+    matrix,
+    symmetric_or,
+    tensor,
+)
 from autotune.layer import Layer
 from autotune.packing import QuantizedWeight
-from autotune.packing.quantized import SYMMETRIC_ZERO, TORCH_DTYPES
+from autotune.packing.quantized import SYMMETRIC_ZERO
 
-_DTYPE_NAMES = {dtype: name for name, dtype in TORCH_DTYPES.items()}
+NAMES: tuple[str, ...] = ("qweight", "qzeros", "scales")
 
 
-def layer_of(qweight: torch.Tensor, qzeros: torch.Tensor, scales: torch.Tensor) -> Layer:
-    """The layer that the tensors describe, from their shapes and dtypes alone.
+def layer_of(tensors: Tensors, scheme: Scheme) -> Layer:
+    """The layer that the tensors describe, from their shapes and dtypes alone."""
+    qweight = matrix(tensors, "qweight", torch.int32, "[k, n/8]")
+    layer = layer_with(tensors, scheme, qweight.shape[1] * 8, qweight.shape[0])
+    expect_scales("scales", tensors["scales"], layer, layer.groups, layer.n)
+    expect("qzeros", tensor(tensors, "qzeros"), torch.int32, layer.groups, layer.n // 8)
+    return layer
 
-    Raises:
-        FormatError: a shape or dtype is not what the layout promises for the others.
-        LayerError: the numbers fit together but no kernel takes them, as group_size=48.
-    """
-    if qweight.dim() != 2 or qweight.dtype != torch.int32:
-        raise FormatError(f"qweight is {_describe(qweight)}, expected torch.int32 [k, n/8]")
-    k, n = qweight.shape[0], qweight.shape[1] * 8
-    groups = scales.shape[0] if scales.dim() == 2 else 0
-    if scales.dtype not in _DTYPE_NAMES or groups < 1 or k % groups or scales.shape[1] != n:
-        known = ", ".join(str(dtype) for dtype in _DTYPE_NAMES)
-        raise FormatError(
-            f"scales are {_describe(scales)}, expected one of {known} in [k/group_size, n] with k={k}, n={n}"
-        )
-    if tuple(qzeros.shape) != (groups, n // 8) or qzeros.dtype != torch.int32:
-        raise FormatError(f"qzeros are {_describe(qzeros)}, expected torch.int32 [{groups}, {n // 8}]")
-    return Layer(n, k, k // groups, _DTYPE_NAMES[scales.dtype])
+
+def read(tensors: Tensors, scheme: Scheme) -> Unpacked:
+    """The linear of the tensors, exact, on their device."""
+    layer = layer_of(tensors, scheme)
+    # Words are transposed, not nibbles: a fourth of the elements, and the unpacking then streams.
+    q = _unpack(tensors["qweight"].T.contiguous()).view(layer.n, layer.k)
+    zeros = symmetric_or(columns(tensors["qzeros"]), layer, SYMMETRIC_ZERO)
+    return Unpacked(QuantizedWeight(layer, q, in_dtype(tensors["scales"], layer), zeros))
+
+
+def columns(words: torch.Tensor) -> torch.Tensor:
+    """int32 [rows, n/8] to uint8 [rows, n]."""
+    rows, count = words.shape
+    return _unpack(words.T.contiguous()).view(count * 8, rows).T.contiguous()
 
 
 def to_quantized(qweight: torch.Tensor, qzeros: torch.Tensor, scales: torch.Tensor) -> QuantizedWeight:
-    """The canonical weight of the tensors, exact, on their device; the layer's dtype is that of scales.
+    """The weight of the tensors, with the group size that their shapes mean.
 
     Raises:
         FormatError: a shape or dtype is not what the layout promises, or a scale is not finite.
         LayerError: the numbers fit together but no kernel takes them.
     """
-    layer = layer_of(qweight, qzeros, scales)
-    # Words are transposed, not nibbles: a fourth of the elements, and the unpacking then streams.
-    q = _unpack(qweight.T.contiguous()).view(layer.n, layer.k)
-    zeros = _unpack(qzeros.T.contiguous()).view(layer.n, layer.groups).T.contiguous()
-    return QuantizedWeight(layer, q, scales.contiguous(), zeros)
+    tensors = {"qweight": qweight, "qzeros": qzeros, "scales": scales}
+    k = matrix(tensors, "qweight", torch.int32, "[k, n/8]").shape[0]
+    return read(tensors, Scheme("awq_gemm", group_size_of("scales", scales, 0, k))).weight
 
 
 def from_quantized(weight: QuantizedWeight) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -79,7 +91,3 @@ def _pack(columns: torch.Tensor) -> torch.Tensor:
     packed = torch.empty((split.shape[0], rows, 2, 2), dtype=torch.uint8, device=columns.device)
     torch.bitwise_or(split[:, :, 0], split[:, :, 1] << 4, out=packed.permute(0, 3, 2, 1))
     return packed.view(split.shape[0], rows, 4).view(torch.int32).squeeze(-1)
-
-
-def _describe(tensor: torch.Tensor) -> str:
-    return f"{tensor.dtype} {list(tensor.shape)}"

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
-from autotune.errors import FormatError
-from autotune.layer import Layer
+from autotune.errors import FormatError, LayerError
+from autotune.layer import GROUP_SIZES, Layer
 
 TORCH_DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 SYMMETRIC_ZERO = 8
@@ -81,3 +81,54 @@ def random_weight(layer: Layer, generator: torch.Generator) -> QuantizedWeight:
     if layer.zero_point:
         zeros = torch.randint(0, 16, grouped, dtype=torch.uint8, device=device, generator=generator)
     return QuantizedWeight(layer, q, scales, zeros)
+
+
+def shard_layer(layer: Layer, dim: int, of: int) -> Layer:
+    """The layer of each of `of` equal shards along n (dim 0) or k (dim 1).
+
+    Where a shard of k starts inside a group, all shards have the largest smaller groups that fit, and scales
+    and zeros are repeated. One group of all k stays one group.
+
+    Raises:
+        LayerError: `of` does not divide the dimension, or no kernel takes a shard's numbers.
+    """
+    name, size = ("n", layer.n) if dim == 0 else ("k", layer.k)
+    if of < 1 or size % of:
+        raise LayerError(f"{name}={size} does not split into {of} shards")
+    part = size // of
+    if dim == 0:
+        return replace(layer, n=part)
+    if layer.groups == 1:
+        return replace(layer, k=part, group_size=part)
+    fitting = [
+        size
+        for size in (*GROUP_SIZES, part)
+        if size <= layer.group_size and layer.group_size % size == 0 and part % size == 0
+    ]
+    if not fitting:
+        raise LayerError(f"k={layer.k} in {of} shards of {part}: no group size of 32 or more divides a shard")
+    return replace(layer, k=part, group_size=max(fitting))
+
+
+def shard(weight: QuantizedWeight, dim: int, rank: int, of: int) -> QuantizedWeight:
+    """Shard `rank` of `of` along n (dim 0: out is a part) or k (dim 1: x is a part, and outs are summed).
+
+    A weight whose columns are permuted has shards of k that read x[..., perm[start:stop]] of the whole x.
+
+    Raises:
+        LayerError: as `shard_layer`, or rank is not one of the shards.
+    """
+    if not 0 <= rank < of:
+        raise LayerError(f"rank={rank} is not one of {of} shards")
+    layer = shard_layer(weight.layer, dim, of)
+    return window(weight, layer, *((rank * layer.n, 0) if dim == 0 else (0, rank * layer.k)))
+
+
+def window(weight: QuantizedWeight, layer: Layer, row: int, column: int) -> QuantizedWeight:
+    """What lies under `layer` at that row and column; each of its groups lies in one of the weight's."""
+    rows = slice(row, row + layer.n)
+    starts = torch.arange(layer.groups, device=weight.q.device) * layer.group_size + column
+    groups = starts // weight.layer.group_size
+    q = weight.q[rows, column : column + layer.k].contiguous()
+    zeros = None if weight.zeros is None else weight.zeros[groups, rows]
+    return QuantizedWeight(layer, q, weight.scales[groups, rows], zeros)

@@ -1,4 +1,4 @@
-"""Swap a model's AutoAWQ-style linears for tuned ones, in place."""
+"""Swap a model's int4 linears for tuned ones, in place, whatever library loaded them."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ import torch
 
 from autotune.device import find_device
 from autotune.errors import AutotuneError, FormatError
-from autotune.formats import awq_gemm
+from autotune.formats import modules
 from autotune.runtime.linear import Int4Linear
 from autotune.runtime.lookup import Lookup
-from autotune.runtime.plans import LayerPlans, device_of, plans_for
+from autotune.runtime.plans import LayerPlans, plans_for
 from autotune.runtime.report import LayerReport, Report
 
 if TYPE_CHECKING:
     from autotune.device import Device
-    from autotune.layer import Layer
 
 
 def apply(model: torch.nn.Module, *, db: str | None = None, device: str | None = None) -> Report:
-    """Swap every AutoAWQ "gemm" linear inside `model` for an `Int4Linear`; what cannot be swapped stays.
+    """Swap every int4 linear inside `model` for an `Int4Linear`; what cannot be swapped stays.
 
-    A linear is known by its tensors, not by its class: `w_bit` or `bits` is 4, `qweight`, `qzeros` and
-    `scales` have the layout's shapes. `db` is the database to look in, by default the one in force; its
+    A linear is known by its tensors, not by its class: those of AutoAWQ, llm-awq, GPTQ and GPTQModel,
+    compressed-tensors and Marlin, of one kind or several. Scales become what the rest of the model computes
+    in, where that is one 16-bit dtype. `db` is the database to look in, by default the one in force; its
     troubles are warnings. `device` moves each linear there as it is packed (the rest of the model then
     follows by `model.to`); by default it stays where its tensors are.
 
@@ -68,13 +68,15 @@ class _Work:
         self._db = db
         self._target = target
         self._lookups: dict[Device, Lookup] = {}
+        self._dtype: torch.dtype | None = None
         self._found: dict[int, _Found] = {}
         self.skipped: dict[str, str] = {}
         self.failed: list[str] = []
-        """Those of the skipped ones that are int4 gemm linears."""
+        """Those of the skipped ones that could be read."""
 
     def plan_all(self, model: torch.nn.Module) -> None:
         """Make the plans of every quantized linear, or note why it is skipped; no module is held."""
+        self._dtype = _computes_in(model)
         for name, module in model.named_modules(remove_duplicate=False):
             self._plan(name, module)
 
@@ -83,16 +85,17 @@ class _Work:
             self._found[id(module)].names.append(name)
         elif isinstance(module, Int4Linear):
             self.skipped[name] = "is an Int4Linear already"
-        elif isinstance(getattr(module, "qweight", None), torch.Tensor) or hasattr(module, "weight_packed"):
+        elif modules.is_quantized(module):
             try:
-                layer, tensor = _layer_of(module)
+                found = modules.find(module, self._dtype)
             except AutotuneError as error:
                 self.skipped[name] = str(error)
                 return
             try:
                 if not name:
                     raise FormatError("is the model itself and has no parent to swap it in")
-                self._found[id(module)] = _Found([name], plans_for(layer, self._lookup(tensor)))
+                plans = plans_for(found.layer, self._lookup(found.device))
+                self._found[id(module)] = _Found([name], plans)
             except AutotuneError as error:
                 self._fail([name], error)
 
@@ -100,7 +103,7 @@ class _Work:
         """Put the tuned linears in one by one, so that old tensors go before the next layer is packed."""
         for found in list(self._found.values()):
             try:
-                tuned = _tuned(model.get_submodule(found.names[0]), found.plans)
+                tuned = self._tuned(model.get_submodule(found.names[0]), found.plans)
             except AutotuneError as error:
                 self._fail(found.names, error)
                 found.names = []
@@ -128,50 +131,26 @@ class _Work:
         self.failed += names
         self.skipped.update(dict.fromkeys(names, str(error)))
 
-    def _lookup(self, tensor: torch.Tensor) -> Lookup:
-        device = self._target or device_of(tensor)
+    def _tuned(self, old: torch.nn.Module, plans: LayerPlans) -> Int4Linear:
+        found = modules.find(old, self._dtype)
+        linear = found.read(plans.device.torch_name)
+        return Int4Linear(linear.weight, found.bias, plans, linear.perm).train(old.training)
+
+    def _lookup(self, place: torch.device) -> Lookup:
+        device = self._target or find_device(str(place))
         if device not in self._lookups:
             self._lookups[device] = Lookup(device, self._db)
         return self._lookups[device]
 
 
-def _layer_of(module: torch.nn.Module) -> tuple[Layer, torch.Tensor]:
-    """The layer of an AutoAWQ-style gemm linear by its tensors, one of which is given too.
-
-    Raises:
-        FormatError, LayerError: the module is something else.
-    """
-    bits = getattr(module, "w_bit", getattr(module, "bits", None))
-    if bits != 4:
-        raise FormatError(f"bits={bits}; only 4-bit weights are tuned")
-    if getattr(module, "g_idx", None) is not None:
-        raise FormatError("is in the GPTQ layout; only AutoAWQ gemm is tuned")
-    tensors = _tensors(module)
-    if any(tensor.is_meta for tensor in tensors):
-        raise FormatError("has no weights yet: its tensors are on the meta device")
-    layer = awq_gemm.layer_of(*tensors)
-    for name, size in (("in_features", layer.k), ("out_features", layer.n)):
-        if getattr(module, name, size) != size:
-            raise FormatError(f"{name}={getattr(module, name)}, but its tensors say {size}")
-    return layer, tensors[0]
-
-
-def _tensors(module: torch.nn.Module) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    return _tensor(module, "qweight"), _tensor(module, "qzeros"), _tensor(module, "scales")
-
-
-def _tensor(module: torch.nn.Module, name: str) -> torch.Tensor:
-    tensor = getattr(module, name, None)
-    if not isinstance(tensor, torch.Tensor):
-        raise FormatError(f"has no tensor {name}; only AutoAWQ gemm is tuned")
-    return tensor
-
-
-def _tuned(old: torch.nn.Module, plans: LayerPlans) -> Int4Linear:
-    target = plans.device.torch_name
-    qweight, qzeros, scales = (tensor.detach().to(target) for tensor in _tensors(old))
-    weight = awq_gemm.to_quantized(qweight, qzeros, scales)
-    return Int4Linear(weight, getattr(old, "bias", None), plans).train(old.training)
+def _computes_in(model: torch.nn.Module) -> torch.dtype | None:
+    """The one 16-bit dtype of all that is not quantized: x will have it. None when there are two or none."""
+    held: set[torch.dtype] = set()
+    for module in model.modules():
+        if not isinstance(module, Int4Linear) and not modules.is_quantized(module):
+            held.update(tensor.dtype for tensor in module.parameters(recurse=False))
+    half = held & {torch.float16, torch.bfloat16}
+    return half.pop() if len(half) == 1 else None
 
 
 def _synchronize(devices: set[Device]) -> None:

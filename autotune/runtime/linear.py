@@ -24,15 +24,23 @@ class Int4Linear(torch.nn.Module):
     The kernel is picked by the number of tokens at each call. For inference only: the result never requires
     grad, and a module in training mode refuses an x that does. The buffers `qweight`, `scales`, `zeros` and
     `bias` are packed for the kind of device where the module was made, so it moves between devices of one
-    kind only. Made by `from_awq` or `from_quantized`.
+    kind only. `perm` int32 [k], where there is one, is the order in which the columns of x meet those of the
+    weight, as a checkpoint with `desc_act` needs. Made by `from_awq` or `from_quantized`.
     """
 
     qweight: torch.Tensor
     scales: torch.Tensor
     zeros: torch.Tensor | None
     bias: torch.Tensor | None
+    perm: torch.Tensor | None
 
-    def __init__(self, weight: QuantizedWeight, bias: torch.Tensor | None, plans: LayerPlans) -> None:
+    def __init__(
+        self,
+        weight: QuantizedWeight,
+        bias: torch.Tensor | None,
+        plans: LayerPlans,
+        perm: torch.Tensor | None = None,
+    ) -> None:
         super().__init__()
         self.layer = weight.layer
         self.in_features, self.out_features = weight.layer.k, weight.layer.n
@@ -41,6 +49,7 @@ class Int4Linear(torch.nn.Module):
         self.register_buffer("scales", packed.scales)
         self.register_buffer("zeros", packed.zeros)
         self.register_buffer("bias", _checked_bias(bias, packed))
+        self.register_buffer("perm", _checked_perm(perm, packed))
         self.plans = plans
 
     @classmethod
@@ -67,11 +76,16 @@ class Int4Linear(torch.nn.Module):
 
     @classmethod
     def from_quantized(
-        cls, weight: QuantizedWeight, bias: torch.Tensor | None = None, *, lookup: Lookup | None = None
+        cls,
+        weight: QuantizedWeight,
+        bias: torch.Tensor | None = None,
+        *,
+        perm: torch.Tensor | None = None,
+        lookup: Lookup | None = None,
     ) -> Int4Linear:
-        """From a canonical weight, packed on the device of its tensors."""
+        """From a canonical weight, packed on the device of its tensors; `perm` and `lookup` as above."""
         chosen = lookup or default_lookup(device_of(weight.q))
-        return cls(weight, bias, plans_for(weight.layer, chosen))
+        return cls(weight, bias, plans_for(weight.layer, chosen), perm)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """out[..., n] of x[..., k], which is on the module's device and of the layer's dtype."""
@@ -80,6 +94,9 @@ class Int4Linear(torch.nn.Module):
         # Read as a dict: each attribute that is a buffer costs half a microsecond.
         held = self._buffers
         tensors = (held["qweight"], held["scales"], held["zeros"], held["bias"])
+        perm = held["perm"]
+        if perm is not None:
+            x = x.index_select(-1, perm)
         out: torch.Tensor = int4_linear(x, *tensors, self.plans.handle)
         return out
 
@@ -102,6 +119,18 @@ class Int4Linear(torch.nn.Module):
         if device != self.plans.device:
             self.plans = plans_for(self.layer, default_lookup(device))
         return self
+
+
+def _checked_perm(perm: torch.Tensor | None, weight: PackedWeight) -> torch.Tensor | None:
+    """On the weight's device; None when it changes nothing."""
+    if perm is None:
+        return None
+    k = weight.layer.k
+    perm = perm.detach().to(weight.qweight.device, torch.int32)
+    in_order = torch.arange(k, dtype=torch.int32, device=perm.device)
+    if tuple(perm.shape) != (k,) or not torch.equal(perm.sort().values, in_order):
+        raise FormatError(f"perm is {list(perm.shape)}, expected each of 0 to {k - 1} once")
+    return None if torch.equal(perm, in_order) else perm.contiguous()
 
 
 def _checked_bias(bias: torch.Tensor | None, weight: PackedWeight) -> torch.Tensor | None:
