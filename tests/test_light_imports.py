@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-HEAVY = {"alembic", "click", "numpy", "rich", "sqlalchemy", "torch"}
+HEAVY = {"alembic", "click", "numpy", "ray", "rich", "sqlalchemy", "torch"}
 MODULES = """
 import json, sys
 print(json.dumps(sorted({name.partition(".")[0] for name in sys.modules})), file=sys.stderr)

@@ -179,7 +179,8 @@ class LocalExecutor:
         worker = self._ready_worker()
         testing: Config | None = None
         waiting = ""
-        worker.send(replace(task, cubins=self._unsent(task, worker)))
+        more = unsent(task.problem, task.candidates, task.cubins, self._device, worker.has)
+        worker.send(replace(task, cubins=more))
         while True:
             limit_s = self._limit(task.problem)
             if testing is None:
@@ -228,13 +229,6 @@ class LocalExecutor:
             self._end_worker()
         raise DeviceError(f"no worker starts on {self._device.name}: {reason}; see autotune doctor")
 
-    def _unsent(self, task: Task, worker: _Process) -> Cubins:
-        layer = task.problem.layer
-        units = (registry.family_of(each).unit(each, layer, self._device) for each in task.candidates)
-        keys = {unit.key for unit in units if unit is not None} - worker.has
-        worker.has |= keys
-        return {key: task.cubins[key] for key in keys}
-
     def _limit(self, problem: Problem) -> float:
         if self._limit_s is not None:
             return self._limit_s
@@ -256,6 +250,16 @@ def local_executors(names: str = "auto", allow_busy: bool = False) -> list[Local
     else:
         devices = [find_device(name.strip()) for name in names.split(",")]
     return [LocalExecutor(device, allow_busy=allow_busy) for device in dict.fromkeys(devices)]
+
+
+def unsent(
+    problem: Problem, candidates: Sequence[Config], cubins: Cubins, device: Device, has: set[str]
+) -> Cubins:
+    """The cubins of the candidates that a receiver which `has` some lacks; it has them from now on."""
+    units = (registry.family_of(each).unit(each, problem.layer, device) for each in candidates)
+    keys = {unit.key for unit in units if unit is not None} - has
+    has |= keys
+    return {key: cubins[key] for key in keys}
 
 
 def _usable_gpus() -> Iterator[Device]:

@@ -1,0 +1,250 @@
+"""Tunes on the devices of a Ray cluster: one actor for each, which has a crash-isolated worker of its own."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+from urllib.parse import urlsplit
+
+import autotune
+from autotune.config import Config
+from autotune.device import Device, find_device
+from autotune.errors import AutotuneError, DeviceError
+from autotune.executors.local import LocalExecutor, unsent
+from autotune.kernels import compiler, registry
+from autotune.layer import Problem
+from autotune.record import Environment, Mode
+from autotune.search.tune import Cubins, Tuned
+
+try:
+    import ray
+    from ray.exceptions import RayError, RayTaskError
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+except ImportError as error:
+    raise DeviceError(f"Ray does not import ({error}); pip install 'autotune-int4[ray]'") from None
+
+_LOG = logging.getLogger(__name__)
+_CONNECT_LIMIT_S = 10.0
+_PLACE_LIMIT_S = 60.0
+_TYPE = "accelerator_type:"
+
+
+class _Actor:
+    """What runs on the node: a local executor, and every cubin that was sent."""
+
+    _executor: LocalExecutor
+
+    def __init__(self) -> None:
+        self._cubins: Cubins = {}
+
+    def open(self, device: str, allow_busy: bool) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Device and environment as plain values, which every version of autotune can read."""
+        self._executor = LocalExecutor(find_device(device), allow_busy=allow_busy)
+        return asdict(self._executor.device), asdict(self._executor.environment)
+
+    def start(self) -> None:
+        self._executor.start()
+
+    def tune(
+        self,
+        problem: Problem,
+        candidates: Sequence[Config],
+        cubins: Cubins,
+        budget_s: float | None,
+        mode: Mode,
+    ) -> Tuned:
+        self._cubins |= cubins
+        return self._executor.tune(problem, candidates, self._cubins, budget_s, mode)
+
+
+class RayExecutor:
+    """Tunes on a device of a Ray cluster. One that was cancelled or closed cannot be used again."""
+
+    def __init__(self, actor: Any, place: str, device: Device, environment: Environment) -> None:
+        self._actor, self._place, self._device, self._environment = actor, place, device, environment
+        self._sent: set[str] = set()
+
+    def __enter__(self) -> RayExecutor:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @property
+    def device(self) -> Device:
+        """The device that it tunes on, as its node calls it."""
+        return self._device
+
+    @property
+    def environment(self) -> Environment:
+        """What else its measurements depend on: the node's versions, and the compiler of this process."""
+        return self._environment
+
+    def start(self) -> None:
+        """Begin to start the worker on the node; do not wait for it."""
+        self._actor.start.remote()
+
+    def tune(
+        self,
+        problem: Problem,
+        candidates: Sequence[Config],
+        cubins: Cubins,
+        budget_s: float | None = None,
+        mode: Mode = "graph",
+    ) -> Tuned:
+        """Measure the candidates, the first of which is the default config, and choose the winner.
+
+        Raises:
+            DeviceError: the node or the device is lost, or it was cancelled.
+        """
+        more = unsent(problem, candidates, cubins, self._device, self._sent)
+        try:
+            tuned: Tuned = ray.get(self._actor.tune.remote(problem, candidates, more, budget_s, mode))
+        except RayError as error:
+            raise DeviceError(f"{self._place}: {_reason(error)}") from None
+        return tuned
+
+    def cancel(self) -> None:
+        """End the actor and its worker at once, from any thread: `tune` raises."""
+        self.close()
+
+    def close(self) -> None:
+        """End the actor and its worker at once."""
+        if ray.is_initialized():
+            ray.kill(self._actor)
+
+
+def ray_executors(
+    address: str | None = None, device: str = "auto", allow_busy: bool = False
+) -> list[RayExecutor]:
+    """One executor for each GPU of a Ray cluster, or for each node's CPU where the cluster has no GPU.
+
+    `address` is RAY_ADDRESS by default, or else the cluster that runs on this machine. `device` is `auto` or
+    `all`, `cpu`, or a model of GPU by Ray's name for it, as `H200`. What others use is waited for a minute,
+    then left out, and so is a node with another autotune.
+
+    Raises:
+        DeviceError: there is no cluster, or nothing of it can be used.
+    """
+    _connect(address)
+    remote = ray.remote(_Actor)
+    asked: dict[Any, tuple[Any, str]] = {}
+    for place in _places(device):
+        strategy = NodeAffinitySchedulingStrategy(place.node_id, soft=False)
+        actor = remote.options(scheduling_strategy=strategy, **place.resources).remote()
+        asked[actor.open.remote(place.device, allow_busy)] = actor, place.name
+    answered, _ = ray.wait(list(asked), num_returns=len(asked), timeout=_PLACE_LIMIT_S)
+    found, trouble = [], ""
+    for answer, (actor, name) in asked.items():
+        try:
+            if answer not in answered:
+                raise DeviceError(f"it was not free within {_PLACE_LIMIT_S:g} s")
+            found.append(_executor(actor, name, *ray.get(answer)))
+        except (RayError, DeviceError) as error:
+            ray.kill(actor)
+            trouble = f"{name}: {_reason(error)}"
+            _LOG.warning("left out: %s", trouble)
+    if not found:
+        raise DeviceError(f"nothing of the Ray cluster can be used; {trouble}")
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where an actor is to run, with what, and what `find_device` is to look for there."""
+
+    name: str
+    node_id: str
+    device: str
+    resources: dict[str, Any]
+
+
+def _connect(address: str | None) -> None:
+    if ray.is_initialized():
+        return
+    wanted = address or os.environ.get("RAY_ADDRESS") or "auto"
+    try:
+        if wanted != "auto":
+            parts = urlsplit(wanted if "://" in wanted else f"//{wanted}")
+            # Ray itself tries for minutes, and then ends the process.
+            socket.create_connection((parts.hostname, parts.port or 0), _CONNECT_LIMIT_S).close()
+        ray.init(address=wanted, logging_level="WARNING", log_to_driver=False)
+        # Ray prints what it has to say of lost nodes on stdout, which is for results, and has no option.
+        ray._private.worker._worker_logs_enabled = False
+    except (OSError, ValueError) as error:
+        where = "runs on this machine" if wanted == "auto" else f"answers at {wanted}"
+        reason = "" if wanted == "auto" else f" ({error})"
+        raise DeviceError(
+            f"no Ray cluster {where}{reason}; start one with `ray start --head`, or give --address HOST:PORT"
+        ) from None
+
+
+def _places(device: str) -> Iterator[_Place]:
+    nodes = [node for node in ray.nodes() if node["Alive"]]
+    gpus = [node for node in nodes if node["Resources"].get("GPU", 0) >= 1]
+    if device == "cpu" or (device in ("auto", "all") and not gpus):
+        for node in nodes:
+            cores = node["Resources"].get("CPU", 0)
+            if cores >= 1:
+                yield _Place(_name(node), node["NodeID"], "cpu", {"num_cpus": int(cores)})
+        return
+    types = {node["NodeID"]: _accelerators(node) for node in gpus}
+    wanted = device.removeprefix("NVIDIA ")
+    if device not in ("auto", "all") and not any(wanted in found for found in types.values()):
+        known = sorted({each for found in types.values() for each in found})
+        raise DeviceError(f"no GPU of the Ray cluster is {device!r}; there are: {', '.join(known) or 'none'}")
+    for node in gpus:
+        resources: dict[str, Any] = {"num_gpus": 1, "num_cpus": 0}
+        if device not in ("auto", "all"):
+            if wanted not in types[node["NodeID"]]:
+                continue
+            resources["accelerator_type"] = wanted
+        for _ in range(int(node["Resources"]["GPU"])):
+            yield _Place(_name(node), node["NodeID"], "cuda", resources)
+
+
+def _accelerators(node: dict[str, Any]) -> list[str]:
+    return [name.removeprefix(_TYPE) for name in node["Resources"] if name.startswith(_TYPE)]
+
+
+def _name(node: dict[str, Any]) -> str:
+    return f"node {node['NodeManagerAddress']}"
+
+
+def _executor(
+    actor: Any, place: str, device_fields: dict[str, Any], environment_fields: dict[str, Any]
+) -> RayExecutor:
+    """The executor of an actor that runs the same autotune as this process.
+
+    Raises:
+        DeviceError: it runs another one.
+    """
+    theirs, here = environment_fields["version"], autotune.__version__
+    if theirs != here:
+        raise DeviceError(f"it has autotune {theirs}, here is {here}; install the same on every node")
+    device, environment = Device(**device_fields), Environment(**environment_fields)
+    ours = {family.name: family.source_hash() for family in registry.families_of(device)}
+    different = sorted(name for name in ours if environment.sources.get(name) != ours[name])
+    if different:
+        names = ", ".join(different)
+        raise DeviceError(
+            f"its kernel sources differ from those here ({names}); install the same on every node"
+        )
+    if device.kind == "cuda":
+        environment = replace(environment, compiler=compiler.compiler_version())
+    return RayExecutor(actor, place, device, environment)
+
+
+def _reason(error: Exception) -> str:
+    """Why a call failed, in one line: our own error as it was raised on the node, else Ray's.
+
+    Ray puts the error of a node's Python in the last line, and why a node was lost in the first.
+    """
+    if isinstance(error, RayTaskError) and isinstance(error.cause, AutotuneError):
+        error = error.cause
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    return lines[-1] if "Error: " in lines[-1] else lines[0]

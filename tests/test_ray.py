@@ -1,0 +1,147 @@
+"""Sweeps on a real Ray cluster, whose nodes are all on this machine."""
+
+from __future__ import annotations
+
+import collections
+import json
+import signal
+import subprocess
+
+import counted
+import pytest
+from command_line import PROGRAM
+
+import autotune
+from autotune.device import cpu_device
+from autotune.errors import DeviceError
+from autotune.kernels import registry
+from autotune.layer import Layer, Problem
+from autotune.search.sweep import sweep
+from autotune.store.store import Store
+
+ray = pytest.importorskip("ray")
+from ray.cluster_utils import Cluster  # noqa: E402
+
+from autotune.executors.ray import ray_executors  # noqa: E402
+
+PROBLEMS = [Problem(Layer(n=n, k=256, group_size=64), m) for n in (64, 128) for m in (1, 2, 4)]
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    """A node with a CPU, which a test may double, and one that says it has a GPU."""
+    started = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+    started.add_node(num_cpus=0, num_gpus=1, resources={"accelerator_type:H200": 1})
+    yield started
+    ray.shutdown()
+    started.shutdown()
+
+
+@pytest.fixture
+def executors(cluster):
+    """Makes the cluster's executors, and closes them."""
+    made = []
+
+    def make(device="cpu"):
+        made.extend(ray_executors(cluster.address, device, allow_busy=True))
+        return made
+
+    yield make
+    for each in made:
+        each.close()
+
+
+def test_the_problems_of_a_node_that_is_killed_are_tuned_elsewhere(cluster, executors, tmp_path, caplog):
+    lost = cluster.add_node(num_cpus=1)
+    two = executors()
+    assert [each.device for each in two] == [cpu_device()] * 2
+    with Store.open(str(tmp_path / "ray.db")) as store:
+        running = sweep(PROBLEMS, store, two, budget_s=30.0)
+        outcomes = [next(running)]
+        cluster.remove_node(lost, allow_graceful=False)
+        outcomes.extend(running)
+        assert sorted(outcome.problem for outcome in outcomes) == PROBLEMS
+        assert [record.problem for record in store.records(cpu_device())] == PROBLEMS
+        for problem in PROBLEMS:
+            times = collections.Counter(trial.config for trial in store.trials(problem, cpu_device()))
+            assert set(times) == set(registry.space(problem, cpu_device()))
+            assert set(times.values()) == {1}
+    assert "the others go on without it" in caplog.text
+
+
+ARGUMENTS = (
+    "sweep", "--shapes", "n=64,k=256;n=128,k=256", "--m", "1,2,4,8", "--executor", "ray", "--device", "cpu",
+    "--budget", "6s", "--db", "here.db", "--json",
+)  # fmt: skip
+
+
+def test_an_interrupted_sweep_on_a_cluster_goes_on_where_it_stopped(cluster, tmp_path, monkeypatch):
+    monkeypatch.setenv("RAY_ADDRESS", cluster.address)
+    with subprocess.Popen(
+        (*PROGRAM, *ARGUMENTS), cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as running:
+        first = json.loads(running.stdout.readline())
+        running.send_signal(signal.SIGINT)
+        rest, errors = running.communicate()
+    assert running.returncode == 130, errors
+    done = [first, *map(json.loads, rest.splitlines())]
+    assert errors.splitlines()[-1] == f"interrupted: {len(done)} problems stored"
+    assert "Traceback" not in errors
+    finished = subprocess.run((*PROGRAM, *ARGUMENTS), cwd=tmp_path, capture_output=True, text=True)
+    assert finished.returncode == 0, finished.stderr
+    outcomes = list(map(json.loads, finished.stdout.splitlines()))
+    assert sorted((each["n"], each["m"]) for each in outcomes) == [
+        (n, m) for n in (64, 128) for m in (1, 2, 4, 8)
+    ]
+    resumed = {(each["n"], each["m"]): each["config"] for each in outcomes if each["resumed"]}
+    assert resumed == {(each["n"], each["m"]): each["config"] for each in done}
+
+
+def test_a_node_whose_device_cannot_be_used_is_left_out(executors, caplog):
+    with pytest.raises(
+        DeviceError, match=r"nothing of the Ray cluster can be used; node .*: no NVIDIA GPU here"
+    ):
+        executors("NVIDIA H200")
+    assert "left out: node" in caplog.text
+
+
+def test_a_model_that_the_cluster_does_not_have(executors):
+    with pytest.raises(DeviceError, match="no GPU of the Ray cluster is 'B200'; there are: H200"):
+        executors("B200")
+
+
+def test_a_node_with_another_autotune_is_left_out(executors, monkeypatch):
+    monkeypatch.setattr(autotune, "__version__", "9.9")
+    with pytest.raises(DeviceError, match=r"it has autotune .*, here is 9.9; install the same on every node"):
+        executors()
+
+
+def test_a_node_with_other_kernels_is_left_out(executors, monkeypatch):
+    monkeypatch.setattr(registry, "families", counted.families)
+    with pytest.raises(DeviceError, match=r"its kernel sources differ from those here \(counted, other\)"):
+        executors()
+
+
+def test_who_is_cancelled_raises(executors):
+    (one,) = executors()
+    candidates = registry.space(PROBLEMS[0], cpu_device())[:2]
+    assert one.tune(PROBLEMS[0], candidates, {}, 1.0).record is not None
+    one.cancel()
+    with pytest.raises(DeviceError, match=r"^node [0-9.]+: .*died"):
+        one.tune(PROBLEMS[0], candidates, {})
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "nonsense", "ray://127.0.0.1:1"])
+def test_a_cluster_that_is_not_there(address, tmp_path):
+    command = (*PROGRAM, *ARGUMENTS, "--address", address)
+    ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert ended.returncode == 1
+    (line,) = ended.stderr.splitlines()
+    assert line.startswith(f"error: no Ray cluster answers at {address} (")
+
+
+def test_an_address_is_a_cluster_s(tmp_path):
+    command = (*PROGRAM, "sweep", "--shapes", "llama7b", "--address", "127.0.0.1:1")
+    ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert ended.returncode == 2
+    assert "give it with --executor ray" in ended.stderr
