@@ -1,0 +1,137 @@
+"""Tensors that the formats' own packages packed, against what those packages unpack."""
+
+from __future__ import annotations
+
+import importlib
+from types import ModuleType
+
+import pytest
+import torch
+
+from autotune.formats import Scheme, detect, read
+from autotune.packing import dequantize
+
+
+def package(module: str) -> ModuleType:
+    """The module; the test is skipped when its package does not import here."""
+    try:
+        return importlib.import_module(module)
+    except Exception as error:  # what a package raises without a GPU is its own affair
+        pytest.skip(f"{module} does not import: {type(error).__name__}: {str(error).splitlines()[0]}")
+
+
+def random(n: int, k: int) -> torch.Tensor:
+    return torch.randn((n, k), generator=torch.Generator().manual_seed(n + k))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("symmetric", [True, False])
+@pytest.mark.parametrize(
+    ("n", "k", "group_size"), [(16, 64, 32), (24, 192, 64), (64, 384, 128), (1376, 128, None)]
+)
+def test_compressed_tensors(
+    n: int, k: int, group_size: int | None, symmetric: bool, dtype: torch.dtype
+) -> None:
+    compressors = package("compressed_tensors.compressors.pack_quantized.base")
+    quantization = package("compressed_tensors.quantization")
+    weights = quantization.QuantizationArgs(
+        num_bits=4,
+        type="int",
+        symmetric=symmetric,
+        strategy="channel" if group_size is None else "group",
+        group_size=group_size,
+    )
+    scheme = quantization.QuantizationScheme(targets=["Linear"], weights=weights)
+    weight, groups = random(n, k).to(dtype), 1 if group_size is None else k // group_size
+    scale = (weight.view(n, groups, -1).abs().amax(-1) / 6).to(dtype)
+    zero = torch.zeros((n, groups), dtype=torch.int8)
+    if not symmetric:
+        zero = torch.randint(-8, 8, (n, groups), dtype=torch.int8, generator=torch.Generator().manual_seed(1))
+    compressor = compressors.PackedQuantizationCompressor
+    packed = compressor.compress({"weight": weight, "weight_scale": scale, "weight_zero_point": zero}, scheme)
+    config = {"quant_method": "compressed-tensors", "format": "pack-quantized"}
+    config["config_groups"] = {"group_0": {"targets": ["Linear"], "weights": weights.model_dump(mode="json")}}
+    linear = read(packed, detect(config))
+    assert linear.weight.layer.zero_point is not symmetric
+    unpacked = compressor.decompress(packed, scheme)["weight"]
+    assert torch.equal(dequantize(linear.weight).to(dtype), unpacked)
+
+
+@pytest.mark.parametrize("desc_act", [True, False])
+@pytest.mark.parametrize("sym", [True, False])
+@pytest.mark.parametrize(
+    ("n", "k", "group_size"), [(32, 64, 32), (64, 256, 64), (96, 384, 128), (32, 96, -1)]
+)
+def test_gptqmodel_gptq(n: int, k: int, group_size: int, sym: bool, desc_act: bool) -> None:
+    qlinear = package("gptqmodel.nn_modules.qlinear.torch")
+    groups = 1 if group_size == -1 else k // group_size
+    kind = getattr(qlinear, "TorchLinear", None) or qlinear.TorchQuantLinear
+    module = kind(bits=4, group_size=group_size, sym=sym, desc_act=desc_act, in_features=k, out_features=n)
+    linear = torch.nn.Linear(k, n, bias=False, dtype=torch.float16)
+    linear.weight.data = random(n, k).half()
+    generator = torch.Generator().manual_seed(2)
+    scales = (torch.rand((n, groups), generator=generator) + 0.5).half() / 4
+    zeros = torch.full((n, groups), 8.0)
+    if not sym:
+        zeros = torch.randint(1, 16, (n, groups), generator=generator).float()
+    g_idx = torch.arange(k, dtype=torch.int32) // (k // groups)
+    if desc_act:
+        g_idx = g_idx[torch.randperm(k, generator=generator)]
+    module.pack(linear, scales, zeros, g_idx)
+    tensors = {name: getattr(module, name) for name in ("qweight", "qzeros", "scales", "g_idx")}
+    scheme = Scheme("gptq", group_size, zero_point=not sym, desc_act=desc_act)
+    assert_gptq(read(tensors, scheme), module.dequantize_weight())
+
+
+def assert_gptq(linear: object, unpacked: torch.Tensor) -> None:
+    """What was read is the package's [k, n] weight, its columns back in the order of x."""
+    weight = dequantize(linear.weight)
+    if linear.perm is not None:
+        weight = weight[:, torch.argsort(linear.perm)]
+    assert torch.equal(weight.half(), unpacked.T)
+
+
+@pytest.mark.parametrize(("n", "k", "group_size"), [(32, 64, 32), (64, 256, 64), (96, 384, 128)])
+@pytest.mark.parametrize(
+    ("kind", "module", "format_name"),
+    [
+        ("WQLinear_GEMM", "gemm", "awq_gemm"),
+        ("WQLinear_GEMV", "gemv", "awq_gemv"),
+        ("WQLinear_GEMVFast", "gemv_fast", "awq_gemv_fast"),
+    ],
+)
+def test_autoawq(kind: str, module: str, format_name: str, n: int, k: int, group_size: int) -> None:
+    packer = getattr(package(f"awq.modules.linear.{module}"), kind)
+    generator = torch.Generator().manual_seed(3)
+    q = torch.randint(0, 16, (n, k), generator=generator)
+    zeros = torch.randint(0, 16, (n, k // group_size), generator=generator)
+    # A power of two, so that what the packer divides and rounds comes out as q.
+    scales = torch.full((n, k // group_size), 0.25).half()
+    linear = torch.nn.Linear(k, n, bias=False, dtype=torch.float16)
+    expected = (q - zeros.repeat_interleave(group_size, 1)) * 0.25
+    linear.weight.data = expected.half()
+    by_rows = (scales, zeros) if format_name != "awq_gemm" else (scales.T.contiguous(), zeros.T.contiguous())
+    packed = packer.from_linear(linear, 4, group_size, False, *by_rows)
+    names = ("qweight", "qzeros", "scales", "scaled_zeros")
+    tensors = {name: getattr(packed, name) for name in names if hasattr(packed, name)}
+    weight = read(tensors, Scheme(format_name, group_size)).weight
+    assert torch.equal(weight.q.long(), q)
+    assert torch.equal(weight.zeros.long(), zeros.T)
+    assert torch.equal(dequantize(weight), expected)
+
+
+@pytest.mark.parametrize(("n", "k", "group_size"), [(64, 128, 128), (256, 256, 128), (128, 128, -1)])
+def test_autoawq_marlin(n: int, k: int, group_size: int) -> None:
+    packer = package("awq.modules.linear.marlin").WQLinear_Marlin
+    generator = torch.Generator().manual_seed(4)
+    groups = 1 if group_size == -1 else k // group_size
+    q = torch.randint(0, 16, (n, k), generator=generator)
+    scales = torch.exp2(torch.randint(-6, 0, (n, groups), generator=generator)).half()
+    expected = (q - 8) * scales.float().repeat_interleave(k // groups, 1)
+    linear = torch.nn.Linear(k, n, bias=False, dtype=torch.float16)
+    linear.weight.data = expected.half()
+    # The packer takes one group as its size in numbers only.
+    packed = packer.from_linear(linear, 4, k // groups, False, scales)
+    tensors = {"qweight": packed.qweight, "scales": packed.scales}
+    weight = read(tensors, Scheme("marlin", group_size, zero_point=False)).weight
+    assert torch.equal(dequantize(weight), expected)
