@@ -122,23 +122,33 @@ def _compressed(
 def _by_shape(
     module: torch.nn.Module, tensors: dict[str, torch.Tensor], scheme: Scheme, n: int, k: int
 ) -> Found:
-    """The layouts whose tensors have a shape of their own for every n and k."""
-    groups = layer_with(tensors, scheme, n, k).groups
-    shape, scales = tuple(tensors["qweight"].shape), tuple(tensors["scales"].shape)
+    name = _layout(tensors, scheme, n, k)
     g_idx = tensors.get("g_idx")
-    if g_idx is not None and g_idx.numel() and shape != (k // 8, n):
-        raise FormatError(f"g_idx is {describe(g_idx)}, but qweight {list(shape)} is not in the GPTQ layout")
-    if tensors["qweight"].dtype == torch.int16:
-        return _found(module, tensors, replace(scheme, format="awq_gemv_fast"), n, k)
-    if shape == (n, k // 8) and scales[:1] == (n,):
-        return _found(module, tensors, replace(scheme, format="awq_gemv"), n, k)
-    if shape == (k, n // 8) and scales == (groups, n):
-        symmetric = getattr(module, "sym", False) and _all_are(tensors, SYMMETRIC_ZERO)
-        return _found(module, tensors, replace(scheme, format="awq_gemm", zero_point=not symmetric), n, k)
-    if shape == (k // 8, n) and scales == (groups, n):
-        return _found(module, tensors, _gptq_scheme(module, tensors, scheme), n, k)
-    held = f"qweight {describe(tensors['qweight'])} with scales {describe(tensors['scales'])}"
-    raise FormatError(f"{held} is no known layout of n={n}, k={k}, group_size={scheme.group_size}")
+    if name == "gptq":
+        scheme = _gptq_scheme(module, tensors, scheme)
+    elif g_idx is not None and g_idx.numel():
+        shape = list(tensors["qweight"].shape)
+        raise FormatError(f"g_idx is {describe(g_idx)}, but qweight {shape} is not in the GPTQ layout")
+    else:
+        symmetric = name == "awq_gemm" and getattr(module, "sym", False) and _all_are(tensors, SYMMETRIC_ZERO)
+        scheme = replace(scheme, format=name, zero_point=not symmetric)
+    return _found(module, tensors, scheme, n, k)
+
+
+def _layout(tensors: dict[str, torch.Tensor], scheme: Scheme, n: int, k: int) -> str:
+    """The format whose weight and scales have these shapes; no two have the same for any n and k."""
+    groups = layer_with(tensors, scheme, n, k).groups
+    weight, scales = tensors["qweight"], tensors["scales"]
+    if weight.dtype == torch.int16:
+        return "awq_gemv_fast"
+    shapes = tuple(weight.shape), tuple(scales.shape)
+    if shapes[0] == (n, k // 8) and shapes[1][:1] == (n,):
+        return "awq_gemv"
+    known = {((k, n // 8), (groups, n)): "awq_gemm", ((k // 8, n), (groups, n)): "gptq"}
+    if shapes not in known:
+        held = f"qweight {describe(weight)} with scales {describe(scales)}"
+        raise FormatError(f"{held} is no known layout of n={n}, k={k}, group_size={scheme.group_size}")
+    return known[shapes]
 
 
 def _gptq_scheme(module: torch.nn.Module, tensors: dict[str, torch.Tensor], scheme: Scheme) -> Scheme:
