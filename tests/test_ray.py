@@ -8,6 +8,7 @@ import signal
 import subprocess
 
 import counted
+import daemons
 import pytest
 from command_line import PROGRAM
 
@@ -122,13 +123,24 @@ def test_a_node_with_other_kernels_is_left_out(executors, monkeypatch):
         executors()
 
 
-def test_who_is_cancelled_raises(executors):
+def test_who_is_cancelled_raises_until_it_is_closed(executors):
     (one,) = executors()
     candidates = registry.space(PROBLEMS[0], cpu_device())[:2]
     assert one.tune(PROBLEMS[0], candidates, {}, 1.0).record is not None
     one.cancel()
-    with pytest.raises(DeviceError, match=r"^node [0-9.]+: .*died"):
+    with pytest.raises(DeviceError, match=r"^node [0-9.]+: tuning was cancelled"):
         one.tune(PROBLEMS[0], candidates, {})
+    one.close()
+    assert one.tune(PROBLEMS[1], candidates, {}, 1.0).record is not None
+
+
+def test_a_daemon_works_the_queue_on_the_cluster(cluster, tmp_path):
+    daemons.add(tmp_path / "here.db", *PROBLEMS[:2])
+    ray_address = ("--executor", "ray", "--address", cluster.address, "--allow-busy", "--once")
+    with daemons.command_line(tmp_path, *ray_address) as daemon:
+        assert daemon.end() == 0, daemon.lines
+    with Store.open(str(tmp_path / "here.db")) as store:
+        assert [record.problem for record in store.records()] == PROBLEMS[:2]
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:1", "nonsense", "ray://127.0.0.1:1"])

@@ -4,22 +4,18 @@ from __future__ import annotations
 
 import click
 
-from autotune.cli.options import database_option, seconds
+from autotune.cli.options import chosen_executors, database_option, place_options, seconds
 
 _EXAMPLES = """\b
 Examples:
   autotune daemon
   autotune daemon --device cuda:0 --budget 10m --db postgresql://worker@db/autotune
+  autotune daemon --executor ray --address head:6379 --db postgresql://worker@db/autotune
   autotune daemon --once"""
 
 
 @click.command(epilog=_EXAMPLES)
-@click.option(
-    "--device",
-    default="auto",
-    metavar="auto|cpu|cuda:N[,cuda:N...]|all",
-    help="Where.  [default: a GPU if any]",
-)
+@place_options
 @database_option
 @click.option(
     "--budget",
@@ -27,7 +23,6 @@ Examples:
     metavar="DURATION",
     help="Tuning time per hour, as 10m.  [default: no limit]",
 )
-@click.option("--allow-busy", is_flag=True, help="Tune although others use the device.")
 @click.option("--once", is_flag=True, help="End when nothing is left to do now, or no budget.")
 @click.option(
     "--port",
@@ -35,7 +30,14 @@ Examples:
     help="Where /healthz and /metrics are on 127.0.0.1; 0: any free port.  [default: 9464, if it is free]",
 )
 def command(
-    device: str, db: str | None, budget: float | None, allow_busy: bool, once: bool, port: int | None
+    device: str,
+    executor: str,
+    address: str | None,
+    allow_busy: bool,
+    db: str | None,
+    budget: float | None,
+    once: bool,
+    port: int | None,
 ) -> None:
     """Tune queued problems for the devices, one after the other, until it is told to stop.
 
@@ -49,8 +51,8 @@ def command(
     from autotune.daemon.events import log_to_stderr
     from autotune.daemon.service import serve
     from autotune.daemon.settings import Settings
-    from autotune.executors.local import local_executors
 
     log_to_stderr()
     settings = Settings(budget_s=budget, allow_busy=allow_busy, once=once)
-    serve(local_executors(device, allow_busy), db, settings, port)
+    executors = chosen_executors(device, executor, address, allow_busy)
+    serve(executors, db, settings, port, here=executor == "local")

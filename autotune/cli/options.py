@@ -105,8 +105,15 @@ def model_options(command: Command) -> Command:
     return command
 
 
+def place_options(command: Command) -> Command:
+    """--device for several devices, --executor, --address and --allow-busy."""
+    for option in reversed(_PLACES):
+        command = option(command)
+    return command
+
+
 def fleet_options(command: Command) -> Command:
-    """The options of `model_options` for several devices, and --executor, --address and --allow-busy."""
+    """The options of `model_options` with those of `place_options`."""
     for option in reversed((*_MODEL, *_PLACES, *_DATABASE)):
         command = option(command)
     return command

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import socket
+import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -61,12 +62,34 @@ class _Actor:
         return self._executor.tune(problem, candidates, self._cubins, budget_s, mode)
 
 
-class RayExecutor:
-    """Tunes on a device of a Ray cluster. One that was cancelled or closed cannot be used again."""
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where an actor is to run, with what, and what `find_device` is to look for there."""
 
-    def __init__(self, actor: Any, place: str, device: Device, environment: Environment) -> None:
+    name: str
+    node_id: str
+    device: str
+    resources: dict[str, Any]
+    allow_busy: bool
+
+    def begin(self) -> tuple[Any, Any]:
+        """A new actor, and the answer of its `open` that is to come."""
+        strategy = NodeAffinitySchedulingStrategy(self.node_id, soft=False)
+        actor = ray.remote(_Actor).options(scheduling_strategy=strategy, **self.resources).remote()
+        return actor, actor.open.remote(self.device, self.allow_busy)
+
+
+class RayExecutor:
+    """Tunes on a device of a Ray cluster; use it as a context manager.
+
+    What was closed gives the device back to the cluster and asks for it again when there is something to do.
+    """
+
+    def __init__(self, actor: Any, place: _Place, device: Device, environment: Environment) -> None:
         self._actor, self._place, self._device, self._environment = actor, place, device, environment
         self._sent: set[str] = set()
+        self._cancelled = False
+        self._guard = threading.Lock()
 
     def __enter__(self) -> RayExecutor:
         return self
@@ -86,7 +109,7 @@ class RayExecutor:
 
     def start(self) -> None:
         """Begin to start the worker on the node; do not wait for it."""
-        self._actor.start.remote()
+        self._running_actor().start.remote()
 
     def tune(
         self,
@@ -101,21 +124,39 @@ class RayExecutor:
         Raises:
             DeviceError: the node or the device is lost, or it was cancelled.
         """
+        actor = self._running_actor()
         more = unsent(problem, candidates, cubins, self._device, self._sent)
         try:
-            tuned: Tuned = ray.get(self._actor.tune.remote(problem, candidates, more, budget_s, mode))
+            tuned: Tuned = ray.get(actor.tune.remote(problem, candidates, more, budget_s, mode))
         except RayError as error:
-            raise DeviceError(f"{self._place}: {_reason(error)}") from None
+            self._end_actor()  # another one has no cubins, and may be where this one is lost
+            raise DeviceError(f"{self._place.name}: {_reason(error)}") from None
         return tuned
 
     def cancel(self) -> None:
-        """End the actor and its worker at once, from any thread: `tune` raises."""
-        self.close()
+        """End the actor and its worker at once, from any thread: `tune` raises, now and until `close`."""
+        self._cancelled = True
+        self._end_actor()
 
     def close(self) -> None:
         """End the actor and its worker at once."""
-        if ray.is_initialized():
-            ray.kill(self._actor)
+        self._end_actor()
+        self._cancelled = False
+
+    def _running_actor(self) -> Any:
+        with self._guard:
+            if self._cancelled:
+                raise DeviceError(f"{self._place.name}: tuning was cancelled")
+            if self._actor is None:
+                self._sent.clear()
+                self._actor, _ = self._place.begin()
+            return self._actor
+
+    def _end_actor(self) -> None:
+        with self._guard:
+            actor, self._actor = self._actor, None
+        if actor is not None and ray.is_initialized():
+            ray.kill(actor)
 
 
 def ray_executors(
@@ -131,36 +172,26 @@ def ray_executors(
         DeviceError: there is no cluster, or nothing of it can be used.
     """
     _connect(address)
-    remote = ray.remote(_Actor)
-    asked: dict[Any, tuple[Any, str]] = {}
-    for place in _places(device):
-        strategy = NodeAffinitySchedulingStrategy(place.node_id, soft=False)
-        actor = remote.options(scheduling_strategy=strategy, **place.resources).remote()
-        asked[actor.open.remote(place.device, allow_busy)] = actor, place.name
+    asked: dict[Any, tuple[Any, _Place]] = {}
+    for place in _places(device, allow_busy):
+        actor, answer = place.begin()
+        asked[answer] = actor, place
+    if not asked:
+        raise DeviceError("the Ray cluster has neither GPUs nor CPUs")
     answered, _ = ray.wait(list(asked), num_returns=len(asked), timeout=_PLACE_LIMIT_S)
     found, trouble = [], ""
-    for answer, (actor, name) in asked.items():
+    for answer, (actor, place) in asked.items():
         try:
             if answer not in answered:
                 raise DeviceError(f"it was not free within {_PLACE_LIMIT_S:g} s")
-            found.append(_executor(actor, name, *ray.get(answer)))
+            found.append(_executor(actor, place, *ray.get(answer)))
         except (RayError, DeviceError) as error:
             ray.kill(actor)
-            trouble = f"{name}: {_reason(error)}"
+            trouble = f"{place.name}: {_reason(error)}"
             _LOG.warning("left out: %s", trouble)
     if not found:
         raise DeviceError(f"nothing of the Ray cluster can be used; {trouble}")
     return found
-
-
-@dataclass(frozen=True, slots=True)
-class _Place:
-    """Where an actor is to run, with what, and what `find_device` is to look for there."""
-
-    name: str
-    node_id: str
-    device: str
-    resources: dict[str, Any]
 
 
 def _connect(address: str | None) -> None:
@@ -183,14 +214,15 @@ def _connect(address: str | None) -> None:
         ) from None
 
 
-def _places(device: str) -> Iterator[_Place]:
+def _places(device: str, allow_busy: bool) -> Iterator[_Place]:
     nodes = [node for node in ray.nodes() if node["Alive"]]
     gpus = [node for node in nodes if node["Resources"].get("GPU", 0) >= 1]
     if device == "cpu" or (device in ("auto", "all") and not gpus):
         for node in nodes:
             cores = node["Resources"].get("CPU", 0)
             if cores >= 1:
-                yield _Place(_name(node), node["NodeID"], "cpu", {"num_cpus": int(cores)})
+                resources = {"num_cpus": int(cores)}
+                yield _Place(_name(node), node["NodeID"], "cpu", resources, allow_busy)
         return
     types = {node["NodeID"]: _accelerators(node) for node in gpus}
     wanted = device.removeprefix("NVIDIA ")
@@ -198,13 +230,14 @@ def _places(device: str) -> Iterator[_Place]:
         known = sorted({each for found in types.values() for each in found})
         raise DeviceError(f"no GPU of the Ray cluster is {device!r}; there are: {', '.join(known) or 'none'}")
     for node in gpus:
-        resources: dict[str, Any] = {"num_gpus": 1, "num_cpus": 0}
+        more = {}
         if device not in ("auto", "all"):
             if wanted not in types[node["NodeID"]]:
                 continue
-            resources["accelerator_type"] = wanted
+            more = {"accelerator_type": wanted}
         for _ in range(int(node["Resources"]["GPU"])):
-            yield _Place(_name(node), node["NodeID"], "cuda", resources)
+            resources = {"num_gpus": 1, "num_cpus": 0}
+            yield _Place(_name(node), node["NodeID"], "cuda", resources | more, allow_busy)
 
 
 def _accelerators(node: dict[str, Any]) -> list[str]:
@@ -216,7 +249,7 @@ def _name(node: dict[str, Any]) -> str:
 
 
 def _executor(
-    actor: Any, place: str, device_fields: dict[str, Any], environment_fields: dict[str, Any]
+    actor: Any, place: _Place, device_fields: dict[str, Any], environment_fields: dict[str, Any]
 ) -> RayExecutor:
     """The executor of an actor that runs the same autotune as this process.
 
