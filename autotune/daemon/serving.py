@@ -222,9 +222,10 @@ class Serving:
 
     def _wait(self, reason: str, seconds: float) -> bool:
         self._leave()
-        if self.tally.trouble != reason:
-            say("waiting", device=self._device.name, reason=reason)
+        is_new = self.tally.trouble != reason
         self._state("waiting", reason)
+        if is_new:
+            say("waiting", device=self._device.name, reason=reason)
         self._stop.soon.wait(seconds)
         return True
 
