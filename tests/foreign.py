@@ -47,15 +47,15 @@ def autoawq(kind: str) -> Callable[..., torch.nn.Module]:
     return make
 
 
-def gptqmodel(kind: str, version: int) -> Callable[..., torch.nn.Module]:
-    """A GPTQ linear of GPTQModel, which tells in which version its zeros are."""
+def gptqmodel(kind: str, version: int, **told: object) -> Callable[..., torch.nn.Module]:
+    """A GPTQ linear of GPTQModel, whose zeros are of a version that its class or a method tells."""
 
     def make(
         weight: QuantizedWeight, bias: torch.Tensor | None = None, g_idx: torch.Tensor | None = None
     ) -> torch.nn.Module:
         tensors = packers.gptq(weight, g_idx, minus_one=version == 1)
-        told = {"sym": weight.zeros is None, "desc_act": g_idx is not None, "qzero_format": lambda: version}
-        return linear(kind, weight, tensors, bits=4, adapter=None, had_K=None, bias=bias, **told)
+        attributes = {"sym": weight.zeros is None, "desc_act": g_idx is not None, "adapter": None, **told}
+        return linear(kind, weight, tensors, bits=4, had_K=None, bias=bias, **attributes)
 
     return make
 
@@ -142,11 +142,10 @@ MODULES: dict[str, Callable[..., torch.nn.Module]] = {
             "WQLinear_Exllama",
         )
     },
-    "TorchQuantLinear v1": gptqmodel("TorchQuantLinear", 1),
-    "TorchQuantLinear v2": gptqmodel("TorchQuantLinear", 2),
-    "TorchLinear": gptqmodel("TorchLinear", 2),
-    "TritonV2Linear": gptqmodel("TritonV2Linear", 2),
-    "MarlinLinear before": gptqmodel("MarlinLinear", 1),
+    "TorchQuantLinear": gptqmodel("TorchQuantLinear", 2, qzero_format=lambda: 2),
+    "TorchLinear": gptqmodel("TorchLinear", 2, qzero_format=lambda: 1, REQUIRES_FORMAT_V2=True),
+    "TritonV2Linear": gptqmodel("TritonV2Linear", 2, qzero_format=lambda: 2, REQUIRES_FORMAT_V2=True),
+    "MarlinLinear before": gptqmodel("MarlinLinear", 1, qzero_format=lambda: 1, REQUIRES_FORMAT_V2=False),
     "MarlinLinear after": repacked_marlin("MarlinLinear"),
     "AwqMarlinLinear after": repacked_marlin("AwqMarlinLinear"),
     "AwqGEMMLinear": gptqmodel_awq("AwqGEMMLinear", packers.awq_gemm),

@@ -43,7 +43,7 @@ def test_every_class_is_read(kind: str, layer: Layer) -> None:
 @pytest.mark.parametrize(
     "kind",
     [
-        "TorchQuantLinear v1",
+        "MarlinLinear before",
         "TorchLinear",
         "AutoGPTQ",
         "AwqGEMMLinear",
@@ -57,7 +57,7 @@ def test_symmetric_weights_have_no_zeros(kind: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "kind", ["TorchQuantLinear v1", "TorchLinear", "MarlinLinear after", "compressed-tensors"]
+    "kind", ["MarlinLinear before", "TorchLinear", "MarlinLinear after", "compressed-tensors"]
 )
 def test_desc_act_gives_an_order(kind: str) -> None:
     weight = weight_of(Layer(128, 256, 64, zero_point=kind not in foreign.SYMMETRIC))
@@ -100,6 +100,12 @@ def old_marlin() -> torch.nn.Module:
     return module
 
 
+def two_versions() -> torch.nn.Module:
+    module = changed("TorchQuantLinear")
+    module.qzero_format = lambda: 1
+    return module
+
+
 def eight_bits() -> torch.nn.Module:
     module = changed("compressed-tensors")
     module.weight_packed = torch.nn.Parameter(torch.zeros(128, 64, dtype=torch.int32), requires_grad=False)
@@ -136,6 +142,7 @@ def decompressed() -> torch.nn.Module:
         (lambda: changed(had_K=torch.ones(1)), "rotates x"),
         (lambda: named("MacheteLinear"), "MacheteLinear may have repacked"),
         (lambda: named("ParoLinear"), "ParoLinear rotates x"),
+        (two_versions, "whether its zeros are those of GPTQ v1 or v2"),
         (old_marlin, "bias may be permuted; apply before post_init"),
         (lambda: changed(qweight=torch.zeros(32, 128, dtype=torch.int32, device="meta")), "meta device"),
     ],

@@ -5,11 +5,16 @@ from __future__ import annotations
 import importlib
 from types import ModuleType
 
+import packers
 import pytest
 import torch
+from test_formats import assert_same
 
-from autotune.formats import Scheme, detect, read
-from autotune.packing import dequantize
+from autotune.formats import Scheme, Unpacked, detect, read
+from autotune.formats.marlin import rows_in_order
+from autotune.formats.modules import find
+from autotune.layer import Layer
+from autotune.packing import dequantize, random_weight
 
 
 def package(module: str) -> ModuleType:
@@ -83,7 +88,7 @@ def test_gptqmodel_gptq(n: int, k: int, group_size: int, sym: bool, desc_act: bo
     assert_gptq(read(tensors, scheme), module.dequantize_weight())
 
 
-def assert_gptq(linear: object, unpacked: torch.Tensor) -> None:
+def assert_gptq(linear: Unpacked, unpacked: torch.Tensor) -> None:
     """What was read is the package's [k, n] weight, its columns back in the order of x."""
     weight = dequantize(linear.weight)
     if linear.perm is not None:
@@ -135,3 +140,42 @@ def test_autoawq_marlin(n: int, k: int, group_size: int) -> None:
     tensors = {"qweight": packed.qweight, "scales": packed.scales}
     weight = read(tensors, Scheme("marlin", group_size, zero_point=False)).weight
     assert torch.equal(dequantize(weight), expected)
+
+
+@pytest.mark.parametrize(("n", "k", "group_size"), [(64, 64, 32), (256, 128, 64), (128, 128, -1)])
+def test_gptqmodel_orders_of_marlin(n: int, k: int, group_size: int) -> None:
+    marlin = package("gptqmodel.utils.marlin")
+    weight = random_weight(Layer(n, k, group_size), torch.Generator().manual_seed(5))
+    layer, stored = weight.layer, packers.awq_gemm(weight)
+    tensors = {
+        "qweight": packers.marlin(weight)["qweight"],
+        "scales": marlin.marlin_permute_scales(weight.scales, k, n, layer.group_size),
+        "qzeros": marlin.awq_to_marlin_zero_points(stored["qzeros"], layer.groups, n, 4),
+    }
+    assert_same(read(tensors, Scheme("marlin", group_size)).weight, weight)
+    bias = torch.arange(n).half()
+    assert torch.equal(rows_in_order(marlin.marlin_permute_bias(bias)), bias)
+
+
+@pytest.mark.parametrize("sym", [True, False])
+def test_linears_of_gptqmodel_and_autoawq_are_found(sym: bool) -> None:
+    """The modules themselves, as a model holds them, with the class names of the installed version."""
+    qlinear = package("gptqmodel.nn_modules.qlinear.torch")
+    kind = getattr(qlinear, "TorchLinear", None) or qlinear.TorchQuantLinear
+    module = kind(bits=4, group_size=64, sym=sym, desc_act=False, in_features=128, out_features=32)
+    linear = torch.nn.Linear(128, 32, bias=False, dtype=torch.float16)
+    linear.weight.data = random(32, 128).half()
+    zeros = torch.full((32, 2), 8.0 if sym else 5.0)
+    g_idx = torch.arange(128, dtype=torch.int32) // 64
+    module.pack(linear, torch.full((32, 2), 0.25).half(), zeros, g_idx)
+    module.post_init()
+    found = find(module)
+    assert found.layer == Layer(32, 128, 64, zero_point=not sym)
+    assert_gptq(found.read("cpu"), module.dequantize_weight())
+    packer = package("awq.modules.linear.gemm").WQLinear_GEMM
+    # AutoAWQ's packer does not clamp.
+    linear.weight.data = module.dequantize_weight().T.contiguous()
+    packed = packer.from_linear(linear, 4, 64, False, torch.full((2, 32), 0.25).half(), zeros.T.contiguous())
+    found = find(packed)
+    assert found.layer == Layer(32, 128, 64)
+    assert torch.equal(dequantize(found.read("cpu").weight).half(), module.dequantize_weight().T)

@@ -152,13 +152,26 @@ def _layout(tensors: dict[str, torch.Tensor], scheme: Scheme, n: int, k: int) ->
 
 
 def _gptq_scheme(module: torch.nn.Module, tensors: dict[str, torch.Tensor], scheme: Scheme) -> Scheme:
-    """v1 unless the module says otherwise; symmetric if all its zeros are what a symmetric one stores."""
-    told = getattr(module, "qzero_format", None)
-    minus_one = told() == 1 if callable(told) else not getattr(module, "REQUIRES_FORMAT_V2", False)
-    symmetric = getattr(module, "sym", None)
-    stored = (7, 8) if symmetric else (SYMMETRIC_ZERO - minus_one,)
+    """Symmetric if all zeros are as a symmetric linear stores them; else of the version its kernel reads."""
+    minus_one, symmetric = _is_v1(module), getattr(module, "sym", None)
+    stored = (7, 8) if symmetric else (SYMMETRIC_ZERO - bool(minus_one),)
     zero_point = symmetric is False or not _all_are(tensors, *stored)
-    return replace(scheme, format="gptq", minus_one=minus_one, zero_point=zero_point)
+    if zero_point and minus_one is None:
+        raise FormatError("does not say whether its zeros are those of GPTQ v1 or v2")
+    return replace(scheme, format="gptq", minus_one=bool(minus_one), zero_point=zero_point)
+
+
+def _is_v1(module: torch.nn.Module) -> bool | None:
+    """Whether zeros are stored as z - 1: as the class's kernel needs them, else as AutoGPTQ has them.
+
+    `qzero_format` counts conversions from v1 only: it is 1 for a checkpoint that was v2 from the start.
+    """
+    needs_v2, told = getattr(module, "REQUIRES_FORMAT_V2", None), getattr(module, "qzero_format", None)
+    if needs_v2 is not None:
+        return not needs_v2
+    if not callable(told):
+        return True
+    return None if told() == 1 else False
 
 
 def _all_are(tensors: dict[str, torch.Tensor], *values: int) -> bool:
