@@ -22,7 +22,10 @@ class Interrupted(KeyboardInterrupt):
 
 
 class ProblemProgress:
-    """Counts finished problems on stderr; silent where stderr is not a terminal."""
+    """Counts finished problems on stderr; silent where stderr is not a terminal.
+
+    Ctrl-C leaves it as Interrupted, with how many of the problems are stored.
+    """
 
     def __init__(self, total: int) -> None:
         self._total = total
@@ -51,6 +54,8 @@ class ProblemProgress:
     ) -> None:
         if self._bar is not None:
             self._bar.stop()
+        if isinstance(error, KeyboardInterrupt):
+            raise Interrupted(self._stored) from None
 
     def stage(self, stage: str, done: int, total: int) -> None:
         """Say what goes on before and between problems: `compile 12/40`."""
@@ -62,20 +67,13 @@ class ProblemProgress:
     def follow(
         self, running: Iterator[Result], is_stored: Callable[[Result], bool], show: Callable[[Result], None]
     ) -> list[Result]:
-        """All that a sweep yields, each shown as it comes.
-
-        Raises:
-            Interrupted: Ctrl-C; with how many of all that were followed are stored.
-        """
+        """All that a sweep yields, each shown as it comes."""
         results: list[Result] = []
-        try:
-            with contextlib.closing(cast("Generator[Result, None, None]", running)):
-                for result in running:
-                    results.append(result)
-                    self._stored += is_stored(result)
-                    show(result)
-                    if self._bar is not None and self._task is not None:
-                        self._bar.advance(self._task)
-        except KeyboardInterrupt:
-            raise Interrupted(self._stored) from None
+        with contextlib.closing(cast("Generator[Result, None, None]", running)):
+            for result in running:
+                results.append(result)
+                self._stored += is_stored(result)
+                show(result)
+                if self._bar is not None and self._task is not None:
+                    self._bar.advance(self._task)
         return results

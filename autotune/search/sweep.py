@@ -57,8 +57,11 @@ def sweep(
         candidates = candidates_to_do(problem, device, store, environment, mode)
         if candidates is None:
             yield Outcome(problem, known[problem], True, 0, 0, 0.0)
-        else:
-            tasks.append(Task(problem, candidates, mode))
+            continue
+        if not tasks:
+            for executor in executors:
+                executor.start()  # they get ready while the other problems are looked up
+        tasks.append(Task(problem, candidates, mode))
     if not tasks:
         return
     arguments = {"mode": mode, "problems": [str(problem) for problem in problems]}
