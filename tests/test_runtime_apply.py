@@ -5,12 +5,14 @@ from __future__ import annotations
 import shlex
 import warnings
 import weakref
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from runtime_tools import AwqLinear, assert_is_linear, store_records, tokens_of, weight_of
 
+from autotune.config import Config
 from autotune.device import cpu_device
 from autotune.errors import DeviceError
 from autotune.kernels import registry
@@ -18,6 +20,8 @@ from autotune.kernels.cpu import CpuFamily
 from autotune.layer import BUCKETS, Layer, Problem
 from autotune.runtime.apply import apply
 from autotune.runtime.linear import Int4Linear
+from autotune.runtime.lookup import Answer
+from autotune.runtime.report import LayerReport, Report
 from autotune.shapes import parse_shapes
 
 UP, DOWN = Layer(256, 128, 64), Layer(128, 256, 64)
@@ -149,9 +153,46 @@ def test_the_text_of_the_report(full: str) -> None:
     assert lines[0].startswith("6 linears of 2 layers tuned")
     assert lines[1] == "100% of layer x bucket from records: 26 hit, 0 near, 0 default"
     config = report.layers[1].answers[0].config
-    assert lines[4].split() == ["3", "13", "0", "0", str(DOWN), "cpu", str(config)]
-    assert lines[5] == "skipped 1: has no number w_bit or bits; only int4 linears are tuned (3)"
-    assert len(lines) == 6
+    assert lines[2:5] == ["", f"3 x {UP}", "  on cpu: 13 exact"]
+    assert lines[8:10] == [f"3 x {DOWN}", "  on cpu: 13 exact"]
+    assert lines[11].split() == [">=1", str(config), "5.0", "1.40x"]
+    assert lines[12:] == ["", "skipped 1: has no number w_bit or bits; only int4 linears are tuned (3)"]
+
+
+def test_the_report_folds_runs_of_buckets(tmp_path: Path) -> None:
+    """One config measured for m = 8 and 16: near it is used too, and far from it the default is."""
+    path, device = tmp_path / "part.db", cpu_device()
+    config = registry.space(Problem(UP, 16), device)[0]
+    store_records(path, device, {Problem(UP, m): config for m in (8, 16)})
+    report = quiet_apply(model_of(1), db=str(path))
+    lines = str(report).splitlines()
+    assert lines[3] == f"1 x {UP}"
+    assert {"2 exact", "4 near", "7 default"} == set(lines[4].partition(": ")[2].split(", "))
+    rows = [line.split() for line in lines[6 : lines.index("", 6)]]
+    assert ["8-16", str(config), "5.0", "1.40x"] in rows
+    assert ["2-4", str(config), "near"] in rows
+    assert ["32-64", str(config), "near"] in rows
+    assert rows[-1][0].startswith(">=")
+    assert [row[-1] for row in rows].count("default") == len(rows) - 3
+
+
+def test_the_report_is_no_wider_than_100_columns() -> None:
+    config = Config.parse("mma:tile_m=32,tile_n=128,warps=16,warps_k=16,loads=2,split_k=64")
+    layer = Layer(22016, 11008, 128, "bf16", zero_point=False)
+    times = [(1000.0 + m, 1100.0 + 2 * m) for m in BUCKETS]
+    answers = [
+        Answer(Problem(layer, m), "NVIDIA H200", config, "exact", *time, None, "")
+        for m, time in zip(BUCKETS, times, strict=True)
+    ]
+    # 1024 to 2048 is the widest run but the last.
+    answers[-1] = replace(answers[-1], source="default", median_us=None, default_us=None)
+    answers[:10] = [
+        replace(answer, source="near", median_us=None, default_us=None) for answer in answers[:10]
+    ]
+    report = Report((LayerReport(layer, "cuda:0", ("a",) * 100, tuple(answers)),), {}, 12.0, 1.0)
+    lines = str(report).splitlines()
+    assert "1024-2048" in str(report)
+    assert max(map(len, lines)) <= 100
 
 
 def test_again_changes_nothing(empty: str) -> None:

@@ -159,6 +159,38 @@ def test_one_traced_model_serves_every_m() -> None:
         assert_is_linear(traced(x), weight, x)
 
 
+def shuffled(k: int = 256) -> torch.Tensor:
+    return torch.randperm(k, generator=torch.Generator().manual_seed(0)).int()
+
+
+@pytest.mark.parametrize("shape", [(256,), (1, 256), (2, 3, 256), (0, 256)])
+def test_columns_of_x_are_gathered(shape: tuple[int, ...]) -> None:
+    weight, perm = weight_of(LAYER), shuffled()
+    linear = Int4Linear.from_quantized(weight, perm=perm)
+    x = tokens_of(shape, torch.float16)
+    assert_is_linear(linear(x), weight, x[..., perm.long()])
+    assert set(linear.state_dict()) == {"qweight", "scales", "zeros", "perm"}
+
+
+def test_a_traced_model_gathers_too() -> None:
+    weight, perm = weight_of(LAYER), shuffled()
+    linear = Int4Linear.from_quantized(weight, perm=perm).eval()
+    traced = torch.compile(linear, backend="aot_eager", fullgraph=True, dynamic=True)
+    for m in (2, 65):
+        x = tokens_of((m, 256), torch.float16)
+        assert_is_linear(traced(x), weight, x[..., perm.long()])
+
+
+def test_an_order_that_changes_nothing_is_dropped() -> None:
+    assert Int4Linear.from_quantized(weight_of(LAYER), perm=torch.arange(256)).perm is None
+
+
+@pytest.mark.parametrize("perm", [torch.zeros(256), torch.arange(128), torch.arange(1, 257)])
+def test_what_is_no_order_is_named(perm: torch.Tensor) -> None:
+    with pytest.raises(FormatError, match=r"expected each of 0 to 255 once"):
+        Int4Linear.from_quantized(weight_of(LAYER), perm=perm)
+
+
 def test_a_handle_that_nothing_holds_is_an_error() -> None:
     linear = Int4Linear.from_quantized(weight_of(LAYER))
     x = tokens_of((1, 256), torch.float16)

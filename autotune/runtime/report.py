@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain, groupby
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from autotune.config import Config
     from autotune.layer import Layer
     from autotune.runtime.lookup import Answer
 
 _HITS = ("exact", "shipped")
 _NAMES_SHOWN = 3
+_HEAD = ("m", "config", "us", "gain")
 
 
 @dataclass(frozen=True)
@@ -83,29 +87,22 @@ class Report:
             f"{self.coverage:.0%} of layer x bucket from records: "
             f"{self.hit} hit, {self.near} near, {self.default} default",
         ]
-        if self.layers:
-            lines += _table(
-                ("linears", "hit", "near", "default", "layer", "device", "config at m=1"),
-                [
-                    (
-                        str(len(report.names)),
-                        str(report.count(*_HITS)),
-                        str(report.count("near")),
-                        str(report.count("default")),
-                        str(report.layer),
-                        report.device,
-                        str(report.answers[0].config),
-                    )
-                    for report in self.layers
-                ],
-            )
+        rows = [_rows(report.answers) for report in self.layers]
+        widths = [max(map(len, column)) for column in zip(_HEAD, *chain.from_iterable(rows), strict=True)]
+        for report, own in zip(self.layers, rows, strict=True):
+            counts = Counter(answer.source for answer in report.answers)
+            sources = ", ".join(f"{count} {source}" for source, count in counts.items())
+            lines += ["", f"{len(report.names)} x {report.layer}", f"  on {report.device}: {sources}"]
+            lines += ["  " + "  ".join(map(str.ljust, row, widths)).rstrip() for row in (_HEAD, *own)]
         return "\n".join(lines + self._skipped_lines())
 
     def _skipped_lines(self) -> list[str]:
+        """One line for each reason, under an empty one."""
         by_reason: dict[str, list[str]] = {}
         for name, reason in self.skipped.items():
             by_reason.setdefault(reason, []).append(name)
-        return [f"skipped {len(names)}: {reason} ({_some(names)})" for reason, names in by_reason.items()]
+        told = [f"skipped {len(names)}: {reason} ({_some(names)})" for reason, names in by_reason.items()]
+        return ["", *told] if told else []
 
 
 def _some(names: list[str]) -> str:
@@ -113,6 +110,30 @@ def _some(names: list[str]) -> str:
     return ", ".join(names[:_NAMES_SHOWN]) + (f" and {rest} more" if rest > 0 else "")
 
 
-def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> list[str]:
-    widths = [max(len(cell) for cell in column) for column in zip(head, *rows, strict=True)]
-    return ["  ".join(map(str.ljust, row, widths)).rstrip() for row in (head, *rows)]
+def _rows(answers: tuple[Answer, ...]) -> list[tuple[str, ...]]:
+    """A row for each run of buckets with the same config, all measured for them or all from elsewhere."""
+    runs = [list(run) for _, run in groupby(answers, _kind)]
+    return [_row(run, run is runs[-1]) for run in runs]
+
+
+def _kind(answer: Answer) -> tuple[Config, str]:
+    return answer.config, "hit" if answer.source in _HITS else answer.source
+
+
+def _row(run: list[Answer], last: bool) -> tuple[str, ...]:
+    first, final = run[0].problem.m, run[-1].problem.m
+    # The last bucket serves every m above it too.
+    tokens = f">={first}" if last else _span([str(first), str(final)])
+    times = [
+        (answer.median_us, answer.default_us) for answer in run if answer.median_us and answer.default_us
+    ]
+    if not times:
+        return tokens, str(run[0].config), run[0].source, ""
+    gains = sorted(default / median for median, default in times)
+    measured = _span([f"{median:.1f}" if median < 100 else f"{median:.0f}" for median, _ in times])
+    return tokens, str(run[0].config), measured, _span([f"{gain:.2f}" for gain in gains]) + "x"
+
+
+def _span(texts: list[str]) -> str:
+    """The first and the last of them, once if they are alike."""
+    return "-".join(dict.fromkeys((texts[0], texts[-1])))
