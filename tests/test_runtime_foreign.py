@@ -71,13 +71,15 @@ def test_desc_act_gathers_x(kind: str) -> None:
         assert_is_linear(model(x), weight, x[..., order])
 
 
-def test_scales_become_what_the_rest_of_the_model_computes_in() -> None:
+@pytest.mark.parametrize(("name", "dtype"), [("bf16", torch.bfloat16), ("fp32", torch.float32)])
+def test_scales_become_what_the_rest_of_the_model_computes_in(name: str, dtype: torch.dtype) -> None:
     weight = weight_of(Layer(128, 256, 64))
-    model = torch.nn.Sequential(torch.nn.LayerNorm(256, dtype=torch.bfloat16), foreign.autogptq(weight))
+    model = torch.nn.Sequential(torch.nn.LayerNorm(256, dtype=dtype), foreign.autogptq(weight))
     report = quiet_apply(model)
-    layer = Layer(128, 256, 64, "bf16")
+    layer = Layer(128, 256, 64, name)
     assert [found.layer for found in report.layers] == [layer]
-    assert_computes(model[1], QuantizedWeight(layer, weight.q, weight.scales.bfloat16(), weight.zeros))
+    assert_computes(model[1], QuantizedWeight(layer, weight.q, weight.scales.to(dtype), weight.zeros))
+    assert model(torch.ones(2, 256, dtype=dtype)).dtype == dtype
 
 
 def test_scales_stay_where_the_model_computes_in_two_dtypes() -> None:

@@ -172,6 +172,13 @@ def test_columns_of_x_are_gathered(shape: tuple[int, ...]) -> None:
     assert set(linear.state_dict()) == {"qweight", "scales", "zeros", "perm"}
 
 
+@pytest.mark.parametrize("shape", [(3, 128), (3, 512), ()])
+def test_an_x_of_another_size_is_named_and_not_gathered(shape: tuple[int, ...]) -> None:
+    linear = Int4Linear.from_quantized(weight_of(LAYER), perm=shuffled())
+    with pytest.raises(LayerError, match=r"expected \[\.\.\., 256\]"):
+        linear(torch.zeros(shape, dtype=torch.float16))
+
+
 def test_a_traced_model_gathers_too() -> None:
     weight, perm = weight_of(LAYER), shuffled()
     linear = Int4Linear.from_quantized(weight, perm=perm).eval()

@@ -27,7 +27,7 @@ def apply(model: torch.nn.Module, *, db: str | None = None, device: str | None =
 
     A linear is known by its tensors, not by its class: those of AutoAWQ, llm-awq, GPTQ and GPTQModel,
     compressed-tensors and Marlin, of one kind or several. Scales become what the rest of the model computes
-    in, where that is one 16-bit dtype. `db` is the database to look in, by default the one in force; its
+    in, where that can be told. `db` is the database to look in, by default the one in force; its
     troubles are warnings. `device` moves each linear there as it is packed (the rest of the model then
     follows by `model.to`); by default it stays where its tensors are.
 
@@ -144,13 +144,16 @@ class _Work:
 
 
 def _computes_in(model: torch.nn.Module) -> torch.dtype | None:
-    """The one 16-bit dtype of all that is not quantized: x will have it. None when there are two or none."""
+    """The dtype that x will have: the one 16-bit dtype of all that is not quantized, or fp32 if that is all.
+
+    None when it cannot be told.
+    """
     held: set[torch.dtype] = set()
     for module in model.modules():
         if not isinstance(module, Int4Linear) and not modules.is_quantized(module):
             held.update(tensor.dtype for tensor in module.parameters(recurse=False))
-    half = held & {torch.float16, torch.bfloat16}
-    return half.pop() if len(half) == 1 else None
+    candidates = held & {torch.float16, torch.bfloat16} or held & {torch.float32}
+    return candidates.pop() if len(candidates) == 1 else None
 
 
 def _synchronize(devices: set[Device]) -> None:

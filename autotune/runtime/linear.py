@@ -95,7 +95,8 @@ class Int4Linear(torch.nn.Module):
         held = self._buffers
         tensors = (held["qweight"], held["scales"], held["zeros"], held["bias"])
         perm = held["perm"]
-        if perm is not None:
+        # An x of another size goes on to the op, whose error names it; gathering would read outside of it.
+        if perm is not None and x.shape[-1:] == perm.shape:
             x = x.index_select(-1, perm)
         out: torch.Tensor = int4_linear(x, *tensors, self.plans.handle)
         return out
