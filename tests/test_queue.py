@@ -8,12 +8,12 @@ from dataclasses import replace
 import pytest
 import sqlalchemy as sa
 from databases import connected, query, rows
-from store_samples import ENVIRONMENT, H100, H200, LAYER, SOURCES, binary, record, trials
+from store_samples import ENVIRONMENT, H100, H200, LAYER, SOURCES, binary, config, record, trials
 
 from autotune.errors import LeaseLost
 from autotune.job import Job, Worker
 from autotune.layer import Layer, Problem
-from autotune.record import sources_digest
+from autotune.record import Trial, sources_digest
 from autotune.store.queue import Queue
 from autotune.store.store import Store
 
@@ -228,6 +228,29 @@ def test_a_failed_job_waits_longer_each_time_and_is_parked_after_the_third(queue
     assert (parked.attempts, parked.reason) == (3, "failure 3")
     assert queue.add([(ONE, 9.0)], *HERE) == 0
     assert queue.jobs() == [parked]
+
+
+def test_what_was_tried_in_vain_is_stored_with_the_failure(store, queue, url):
+    queue.add([(ONE, 1.0)], *HERE)
+    sweep_id = store.begin_sweep(H200, ENVIRONMENT, {})
+    tried = [Trial(ONE, config(), "failed", error="it did not compile")]
+    job = claim(queue)
+    assert queue.fail(job, "no config passed", sweep_id, tried) == "queued"
+    assert store.trials(ONE, H200) == tried
+    end_waits(url)
+    claim(queue)
+    assert queue.fail(job, "no config passed", sweep_id, tried) == "running"
+    assert store.trials(ONE, H200) == tried
+
+
+def test_a_job_that_nobody_can_do_is_parked_at_once(queue):
+    queue.add([(ONE, 1.0), (TWO, 0.5)], *HERE)
+    job, other = claim(queue), claim(queue)
+    assert queue.park(job, "no family can do it")
+    (parked,) = queue.jobs("parked")
+    assert (parked.id, parked.attempts, parked.reason) == (job.id, 1, "no family can do it")
+    queue.cancel([other.id])
+    assert not queue.park(other, "no family can do it")
 
 
 def test_a_job_whose_workers_vanish_is_parked_and_the_next_one_claimed(queue, url):

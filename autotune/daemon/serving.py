@@ -8,7 +8,7 @@ import random
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from autotune.daemon.budget import Budget
 from autotune.daemon.events import say
@@ -20,7 +20,7 @@ from autotune.daemon.tuner import Dropped, Plan, Result, Tuner
 from autotune.daemon.turn import Turn
 from autotune.errors import AutotuneError, CompileError, DatabaseError, DeviceError, LeaseLost
 from autotune.job import Job, Worker
-from autotune.record import sources_digest
+from autotune.record import Trial, sources_digest
 from autotune.search.demand import queue_misses
 from autotune.search.executor import Executor
 from autotune.store.queue import Queue
@@ -151,10 +151,14 @@ class Serving:
     def _work_out(self, job: Job) -> AutotuneError | None:
         begin = time.monotonic()
         try:
-            plan = self._link.until(self._stop.now, lambda store: self._tuner.plan(job, store))
+            try:
+                plan = self._link.until(self._stop.now, lambda store: self._tuner.plan(job, store))
+            except DeviceError as error:
+                self._park(job, str(error))
+                return None
             result = self._tune(job, plan)
             if result.record is None:
-                self._fail(job, result.note)
+                self._fail(job, result.note, result.trials)
             else:
                 self._store(job, result, begin)
         except Dropped as dropped:
@@ -186,10 +190,7 @@ class Serving:
 
     def _store(self, job: Job, result: Result, begin: float) -> None:
         def store_it(store: Store) -> None:
-            if self._sweep_id is None:
-                arguments = {"mode": "graph", "daemon": self.name}
-                self._sweep_id = store.begin_sweep(self._device, self._tuner.environment, arguments)
-            Queue(store).complete(job, self._sweep_id, result.trials, result.winner, result.binary)
+            Queue(store).complete(job, self._sweep(store), result.trials, result.winner, result.binary)
 
         self._link.until(self._stop.now, store_it, self._free)
         record = result.record
@@ -204,8 +205,22 @@ class Serving:
             note=result.note or None,
         )
 
-    def _fail(self, job: Job, reason: str) -> None:
-        state = self._link.until(self._stop.now, lambda store: Queue(store).fail(job, reason))
+    def _sweep(self, store: Store) -> int:
+        """The sweep that the results of this stretch of work belong to."""
+        if self._sweep_id is None:
+            arguments = {"mode": "graph", "daemon": self.name}
+            self._sweep_id = store.begin_sweep(self._device, self._tuner.environment, arguments)
+        return self._sweep_id
+
+    def _park(self, job: Job, reason: str) -> None:
+        parked = self._link.until(self._stop.now, lambda store: Queue(store).park(job, reason))
+        self._count("parked" if parked else "lost", job, logging.WARNING, reason=reason)
+
+    def _fail(self, job: Job, reason: str, trials: Sequence[Trial] = ()) -> None:
+        def fail_it(store: Store) -> str:
+            return Queue(store).fail(job, reason, self._sweep(store) if trials else None, trials)
+
+        state = self._link.until(self._stop.now, fail_it)
         outcome = {"parked": "parked", "queued": "failed"}.get(state, "lost")
         self._count(outcome, job, logging.WARNING, reason=reason)
 

@@ -133,19 +133,25 @@ class Queue:
                     "is discarded; see: autotune jobs"
                 )
 
-    def fail(self, job: Job, reason: str) -> str:
+    def fail(self, job: Job, reason: str, sweep_id: int | None = None, trials: Sequence[Trial] = ()) -> str:
         """Queue the job again after a while, or park it after its last attempt; its state then.
 
-        A job whose lease was lost stays as it is.
+        Stores what was tried along with it. A job whose lease was lost stays as it is.
         """
         if job.attempts >= ATTEMPTS:
-            self._change(job, **_IDLE, state="parked", reason=reason)
+            failed = _held(job).values(**_IDLE, state="parked", reason=reason)
         else:
             wait_s = BACK_OFF_S * 4.0 ** (job.attempts - 1)
-            self._change(job, **_IDLE, state="queued", reason=reason, not_before=now() + wait_s)
-        with self._database.transaction() as connection:
+            failed = _held(job).values(**_IDLE, state="queued", reason=reason, not_before=now() + wait_s)
+        with self._database.transaction(write=True) as connection:
+            if connection.execute(failed).rowcount and sweep_id is not None:
+                write_result(connection, sweep_id, trials, None, None)
             state: str = connection.execute(sa.select(JOB.c.state).filter_by(id=job.id)).scalar_one()
         return state
+
+    def park(self, job: Job, reason: str) -> bool:
+        """Give the job up at once, because trying again will not help; False when its lease was lost."""
+        return self._change(job, **_IDLE, state="parked", reason=reason)
 
     def give_back(self, job: Job) -> None:
         """Queue the job again at once, as if it had not been claimed."""
