@@ -23,7 +23,7 @@ from autotune.formats.tensors import (
     in_dtype,
     layer_with,
     matrix,
-    nibbles,
+    split_pairs,
     symmetric_or,
     tensor,
 )
@@ -55,9 +55,18 @@ def read(tensors: Tensors, scheme: Scheme) -> Unpacked:
     layer = layer_of(tensors, scheme)
     scales = tensors["scales"][: layer.groups]
     zeros = symmetric_or(_zeros(scales, _scaled_zeros(tensors)[: layer.groups]), layer, SYMMETRIC_ZERO)
-    values = nibbles(tensors["qweight"]).view(layer.n // 4, layer.k // 64, 4, 2, 4, 2, 4)
-    q = values.permute(0, 2, 1, 3, 6, 4, 5).reshape(layer.n, layer.k).contiguous()
-    return Unpacked(QuantizedWeight(layer, q, in_dtype(scales, layer), zeros))
+    return Unpacked(
+        QuantizedWeight(layer, _unpack(tensors["qweight"], layer), in_dtype(scales, layer), zeros)
+    )
+
+
+def _unpack(qweight: torch.Tensor, layer: Layer) -> torch.Tensor:
+    """uint8 [n, k]."""
+    n4, k64 = layer.n // 4, layer.k // 64
+    # Words are permuted before nibbles: [n4, r, k64, h, b, o], whose bytes and their nibbles are e.
+    words = qweight.reshape(n4, k64, 4, 2, 4, 2).permute(0, 2, 1, 3, 4, 5).contiguous()
+    pairs = words.view(-1).view(torch.uint8).view(n4, 4, k64, 2, 4, 2, 2)
+    return split_pairs(pairs.permute(0, 1, 2, 3, 6, 4, 5), 5).view(layer.n, layer.k)
 
 
 def _scaled_zeros(tensors: Tensors) -> torch.Tensor:

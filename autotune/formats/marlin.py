@@ -21,7 +21,7 @@ from autotune.formats.tensors import (
     in_dtype,
     layer_with,
     matrix,
-    nibbles,
+    split_pairs,
     tensor,
 )
 from autotune.layer import Layer
@@ -49,14 +49,21 @@ def read(tensors: Tensors, scheme: Scheme) -> Unpacked:
     """The linear of the tensors, exact, on their device."""
     tensors = renamed(tensors)
     layer = layer_of(tensors, scheme)
-    values = nibbles(tensors["qweight"]).view(layer.k // 16, layer.n // 64, 8, 4, 4, 2, 2, 2)
-    q = values.permute(1, 4, 6, 2, 0, 7, 3, 5).reshape(layer.n, layer.k).contiguous()
     unordered = rows_in_order if layer.groups == 1 else _groups_in_order
     zeros = None
     if layer.zero_point:
         zeros = _groups_in_order(awq_gemm.columns(tensors["qzeros"])).contiguous()
     scales = in_dtype(unordered(tensors["scales"]), layer)
-    return Unpacked(QuantizedWeight(layer, q, scales, zeros))
+    return Unpacked(QuantizedWeight(layer, _unpack(tensors["qweight"], layer), scales, zeros))
+
+
+def _unpack(qweight: torch.Tensor, layer: Layer) -> torch.Tensor:
+    """uint8 [n, k]."""
+    tiles = layer.n // 64, layer.k // 16
+    # Words are permuted before nibbles: [n64, j, l, k16, c], whose bytes are [o, r] and nibbles u.
+    words = qweight.reshape(tiles[1], tiles[0], 8, 4, 4).permute(1, 4, 2, 0, 3).contiguous()
+    pairs = words.view(-1).view(torch.uint8).view(tiles[0], 4, 8, tiles[1], 4, 2, 2)
+    return split_pairs(pairs.permute(0, 1, 6, 2, 3, 4, 5), 5).view(layer.n, layer.k)
 
 
 def rows_in_order(stored: torch.Tensor) -> torch.Tensor:

@@ -76,10 +76,16 @@ def nibbles(words: torch.Tensor) -> torch.Tensor:
     """int32 or int16 [rows, words] to uint8 [rows, values], lowest nibble first."""
     # Flat first: a dimension of size 1 may have any stride, which a view in bytes does not take.
     pairs = words.contiguous().view(-1).view(torch.uint8)
-    values = torch.empty((len(pairs), 2), dtype=torch.uint8, device=words.device)
-    torch.bitwise_and(pairs, 15, out=values[:, 0])
-    torch.bitwise_right_shift(pairs, 4, out=values[:, 1])
-    return values.view(words.shape[0], -1)
+    return split_pairs(pairs, 1).view(words.shape[0], -1)
+
+
+def split_pairs(pairs: torch.Tensor, dim: int) -> torch.Tensor:
+    """uint8, contiguous, with one more dimension `dim` of 2: the low and the high nibble of each byte."""
+    shape = pairs.shape
+    values = torch.empty((*shape[:dim], 2, *shape[dim:]), dtype=torch.uint8, device=pairs.device)
+    torch.bitwise_and(pairs, 15, out=values.select(dim, 0))
+    torch.bitwise_right_shift(pairs, 4, out=values.select(dim, 1))
+    return values
 
 
 def symmetric_or(zeros: torch.Tensor, layer: Layer, *allowed: int) -> torch.Tensor | None:
