@@ -40,6 +40,7 @@ def compressed(*weights: dict[str, Any], **fields: Any) -> dict[str, Any]:
          Scheme("gptq", 128)),
         ({"bits": 4, "group_size": 64, "desc_act": True, "sym": True},
          Scheme("gptq", 64, zero_point=False, desc_act=True, minus_one=True)),
+        ({**GPTQ, "sym": None}, Scheme("gptq", 128, minus_one=True)),
         ({**GPTQ, "checkpoint_format": "marlin"}, Scheme("marlin", 128, zero_point=False)),
         ({**GPTQ, "is_marlin_format": True}, Scheme("marlin", 128, zero_point=False)),
         (compressed({**WEIGHTS, "actorder": None}), Scheme("compressed_tensors", 128, zero_point=False)),

@@ -63,14 +63,14 @@ def _gptq(config: Mapping[str, Any]) -> Scheme:
         stored = "marlin"
     if stored not in _GPTQ:
         raise FormatError(f"GPTQ checkpoint_format={stored!r} is not one of {', '.join(_GPTQ)}")
-    symmetric = config.get("sym", True)
     numbers = _number(config, "group_size"), _number(config, "bits", "wbits")
     if stored == "marlin":
         return Scheme("marlin", *numbers, zero_point=False)
     return Scheme(
         "gptq",
         *numbers,
-        zero_point=not symmetric,
+        # Who does not say has zeros that say it.
+        zero_point=not config.get("sym"),
         desc_act=bool(config.get("desc_act")),
         minus_one=stored == "gptq",
     )

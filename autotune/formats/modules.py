@@ -51,7 +51,7 @@ class Found:
 
     @property
     def device(self) -> torch.device:
-        """Where the scales are, and with them the weight."""
+        """Where the weight is."""
         return next(iter(self.tensors.values())).device
 
     def read(self, device: str) -> Unpacked:
