@@ -179,3 +179,28 @@ def test_linears_of_gptqmodel_and_autoawq_are_found(sym: bool) -> None:
     found = find(packed)
     assert found.layer == Layer(32, 128, 64)
     assert torch.equal(dequantize(found.read("cpu").weight).half(), module.dequantize_weight().T)
+
+
+@pytest.mark.parametrize("symmetric", [True, False])
+def test_a_model_that_compressed_tensors_compressed_is_found(symmetric: bool) -> None:
+    quantization = package("compressed_tensors.quantization")
+    compressors = package("compressed_tensors.compressors")
+    weights = quantization.QuantizationArgs(num_bits=4, symmetric=symmetric, strategy="group", group_size=32)
+    scheme = quantization.QuantizationScheme(targets=["Linear"], weights=weights)
+    config = quantization.QuantizationConfig(
+        config_groups={"group_0": scheme}, format="pack-quantized", quantization_status="frozen"
+    )
+    model = torch.nn.Sequential(torch.nn.Linear(128, 64).half())
+    quantization.apply_quantization_config(model, config)
+    linear, generator = model[0], torch.Generator().manual_seed(6)
+    linear.weight_scale.data = (torch.rand((64, 4), generator=generator) + 0.5).half() / 64
+    if not symmetric:
+        linear.weight_zero_point.data = torch.randint(-8, 8, (64, 4), generator=generator, dtype=torch.int8)
+    x = torch.eye(128).half()
+    expected = (model(x) - linear.bias).T
+    compressors.ModelCompressor.from_pretrained_model(model).compress_model(model)
+    found = find(linear)
+    assert found.layer == Layer(64, 128, 32, zero_point=not symmetric)
+    assert found.bias is linear.bias
+    # The bias was added and taken away in fp16.
+    assert torch.allclose(dequantize(found.read("cpu").weight), expected.float(), rtol=0, atol=2.0**-11)
