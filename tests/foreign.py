@@ -9,7 +9,7 @@ import packers
 import torch
 from torch.nn.functional import pad
 
-from autotune.packing import QuantizedWeight
+from autotune.packing import QuantizedWeight, dequantize
 
 
 def linear(
@@ -130,6 +130,23 @@ def compressed(
     return module.eval()
 
 
+def decompressed(weight: QuantizedWeight, bias: torch.Tensor | None = None) -> torch.nn.Module:
+    """compressed-tensors makes the weight dense at the first forward, for good."""
+    layer = weight.layer
+    module = torch.nn.Linear(layer.k, layer.n, bias=bias is not None, dtype=weight.scales.dtype)
+    held = {
+        "weight": dequantize(weight).to(weight.scales.dtype),
+        "weight_scale": weight.scales.T.contiguous(),
+    }
+    if weight.zeros is not None:
+        held["weight_zero_point"] = (weight.zeros.T.to(torch.int8) - 8).contiguous()
+    for name, tensor in held.items():
+        module.register_parameter(name, torch.nn.Parameter(tensor, requires_grad=False))
+    if bias is not None:
+        module.bias = torch.nn.Parameter(bias)
+    return module.eval()
+
+
 MODULES: dict[str, Callable[..., torch.nn.Module]] = {
     "llm-awq WQLinear": llm_awq,
     **{
@@ -155,6 +172,7 @@ MODULES: dict[str, Callable[..., torch.nn.Module]] = {
     "AutoGPTQ": autogptq,
     "AutoGPTQ Marlin": autogptq_marlin,
     "compressed-tensors": compressed,
+    "compressed-tensors after": decompressed,
 }
 SYMMETRIC = ("WQLinear_Marlin", "MarlinLinear after", "AutoGPTQ Marlin")
 """Those that exist for symmetric weights only."""

@@ -112,11 +112,8 @@ def eight_bits() -> torch.nn.Module:
     return module
 
 
-def decompressed() -> torch.nn.Module:
-    module = changed("compressed-tensors")
-    del module.weight_packed
-    module.weight = torch.nn.Parameter(torch.zeros(128, 256))
-    return module
+def dense(weight: torch.Tensor) -> torch.nn.Module:
+    return changed("compressed-tensors after", weight=torch.nn.Parameter(weight, requires_grad=False))
 
 
 @pytest.mark.parametrize(
@@ -125,7 +122,11 @@ def decompressed() -> torch.nn.Module:
         (lambda: changed(bits=8), "bits=8; only 4-bit"),
         (lambda: changed("WQLinear_GEMM", w_bit=3), "bits=3; only 4-bit"),
         (eight_bits, "bits=8; only 4-bit"),
-        (decompressed, "no packed 4-bit weight: weight is torch.float32 [128, 256]"),
+        (
+            lambda: dense(torch.ones(128, 256, dtype=torch.int8)),
+            "no packed 4-bit weight: weight is torch.int8",
+        ),
+        (lambda: dense(torch.ones(128, 256).half()).half(), "4-bit number times their scale"),
         (lambda: changed(group_size=96), "group_size=96 is not one of"),
         (lambda: changed(in_features=192, group_size=128), "k=192 is not a multiple of group_size=128"),
         (lambda: changed(group_size=128), "no known layout of n=128, k=256, group_size=128"),
@@ -151,7 +152,7 @@ def test_what_cannot_be_read_is_refused_with_the_reason(make, words: str) -> Non
     module = make()
     assert is_quantized(module)
     with pytest.raises(AutotuneError) as caught:
-        find(module)
+        find(module).read("cpu")
     assert words in str(caught.value)
 
 

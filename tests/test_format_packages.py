@@ -199,8 +199,12 @@ def test_a_model_that_compressed_tensors_compressed_is_found(symmetric: bool) ->
     x = torch.eye(128).half()
     expected = (model(x) - linear.bias).T
     compressors.ModelCompressor.from_pretrained_model(model).compress_model(model)
-    found = find(linear)
-    assert found.layer == Layer(64, 128, 32, zero_point=not symmetric)
-    assert found.bias is linear.bias
+    packed = find(linear)
+    assert packed.layer == Layer(64, 128, 32, zero_point=not symmetric)
+    assert packed.bias is linear.bias
+    weight = packed.read("cpu").weight
     # The bias was added and taken away in fp16.
-    assert torch.allclose(dequantize(found.read("cpu").weight), expected.float(), rtol=0, atol=2.0**-11)
+    assert torch.allclose(dequantize(weight), expected.float(), rtol=0, atol=2.0**-11)
+    model(x)
+    assert not hasattr(linear, "weight_packed")
+    assert_same(find(linear).read("cpu").weight, weight)

@@ -10,7 +10,7 @@ import torch
 from runtime_tools import weight_of
 
 from autotune.errors import FormatError, LayerError
-from autotune.formats import FORMATS, Scheme, layer_of, names_of, read
+from autotune.formats import Scheme, layer_of, names_of, read
 from autotune.layer import Layer
 from autotune.packing import QuantizedWeight
 from autotune.packing.quantized import TORCH_DTYPES
@@ -68,7 +68,7 @@ def test_what_was_packed_is_read(
     assert_same(linear.weight, weight)
 
 
-@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("name", PACK)
 def test_strided_tensors_are_read_as_they_look(name: str) -> None:
     weight = weight_of(Layer(64, 128, 64))
     tensors = {
@@ -78,7 +78,7 @@ def test_strided_tensors_are_read_as_they_look(name: str) -> None:
     assert_same(read(tensors, scheme_of(name, weight.layer)).weight, weight)
 
 
-@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("name", PACK)
 def test_scales_become_what_the_model_computes_in(name: str) -> None:
     weight = weight_of(Layer(64, 128, 64))
     scheme = replace(scheme_of(name, weight.layer), dtype=torch.bfloat16)
@@ -196,7 +196,7 @@ def test_wrong_tensors_are_named(name: str, change: dict[str, torch.Tensor | Non
     assert all(word in str(caught.value) for word in words), str(caught.value)
 
 
-@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("name", PACK)
 @pytest.mark.parametrize(("group_size", "words"), [(48, "group_size=48"), (128, "k=192 is not a multiple")])
 def test_a_group_size_that_does_not_fit_is_named(name: str, group_size: int, words: str) -> None:
     tensors = PACK[name](weight_of(Layer(64, 192, 64)))

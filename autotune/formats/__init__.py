@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Protocol
 
-from autotune.formats import awq_gemm, awq_gemv, awq_gemv_fast, compressed_tensors, gptq, marlin
+from autotune.formats import awq_gemm, awq_gemv, awq_gemv_fast, compressed_tensors, decompressed, gptq, marlin
 from autotune.formats.detect import detect
 from autotune.formats.scheme import Scheme, Unpacked
 from autotune.formats.tensors import Tensors
@@ -44,6 +44,7 @@ FORMATS: Mapping[str, Format] = {
     "awq_gemv": awq_gemv,
     "awq_gemv_fast": awq_gemv_fast,
     "compressed_tensors": compressed_tensors,
+    "decompressed": decompressed,
     "gptq": gptq,
     "marlin": marlin,
 }

@@ -17,7 +17,7 @@ from autotune.formats.marlin import renamed, rows_in_order
 from autotune.formats.scheme import Scheme, Unpacked
 from autotune.formats.tensors import describe, group_size_of, layer_with, nibbles, order_of
 from autotune.layer import Layer
-from autotune.packing.quantized import SYMMETRIC_ZERO, window
+from autotune.packing.quantized import SYMMETRIC_ZERO, TORCH_DTYPES, window
 
 # Parts of class names, and why such a linear stays as it is.
 _REFUSED_NAMES = {
@@ -82,10 +82,8 @@ def find(module: torch.nn.Module, dtype: torch.dtype | None = None) -> Found:
         raise FormatError("has no weights yet: its tensors are on the meta device")
     if "weight_packed" in tensors:
         return _compressed(module, tensors, *_sizes(module), dtype)
-    if "qweight" not in tensors and "B" not in tensors:
-        weight = getattr(module, "weight", None)
-        held = describe(weight) if isinstance(weight, torch.Tensor) else "missing"
-        raise FormatError(f"has no packed 4-bit weight: weight is {held}")
+    if "weight_scale" in tensors:
+        return _decompressed(module, tensors, *_sizes(module), dtype)
     # AutoGPTQ's Marlin linears have 4 bits and do not say so.
     bits = 4 if "B" in tensors else _number(module, "w_bit", "bits")
     scheme = Scheme("marlin", _number(module, "group_size"), bits, dtype=dtype)
@@ -114,6 +112,22 @@ def _compressed(
         group_size_of("weight_scale", scale, 1, k),
         bits=32 * packed.shape[-1] // k,
         zero_point="weight_zero_point" in tensors,
+        dtype=dtype,
+    )
+    return _found(module, tensors, scheme, n, k)
+
+
+def _decompressed(
+    module: torch.nn.Module, tensors: dict[str, torch.Tensor], n: int, k: int, dtype: torch.dtype | None
+) -> Found:
+    weight, zeros = tensors.get("weight"), tensors.get("weight_zero_point")
+    if weight is None or weight.dtype not in TORCH_DTYPES.values() or "weight_g_idx" in tensors:
+        held = "missing" if weight is None else describe(weight)
+        raise FormatError(f"has no packed 4-bit weight: weight is {held}")
+    scheme = Scheme(
+        "decompressed",
+        group_size_of("weight_scale", tensors["weight_scale"], 1, k),
+        zero_point=zeros is not None and bool(zeros.any()),
         dtype=dtype,
     )
     return _found(module, tensors, scheme, n, k)
