@@ -1,10 +1,14 @@
-"""The families that exist: every module of this folder that defines FAMILY."""
+"""The families that exist: every module of this folder that defines FAMILY, and kernels of others.
+
+Kernels of others are seen by those only who name them: they never run for a layer that did not ask for them.
+"""
 
 from __future__ import annotations
 
 import functools
 import importlib
 import pkgutil
+from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 import autotune.kernels
@@ -13,13 +17,17 @@ from autotune.errors import ConfigError, DeviceError
 if TYPE_CHECKING:
     from autotune.config import Config
     from autotune.device import Device
+    from autotune.kernels.external import ExternalFamily
     from autotune.kernels.family import Family
     from autotune.layer import Problem
 
 
+_registered: dict[str, ExternalFamily] = {}
+
+
 @functools.cache
 def families() -> dict[str, Family]:
-    """Every family by name."""
+    """Every family of autotune's own by name."""
     modules = (
         importlib.import_module(f"autotune.kernels.{module.name}")
         for module in pkgutil.iter_modules(autotune.kernels.__path__)
@@ -28,9 +36,24 @@ def families() -> dict[str, Family]:
     return {family.name: family for family in sorted(found, key=lambda family: family.name)}
 
 
-def families_of(device: Device) -> list[Family]:
-    """The families that run on the device's kind."""
-    return [family for family in families().values() if family.kind == device.kind]
+def register(kernel: ExternalFamily) -> None:
+    """Have the kernel found by its name; the same function of the same file takes its own place.
+
+    Raises:
+        ConfigError: another kernel or a family has the name.
+    """
+    other = _registered.get(kernel.name)
+    if kernel.name in families() or (other is not None and other.origin != kernel.origin):
+        whose = "autotune's own" if other is None else f"that of {other.origin}"
+        raise ConfigError(f"kernel name {kernel.name} of {kernel.origin} is {whose}; give another with name=")
+    _registered[kernel.name] = kernel
+
+
+def families_of(device: Device, names: Collection[str] | None = None) -> list[Family]:
+    """The families of these names that run on the device's kind; without names, all of autotune's own."""
+    known = families() if names is None else {**_registered, **families()}
+    chosen = (family for name, family in known.items() if names is None or name in names)
+    return [family for family in chosen if family.kind == device.kind]
 
 
 def family_of(config: Config) -> Family:
@@ -39,10 +62,11 @@ def family_of(config: Config) -> Family:
     Raises:
         ConfigError: no family has that name.
     """
-    try:
-        return families()[config.family]
-    except KeyError:
-        raise ConfigError(f"config {config}: family is one of {', '.join(families())}") from None
+    found = families().get(config.family) or _registered.get(config.family)
+    if found is None:
+        known = ", ".join((*families(), *_registered))
+        raise ConfigError(f"config {config}: family is one of {known}")
+    return found
 
 
 def check(config: Config, problem: Problem, device: Device) -> None:
@@ -52,18 +76,18 @@ def check(config: Config, problem: Problem, device: Device) -> None:
         raise ConfigError(f"config {config} cannot run {problem} on {device.name}: {reason}")
 
 
-def space(problem: Problem, device: Device) -> list[Config]:
-    """Every valid config of every family."""
-    return [config for family in families_of(device) for config in family.space(problem, device)]
+def space(problem: Problem, device: Device, names: Collection[str] | None = None) -> list[Config]:
+    """Every valid config of every family, or of those of these names."""
+    return [config for family in families_of(device, names) for config in family.space(problem, device)]
 
 
-def default_config(problem: Problem, device: Device) -> Config:
+def default_config(problem: Problem, device: Device, names: Collection[str] | None = None) -> Config:
     """What runs when nothing is stored: the first family, by name, whose heuristic claims the problem.
 
     Raises:
-        DeviceError: no family of the device can do the problem.
+        DeviceError: no family of the device can do the problem, or none of these names.
     """
-    for family in families_of(device):
+    for family in families_of(device, names):
         config = family.default(problem, device)
         if config is not None:
             return config

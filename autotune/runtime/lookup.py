@@ -6,7 +6,7 @@ Standard library only. No trouble with a database stops it: it is warned of once
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from math import log2
 
@@ -64,12 +64,16 @@ class Lookup:
     the problem on this device.
     """
 
-    def __init__(self, device: Device, db: str | None = None) -> None:
-        """Read the records of the device's arch from `db` (None: AUTOTUNE_DB or the user's own database)."""
+    def __init__(self, device: Device, db: str | None = None, names: Collection[str] | None = None) -> None:
+        """Read the records of the device's arch from `db` (None: AUTOTUNE_DB or the user's own database).
+
+        They are those of autotune's own families, or of the families of these `names`.
+        """
         self.device = device
+        self._names = names
         self._path = sqlite_path(database_url(db))
         self._misses = miss_file(db)
-        self._hashes = {family.name: family.source_hash() for family in registry.families_of(device)}
+        self._hashes = {family.name: family.source_hash() for family in registry.families_of(device, names)}
         self._exact: dict[Problem, dict[str, Record]] = {}
         self._stale: dict[Problem, Record] = {}
         self._kinds: dict[tuple[str, int, bool], dict[Layer, list[Record]]] = {}
@@ -139,6 +143,8 @@ class Lookup:
     def _add(self, source: str, records: list[Record]) -> None:
         """Index records, the oldest first; of equal problems the last one counts."""
         for record in records:
+            if self._names is not None and record.config.family not in self._names:
+                continue
             mine = record.device == self.device.name
             if self._hashes.get(record.config.family) != record.source_hash:
                 if mine:
@@ -166,7 +172,7 @@ class Lookup:
             if self._invalid(record.config, problem) is None:
                 reason = f"{why}; the nearest record is of {record.problem} on {record.device}"
                 return Answer(problem, self.device.name, record.config, "near", None, None, record, reason)
-        config = registry.default_config(problem, self.device)
+        config = registry.default_config(problem, self.device, self._names)
         return Answer(
             problem, self.device.name, config, "default", None, None, None, f"{why}, and none is near"
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+from collections.abc import Collection
 from importlib.metadata import version
 
 import autotune
@@ -12,8 +13,12 @@ from autotune.kernels import compiler, registry
 from autotune.record import Environment
 
 
-def current_environment(device: Device) -> Environment:
-    """Driver, compiler, torch and the source of each family that can run on the device, as of now."""
+def current_environment(device: Device, names: Collection[str] | None = None) -> Environment:
+    """Driver, compiler, torch and the source of each family that can run on the device, as of now.
+
+    The families are autotune's own, or those of these names: whoever measures in this environment knows no
+    other.
+    """
     if device.kind == "cuda":
         driver, built_by = f"CUDA {_C.cuda_driver_version()}", compiler.compiler_version()
     else:
@@ -23,5 +28,5 @@ def current_environment(device: Device) -> Environment:
         compiler=built_by,
         torch=version("torch"),
         version=autotune.__version__,
-        sources={family.name: family.source_hash() for family in registry.families_of(device)},
+        sources={family.name: family.source_hash() for family in registry.families_of(device, names)},
     )

@@ -52,7 +52,7 @@ def candidates_to_do(
     incumbent: the stored winner, or the best trial when the winner's own source has changed. A problem where
     nothing ever passed is measured whole. A new driver or compiler makes nothing new: a recheck confirms.
     """
-    whole = candidates_of(problem, device)
+    whole = candidates_of(problem, device, environment.sources)
     records = current_records(problem, device, store, environment)
     trials = current_trials(problem, device, store, environment, mode)
     tried = {trial.config for trial in trials}

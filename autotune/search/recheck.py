@@ -97,7 +97,7 @@ def _candidates(
     else:
         near = by_time(current_trials(problem, device, store, environment, record.mode))
     near = [config for config in near if config != record.config and is_valid(config, problem, device)]
-    default = registry.default_config(problem, device)
+    default = registry.default_config(problem, device, environment.sources)
     wanted = (record.config, *(other.config for other in records), *near[:_NEAR])
     valid = (config for config in wanted if is_valid(config, problem, device))
     return list(dict.fromkeys((default, *valid)))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from types import MappingProxyType
@@ -39,10 +39,10 @@ class Tuned:
         return sum(trial.status in ("failed", "wrong") for trial in self.trials)
 
 
-def candidates_of(problem: Problem, device: Device) -> list[Config]:
-    """The problem's whole space, the default config first."""
-    default = registry.default_config(problem, device)
-    return [default, *(config for config in registry.space(problem, device) if config != default)]
+def candidates_of(problem: Problem, device: Device, names: Collection[str] | None = None) -> list[Config]:
+    """The problem's whole space, the default first; of autotune's families, or of those of these names."""
+    default = registry.default_config(problem, device, names)
+    return [default, *(config for config in registry.space(problem, device, names) if config != default)]
 
 
 def compile_candidates(
