@@ -29,6 +29,7 @@ from autotune.search.tune import Cubins, Tuned, tune
 
 if TYPE_CHECKING:
     from autotune.bench.operands import Operands
+    from autotune.kernels.external import Pack
 
 _PR_SET_PDEATHSIG = 1
 
@@ -75,8 +76,11 @@ class Broken:
     lost: bool
 
 
-def work(pipe: Connection, device: Device) -> None:
-    """Tune every Task that comes through the pipe on the device, until the pipe is closed."""
+def work(pipe: Connection, device: Device, pack: Pack | None = None) -> None:
+    """Tune every Task that comes through the pipe on the device, until the pipe is closed.
+
+    `pack` makes the weight that the tasks' kernels read, when that is not autotune's own layout.
+    """
     _live_no_longer_than_the_parent()
     resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process; the parent decides
@@ -89,7 +93,7 @@ def work(pipe: Connection, device: Device) -> None:
         if error is None:
             use(device)
         pipe.send(Ready(error))
-        worker = _Worker(pipe, device)
+        worker = _Worker(pipe, device, pack)
         while error is None:
             worker.do(pipe.recv())
 
@@ -97,8 +101,8 @@ def work(pipe: Connection, device: Device) -> None:
 class _Worker:
     """Keeps the operands of the current layer and every cubin that was sent."""
 
-    def __init__(self, pipe: Connection, device: Device) -> None:
-        self._pipe, self._device = pipe, device
+    def __init__(self, pipe: Connection, device: Device, pack: Pack | None) -> None:
+        self._pipe, self._device, self._pack = pipe, device, pack
         self._cubins: Cubins = {}
         self._operands: Operands | None = None
 
@@ -147,7 +151,7 @@ class _Worker:
         if self._operands is None or self._operands.layer != problem.layer:
             self._operands = None  # the last layer's copies go before the next layer's come
             release(self._device)
-            self._operands = Operands.random(problem.layer, self._device)
+            self._operands = Operands.random(problem.layer, self._device, self._pack)
         return self._operands
 
     def _announce(self, config: Config | None) -> None:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping
+from copy import deepcopy
+from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any, NamedTuple, TypeVar
 
 import torch
 
 from autotune.device import Device
+from autotune.errors import LayerError
+from autotune.kernels.external import Pack
 from autotune.layer import Layer
 from autotune.packing import PackedWeight, QuantizedWeight, pack, random_weight
 from autotune.packing.quantized import TORCH_DTYPES
@@ -32,6 +35,7 @@ class Activation(NamedTuple):
 class Operands:
     """One random weight, and equal copies of it whose bytes exceed three times the last cache.
 
+    The copies are what `packed` makes of the weight: `PackedWeight`, or the layout of a kernel's own `pack`.
     `rotation` goes through the copies for ever. All who time calls one by one take the next copy from it, so
     that no one finds in the cache what another has just read.
     """
@@ -39,21 +43,35 @@ class Operands:
     layer: Layer
     device: Device
     weight: QuantizedWeight
-    copies: tuple[PackedWeight, ...]
-    rotation: Iterator[PackedWeight] = field(init=False, repr=False)
+    copies: tuple[Any, ...]
+    pack: Pack | None = None
+    rotation: Iterator[Any] = field(init=False, repr=False)
     _kept: dict[str, Any] = field(init=False, repr=False, compare=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "rotation", itertools.cycle(self.copies))
 
     @classmethod
-    def random(cls, layer: Layer, device: Device, seed: int = 0) -> Operands:
-        """Operands on the device, the same for the same seed."""
+    def random(cls, layer: Layer, device: Device, pack: Pack | None = None, seed: int = 0) -> Operands:
+        """Operands on the device, the same for the same seed, in autotune's own layout or that of `pack`.
+
+        Raises:
+            LayerError: what `pack` returned holds no tensors.
+        """
         generator = torch.Generator(device.torch_name).manual_seed(seed)
         weight = random_weight(layer, generator)
-        first = pack(weight, device.kind)
-        count = 1 + -(-_CACHE_MULTIPLE * device.l2_bytes // first.nbytes)
-        return cls(layer, device, weight, (first, *(first.clone() for _ in range(count - 1))))
+        first = _packed(weight, device, pack)
+        bytes = sum({tensor.data_ptr(): tensor.nbytes for tensor in _tensors(first)}.values())
+        if not bytes:
+            raise LayerError(
+                f"pack made {type(first).__name__} without tensors of {layer}; return its tensors"
+            )
+        count = 1 + -(-_CACHE_MULTIPLE * device.l2_bytes // bytes)
+        return cls(layer, device, weight, (first, *(_copy(first) for _ in range(count - 1))), pack)
+
+    def packed(self, weight: QuantizedWeight) -> Any:
+        """Another weight of the layer in the layout of the copies."""
+        return _packed(weight, self.device, self.pack)
 
     def activations(self, m: int) -> tuple[Activation, ...]:
         """Some x[m, k] with an out[m, n] each, which stay in the cache together.
@@ -101,3 +119,30 @@ class Operands:
             self._kept[name] = make()
         kept: _T = self._kept[name]
         return kept
+
+
+def _packed(weight: QuantizedWeight, device: Device, its_own: Pack | None) -> Any:
+    # A copy, because a layout may share tensors with the weight that the reference is computed from.
+    return pack(weight, device.kind) if its_own is None else deepcopy(its_own(weight))
+
+
+def _copy(weight: Any) -> Any:
+    # A clone takes a fifth of the time of a deepcopy, and of small layers there are thousands.
+    return weight.clone() if isinstance(weight, PackedWeight) else deepcopy(weight)
+
+
+def _tensors(weight: Any) -> Iterator[torch.Tensor]:
+    """Every tensor of a tensor, a container, a dataclass or any other object with attributes."""
+    if isinstance(weight, torch.Tensor):
+        yield weight
+        return
+    if isinstance(weight, Mapping):
+        parts = list(weight.values())
+    elif isinstance(weight, (tuple, list)):
+        parts = list(weight)
+    elif is_dataclass(weight):
+        parts = [getattr(weight, each.name) for each in fields(weight)]
+    else:
+        parts = list(getattr(weight, "__dict__", {}).values())
+    for part in parts:
+        yield from _tensors(part)

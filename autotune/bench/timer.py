@@ -12,15 +12,15 @@ import itertools
 import random
 import time
 from collections.abc import Iterator, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 
 from autotune.bench.cores import own_cores
 from autotune.bench.operands import Activation, Operands
+from autotune.errors import LaunchError
 from autotune.kernels.family import Plan
 from autotune.kernels.workspace import workspace
-from autotune.packing import PackedWeight
 from autotune.record import Mode
 
 _HOST_SAMPLE_US = 2000.0
@@ -43,13 +43,29 @@ class Timer(Protocol):
 class GraphTimer:
     """A CUDA graph of one call per weight copy, between events."""
 
-    def __init__(self, plan: Plan, copies: Sequence[PackedWeight], activations: Sequence[Activation]) -> None:
+    def __init__(self, plan: Plan, copies: Sequence[Any], activations: Sequence[Activation]) -> None:
         self._calls = len(copies)
         self._graph = torch.cuda.CUDAGraph()
         self._begin, self._end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         # The workspace is made before the capture, so that the graph holds kernels and nothing else.
         scratch = _workspace(plan, activations)
         _run(plan, copies[0], activations[0], scratch)
+        try:
+            self._capture(plan, copies, activations, scratch)
+        except RuntimeError as error:
+            cause = str(error.__context__ or error).partition("\n")[0]
+            raise LaunchError(
+                f"it cannot be captured in a CUDA graph ({cause}); --mode server times single calls"
+            ) from error
+        self._alive = (copies, activations, scratch)  # what the graph reads and writes
+
+    def _capture(
+        self,
+        plan: Plan,
+        copies: Sequence[Any],
+        activations: Sequence[Activation],
+        scratch: torch.Tensor | None,
+    ) -> None:
         # Not torch.cuda.graph, which collects garbage and empties torch's cache for every capture.
         with torch.cuda.stream(_capture_stream(activations[0].x.device)):
             self._graph.capture_begin(capture_error_mode="thread_local")
@@ -58,7 +74,6 @@ class GraphTimer:
                     _run(plan, copy, activation, scratch)
             finally:
                 self._graph.capture_end()
-        self._alive = (copies, activations, scratch)  # what the graph reads and writes
 
     def start(self) -> None:
         self._begin.record()
@@ -75,7 +90,7 @@ def _workspace(plan: Plan, activations: Sequence[Activation]) -> torch.Tensor | 
     return workspace(x.device, plan.workspace_bytes(len(x)))
 
 
-def _run(plan: Plan, weight: PackedWeight, activation: Activation, scratch: torch.Tensor | None) -> None:
+def _run(plan: Plan, weight: Any, activation: Activation, scratch: torch.Tensor | None) -> None:
     plan.run(activation.x, weight, None, activation.out, scratch)
 
 
@@ -87,9 +102,7 @@ def _capture_stream(device: torch.device) -> torch.cuda.Stream:
 class ServerTimer:
     """Single calls on rotating weight copies, each after a random idle time."""
 
-    def __init__(
-        self, plan: Plan, rotation: Iterator[PackedWeight], activations: Sequence[Activation]
-    ) -> None:
+    def __init__(self, plan: Plan, rotation: Iterator[Any], activations: Sequence[Activation]) -> None:
         self._plan, self._rotation, self._activations = plan, rotation, itertools.cycle(activations)
         self._device = activations[0].x.device
         self._scratch = _workspace(plan, activations)
@@ -124,7 +137,7 @@ class HostTimer:
     def __init__(
         self,
         plan: Plan,
-        rotation: Iterator[PackedWeight],
+        rotation: Iterator[Any],
         activations: Sequence[Activation],
         idle_s: float = 0.0,
     ) -> None:

@@ -26,13 +26,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 
 from autotune.bench.operands import Operands
 from autotune.kernels.family import Plan
 from autotune.kernels.workspace import COUNTER_BYTES
-from autotune.packing import PackedWeight, QuantizedWeight, dequantize, pack
+from autotune.packing import QuantizedWeight, dequantize
 
 _ROUNDOFF = {"fp16": 2.0**-11, "bf16": 2.0**-8, "fp32": 2.0**-24}
 _DEVIATIONS = 7
@@ -54,7 +55,7 @@ class _Case:
     """Inputs with their expected output and its tolerance, both fp32 [m, n]."""
 
     x: torch.Tensor
-    weight: PackedWeight
+    weight: Any
     bias: torch.Tensor | None
     expected: torch.Tensor
     tolerance: torch.Tensor
@@ -199,7 +200,7 @@ def _hard_case(operands: Operands) -> _Case:
     x = _scaled(operands.tokens(_FEW, seed=1), norms, start=0)
     bias = operands.tokens(1, seed=2)
     bias = bias.repeat(1, -(-operands.layer.n // operands.layer.k))[0, : operands.layer.n].contiguous()
-    return _case(x, weight, norms, pack(weight, operands.device.kind), bias)
+    return _case(x, weight, norms, operands.packed(weight), bias)
 
 
 def _scaled(unit: torch.Tensor, norms: torch.Tensor, start: int) -> _Tokens:
@@ -220,7 +221,7 @@ def _case(
     tokens: _Tokens,
     weight: QuantizedWeight,
     norms: torch.Tensor,
-    packed: PackedWeight,
+    packed: Any,
     bias: torch.Tensor | None = None,
 ) -> _Case:
     layer, x = weight.layer, tokens.x.float()
