@@ -10,18 +10,20 @@ from autotune.layer import Layer, Problem
 
 if TYPE_CHECKING:
     from autotune.runtime.apply import apply
+    from autotune.runtime.external import kernel
     from autotune.runtime.linear import Int4Linear
     from autotune.runtime.lookup import lookup
     from autotune.runtime.warmup import warmup
 
     __version__: str
 
-__all__ = ["Config", "Int4Linear", "Layer", "Problem", "apply", "lookup", "warmup"]
+__all__ = ["Config", "Int4Linear", "Layer", "Problem", "apply", "kernel", "lookup", "warmup"]
 
 # Imported on first use, because torch takes seconds to import and the command line rarely needs it.
 _LAZY = {
     "Int4Linear": "autotune.runtime.linear",
     "apply": "autotune.runtime.apply",
+    "kernel": "autotune.runtime.external",
     "lookup": "autotune.runtime.lookup",
     "warmup": "autotune.runtime.warmup",
 }

@@ -39,7 +39,8 @@ Examples:
   autotune sweep --shapes llama7b
   autotune sweep --shapes ./my-model --m 1,16 --tp 2 --device all
   autotune sweep --shapes n=4096,k=4096,group_size=64 --budget 60s --json
-  autotune sweep --shapes llama7b --recheck"""
+  autotune sweep --shapes llama7b --recheck
+  autotune sweep --shapes llama7b --kernel ./kernels.py:my_gemm"""
 
 
 @click.command(epilog=_EXAMPLES)
@@ -49,6 +50,11 @@ Examples:
     callback=seconds,
     metavar="DURATION",
     help="Time to share among the problems, as 60s.  [default: 90s on a CPU, none on a GPU]",
+)
+@click.option(
+    "--kernel",
+    metavar="FILE.py:NAME",
+    help="Tune a kernel of your own, decorated with @autotune.kernel, instead of autotune's; or MODULE:NAME.",
 )
 @click.option(
     "--recheck", is_flag=True, help="Only measure stored winners, their rivals and the default again."
@@ -68,6 +74,7 @@ def command(
     allow_busy: bool,
     db: str | None,
     budget: float | None,
+    kernel: str | None,
     recheck: bool,
     mode: Mode | None,
     as_json: bool,
@@ -94,11 +101,14 @@ def command(
     from autotune.store.store import Store
 
     with contextlib.ExitStack() as stack:
-        executors = chosen_executors(device, executor, address, allow_busy)
+        executors = _executors(kernel, device, executor, address, allow_busy)
         for each in executors:
             stack.enter_context(each)
         groups = by_model(executors)
-        plans = [tuned_problems(shapes, chosen_tokens(m, group[0].device)) for group in groups]
+        plans = [
+            _doable(kernel, tuned_problems(shapes, chosen_tokens(m, group[0].device)), group[0].device)
+            for group in groups
+        ]
         store = stack.enter_context(Store.open(db))
         progress = stack.enter_context(ProblemProgress(sum(map(len, plans))))
         for group, problems in zip(groups, plans, strict=True):
@@ -108,6 +118,36 @@ def command(
                 run_recheck(problems, shapes, group, store, progress, share_s, as_json)
             else:
                 _run(problems, shapes, group, store, progress, share_s, as_json, mode or "graph")
+
+
+def _executors(
+    kernel: str | None, device: str, executor: str, address: str | None, allow_busy: bool
+) -> Sequence[Executor]:
+    """Those of the options, with autotune's families or the kernel."""
+    if kernel is None:
+        return chosen_executors(device, executor, address, allow_busy)
+    if executor != "local":
+        raise click.UsageError("--kernel names a file of this machine; leave --executor out.")
+    from autotune.executors.kernel import kernel_executors
+
+    return kernel_executors(kernel, device, allow_busy)
+
+
+def _doable(kernel: str | None, problems: Sequence[Problem], device: Device) -> Sequence[Problem]:
+    """Those that the kernel can do; that there are others is said on stderr."""
+    if kernel is None:
+        return problems
+    from autotune.kernels.external import load_kernel
+
+    reasons = {problem: load_kernel(kernel).why_not(problem, device) for problem in problems}
+    done = [problem for problem, reason in reasons.items() if reason is None]
+    left_out = [f"{problem}: {reason}" for problem, reason in reasons.items() if reason is not None]
+    if left_out:
+        note = f"{kernel} leaves out {len(left_out)} of {len(problems)} problems; the first: {left_out[0]}"
+        if not done:
+            raise AutotuneError(note)
+        click.echo(note, err=True)
+    return done
 
 
 def _run(

@@ -1,0 +1,57 @@
+"""Tunes a kernel of somebody else's in worker processes on this machine, each of which imports it."""
+
+from __future__ import annotations
+
+import functools
+from multiprocessing.connection import Connection
+
+from autotune.device import Device
+from autotune.errors import DeviceError
+from autotune.executors.local import LocalExecutor, local_executors
+from autotune.kernels.external import ExternalFamily, load_kernel
+from autotune.record import Environment
+from autotune.search.environment import current_environment
+from autotune.worker import work
+
+
+class KernelExecutor(LocalExecutor):
+    """A LocalExecutor that knows one kernel and no other: what `load_kernel` makes of the reference.
+
+    Raises:
+        ConfigError: there is no such kernel.
+        DeviceError: it runs on another kind of device.
+    """
+
+    def __init__(
+        self, device: Device, reference: str, limit_s: float | None = None, allow_busy: bool = False
+    ) -> None:
+        self.kernel: ExternalFamily = load_kernel(reference)
+        if device.kind != self.kernel.kind:
+            raise DeviceError(
+                f"kernel {self.kernel.name} runs on {self.kernel.kind}, not on {device.name};"
+                f" use --device {self.kernel.kind}"
+            )
+        super().__init__(device, limit_s, functools.partial(_work, reference), allow_busy)
+
+    @property
+    def environment(self) -> Environment:
+        """As of any executor, with the kernel as its only family."""
+        return current_environment(self.device, (self.kernel.name,))
+
+
+def kernel_executors(reference: str, names: str = "auto", allow_busy: bool = False) -> list[KernelExecutor]:
+    """One executor for each device, by the names of `local_executors`; `auto` is the kernel's kind.
+
+    Raises:
+        ConfigError, DeviceError: as `KernelExecutor` and `local_executors`.
+    """
+    names = load_kernel(reference).kind if names == "auto" else names
+    return [
+        KernelExecutor(each.device, reference, allow_busy=allow_busy)
+        for each in local_executors(names, allow_busy)
+    ]
+
+
+def _work(reference: str, pipe: Connection, device: Device) -> None:
+    """A worker's entry."""
+    work(pipe, device, load_kernel(reference).pack)

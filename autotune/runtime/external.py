@@ -1,0 +1,160 @@
+"""`autotune.kernel`: a kernel of somebody else's, and its best config where a model runs it."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+
+from autotune.device import Device, find_device
+from autotune.kernels.external import ExternalFamily, ExternalPlan, Function, Pack, Supports
+from autotune.layer import Layer, Problem, bucket_of
+from autotune.packing import QuantizedWeight
+from autotune.packing.quantized import TORCH_DTYPES
+from autotune.paths import database_url
+from autotune.runtime.lookup import Answer, Lookup
+from autotune.runtime.plans import device_of
+
+
+class Kernel(ExternalFamily):
+    """What `autotune.kernel` makes of a function: still the function, and its records.
+
+    A database has them beside those of autotune's own kernels, and nobody but the kernel reads them.
+    """
+
+    def __call__(self, *arguments: Any, **tunables: Any) -> object:
+        """The function itself."""
+        return self.function(*arguments, **tunables)
+
+    def lookup(self, device: str | None = None, db: str | None = None) -> Lookup:
+        """The kernel's records for the device (`cpu`, `cuda:N`), read now; by default of its own kind.
+
+        Raises:
+            DeviceError: there is no such device.
+        """
+        return Lookup(find_device(device or self.kind), db, (self.name,))
+
+    def best(self, layer: Layer, m: int, device: str | None = None, db: str | None = None) -> Answer:
+        """The config for `m` tokens of a layer, by the rules of `autotune.lookup` among the kernel's records.
+
+        Raises:
+            DeviceError: there is no such device, or the kernel cannot do the problem on it.
+        """
+        return self.lookup(device, db).answer(Problem(layer, m))
+
+    def tuned(self, layer: Layer, lookup: Lookup | None = None) -> Tuned:
+        """The function with the best tunables for each number of tokens; `lookup` is what `lookup()` gave."""
+        return Tuned(self, layer, lookup or _lookup_of(self, find_device(self.kind), database_url()))
+
+    def linear(
+        self, weight: QuantizedWeight, bias: torch.Tensor | None = None, *, lookup: Lookup | None = None
+    ) -> KernelLinear:
+        """A module that runs the tuned kernel, packed where the weight's tensors are."""
+        lookup = lookup or _lookup_of(self, device_of(weight.q), database_url())
+        return KernelLinear(self.tuned(weight.layer, lookup), self.pack(weight), bias)
+
+    def set_best(
+        self, module: torch.nn.Module, layer: Layer, m: int = 1, *, lookup: Lookup | None = None
+    ) -> bool:
+        """Give a module that has the tunables as attributes, as `split_k_iters`, their best values.
+
+        The module stays what it is, so its kernel is to be the one that was tuned. One value serves all its
+        calls: the best for `m` tokens. False, and nothing is set, when it lacks one of the attributes.
+        """
+        lookup = lookup or _lookup_of(self, find_device(self.kind), database_url())
+        best = lookup.answer(Problem(layer, m)).config.as_dict()
+        if not best or not all(hasattr(module, name) for name in best):
+            return False
+        for name, value in best.items():
+            setattr(module, name, value)
+        return True
+
+
+class Tuned:
+    """A kernel for one layer: looks up the config of a bucket when it is first called for it."""
+
+    def __init__(self, kernel: Kernel, layer: Layer, lookup: Lookup) -> None:
+        self.layer = layer
+        self._kernel, self._lookup = kernel, lookup
+        self._plans: dict[int, ExternalPlan] = {}
+
+    def answer(self, m: int) -> Answer:
+        """What runs for m tokens, and where it comes from.
+
+        Raises:
+            DeviceError: the kernel cannot do the problem.
+        """
+        return self._lookup.answer(Problem(self.layer, m))
+
+    def __call__(
+        self, x: torch.Tensor, weight: Any, out: torch.Tensor, bias: torch.Tensor | None = None
+    ) -> None:
+        """out[m, n] = x[m, k] @ dequant(weight).T + bias[n]; `weight` is as the kernel's `pack` made it."""
+        m = x.shape[0]
+        if not m:
+            return
+        bucket = bucket_of(m)
+        plan = self._plans.get(bucket)
+        if plan is None:
+            config = self.answer(bucket).config
+            plan = self._plans[bucket] = self._kernel.plan(config, self.layer, self._lookup.device, None)
+        with torch.cuda.device_of(x):
+            plan.run(x, weight, bias, out, None)
+
+
+class KernelLinear(torch.nn.Module):
+    """out[..., n] = x[..., k] @ dequant(w[n, k]).T + bias[n] by a tuned kernel. For inference only.
+
+    The weight is of the kernel's own making and no buffer: make the module where it is to run.
+    """
+
+    def __init__(self, tuned: Tuned, weight: Any, bias: torch.Tensor | None) -> None:
+        super().__init__()
+        self.tuned, self.weight = tuned, weight
+        self.in_features, self.out_features = tuned.layer.k, tuned.layer.n
+        self._dtype = TORCH_DTYPES[tuned.layer.dtype]
+        self.bias = None if bias is None else bias.detach().to(self._dtype)
+
+    @torch.no_grad()
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """out[..., n] of x[..., k]."""
+        tokens = x.reshape(-1, self.in_features).contiguous()
+        out = tokens.new_empty(len(tokens), self.out_features)
+        self.tuned(tokens, self.weight, out, self.bias)
+        return out.view(*x.shape[:-1], self.out_features)
+
+    def extra_repr(self) -> str:
+        """The layer and the config that runs for one token."""
+        return f"{self.tuned.layer}, bias={self.bias is not None}, config={self.tuned.answer(1).config}"
+
+
+def kernel(
+    *,
+    space: Mapping[str, Sequence[int]],
+    default: Mapping[str, int] | None = None,
+    name: str | None = None,
+    pack: Pack | None = None,
+    supports: Supports | None = None,
+    device: str = "cuda",
+) -> Callable[[Function], Kernel]:
+    """Make a kernel of a function `f(x, weight, out, *, tunables)` that writes out[m, n] in place.
+
+    x[m, k] and out are contiguous and of the layer's dtype; `weight` is the canonical `QuantizedWeight`, or
+    what `pack` makes of it. `space` has the values of each tunable, the simplest first; `default` what runs
+    untuned, by default the first of each. `supports(problem, config)` says why a config cannot do a problem,
+    or None. `device` is the kind that it runs on. `name`, by default the function's, names its records.
+
+    Raises:
+        ConfigError: the function has no file, its name is taken, or the tunables do not fit it.
+    """
+    return functools.partial(
+        Kernel, space=space, default=default or {}, name=name, pack=pack, supports=supports, device=device
+    )
+
+
+@functools.cache
+def _lookup_of(kernel: Kernel, device: Device, url: str) -> Lookup:
+    """The kernel's Lookup for modules that are made one at a time; it reads the database once."""
+    return Lookup(device, url, (kernel.name,))

@@ -1,0 +1,70 @@
+"""A Triton kernel as a family on a GPU, and what cannot be captured in a graph."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+import autotune
+from autotune.bench.measure import measure
+from autotune.bench.operands import Operands
+from autotune.device import Device, find_device
+from autotune.executors.kernel import KernelExecutor
+from autotune.layer import Layer, Problem
+from autotune.packing import dequantize, random_weight, reference_matmul
+from autotune.search.sweep import sweep
+from autotune.store.store import Store
+
+pytestmark = pytest.mark.gpu
+EXAMPLE = Path(__file__).resolve().parent.parent / "benchmarks" / "own_kernel.py"
+LAYER = Layer(1024, 2048)
+
+
+@pytest.fixture(scope="module")
+def device() -> Device:
+    return find_device("cuda")
+
+
+@autotune.kernel(space={})
+def waiting(x, weight, out):
+    out.copy_(x.float() @ dequantize(weight).T)
+    torch.cuda.synchronize()
+
+
+def test_a_triton_kernel_is_tuned_and_applied(device, tmp_path):
+    pytest.importorskip("triton")
+    db = str(tmp_path / "here.db")
+    problems = [Problem(LAYER, m) for m in (1, 64)]
+    with Store.open(db) as store, KernelExecutor(device, f"{EXAMPLE}:triton_gemm") as executor:
+        kernel = executor.kernel
+        outcomes = list(sweep(problems, store, [executor]))
+        trials = store.trials(problems[0], device)
+    assert [(outcome.failed, outcome.note) for outcome in outcomes] == [(0, ""), (0, "")]
+    assert {trial.config for trial in trials} == set(kernel.space(problems[0], device))
+    for outcome in outcomes:
+        answer = kernel.best(LAYER, outcome.problem.m, db=db)
+        assert (answer.source, answer.config) == ("exact", outcome.record.config)
+
+    weight = random_weight(LAYER, torch.Generator(device.torch_name).manual_seed(0))
+    linear = kernel.linear(weight, lookup=kernel.lookup(db=db))
+    for m in (1, 50):
+        x = torch.randn(m, LAYER.k, device=device.torch_name).half()
+        torch.testing.assert_close(linear(x).float(), reference_matmul(weight, x), rtol=2e-3, atol=2e-3)
+
+
+def test_a_kernel_that_waits_cannot_be_in_a_graph_but_serves(device):
+    problem = Problem(LAYER, 4)
+    operands = Operands.random(LAYER, device, waiting.pack)
+    default = waiting.default(problem, device)
+
+    def plan_of(config):
+        return waiting.plan(config, LAYER, device, None)
+
+    (trial,) = measure(problem, operands, [], default, plan_of).trials
+    assert trial.status == "failed"
+    assert "it cannot be captured in a CUDA graph (" in trial.error
+    assert "--mode server" in trial.error
+    (trial,) = measure(problem, operands, [], default, plan_of, mode="server").trials
+    assert trial.status == "ok"
