@@ -11,6 +11,7 @@ import pytest
 import torch
 from runtime_tools import AwqLinear, assert_is_linear, tokens_of, weight_of
 
+import autotune
 from autotune.layer import Layer
 from autotune.packing import QuantizedWeight
 from autotune.runtime.apply import apply
@@ -125,6 +126,28 @@ def test_odd_shapes() -> None:
     for linear, weight in zip(model, weights, strict=True):
         assert_computes(linear, weight)
         assert_computes(linear, weight, None, 0)
+
+
+def test_a_module_whose_own_kernel_is_tuned_keeps_it() -> None:
+    @autotune.kernel(space={"split_k_iters": [8, 4]}, name="their_gemv", device="cpu")
+    def their_gemv(x, weight, out, *, split_k_iters):
+        """Never run: only its tunables matter here."""
+
+    @autotune.kernel(space={"split_k_iters": [16]}, name="their_gpu_gemv")
+    def their_gpu_gemv(x, weight, out, *, split_k_iters):
+        """For another kind of device than the model is on."""
+
+    weight = weight_of(Layer(128, 256, 64))
+    model = torch.nn.ModuleDict({"theirs": foreign.llm_awq(weight), "plain": foreign.autogptq(weight)})
+    theirs = model["theirs"]
+    theirs.split_k_iters = 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        report = apply(model, kernels=[their_gpu_gemv, their_gemv])
+    assert model["theirs"] is theirs
+    assert theirs.split_k_iters == 8
+    assert report.applied == ("plain",)
+    assert report.skipped == {"theirs": "keeps its own kernel, now their_gemv:split_k_iters=8"}
 
 
 @pytest.mark.gpu

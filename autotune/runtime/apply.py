@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import time
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,7 @@ import torch
 from autotune.device import find_device
 from autotune.errors import AutotuneError, FormatError
 from autotune.formats import modules
+from autotune.layer import Problem
 from autotune.runtime.linear import Int4Linear
 from autotune.runtime.lookup import Lookup
 from autotune.runtime.plans import LayerPlans, plans_for
@@ -20,16 +22,25 @@ from autotune.runtime.report import LayerReport, Report
 
 if TYPE_CHECKING:
     from autotune.device import Device
+    from autotune.runtime.external import Kernel
 
 
-def apply(model: torch.nn.Module, *, db: str | None = None, device: str | None = None) -> Report:
+def apply(
+    model: torch.nn.Module,
+    *,
+    db: str | None = None,
+    device: str | None = None,
+    kernels: Sequence[Kernel] = (),
+) -> Report:
     """Swap every int4 linear inside `model` for an `Int4Linear`; what cannot be swapped stays.
 
     A linear is known by its tensors, not by its class: those of AutoAWQ, llm-awq, GPTQ and GPTQModel,
     compressed-tensors and Marlin, of one kind or several. Scales become what the rest of the model computes
     in, where that can be told. `db` is the database to look in, by default the one in force; its
     troubles are warnings. `device` moves each linear there as it is packed (the rest of the model then
-    follows by `model.to`); by default it stays where its tensors are.
+    follows by `model.to`); by default it stays where its tensors are. `kernels` are those that
+    `autotune.kernel` made of what the model's own modules run: a module that has the tunables of one as
+    attributes, as `split_k_iters`, is given their best values for one token instead of being swapped.
 
     Everything that can fail comes first: plans are made before any weight is touched, so that a linear
     without a kernel keeps its tensors and is listed in `Report.skipped`.
@@ -38,7 +49,7 @@ def apply(model: torch.nn.Module, *, db: str | None = None, device: str | None =
         DeviceError: `device` names none that is here.
     """
     target = None if device is None else find_device(device)
-    work = _Work(db, target)
+    work = _Work(db, target, kernels)
     started = time.perf_counter()
     work.plan_all(model)
     planned = time.perf_counter()
@@ -64,10 +75,11 @@ class _Found:
 class _Work:
     """What is to be swapped, and by which plans."""
 
-    def __init__(self, db: str | None, target: Device | None) -> None:
+    def __init__(self, db: str | None, target: Device | None, kernels: Sequence[Kernel]) -> None:
         self._db = db
         self._target = target
-        self._lookups: dict[Device, Lookup] = {}
+        self._kernels = kernels
+        self._lookups: dict[tuple[Device, str | None], Lookup] = {}
         self._dtype: torch.dtype | None = None
         self._found: dict[int, _Found] = {}
         self.skipped: dict[str, str] = {}
@@ -92,10 +104,13 @@ class _Work:
                 self.skipped[name] = str(error)
                 return
             try:
+                kept = self._given_best(module, found)
+                if kept is not None:
+                    self.skipped[name] = kept
+                    return
                 if not name:
                     raise FormatError("is the model itself and has no parent to swap it in")
-                plans = plans_for(found.layer, self._lookup(found.device))
-                self._found[id(module)] = _Found([name], plans)
+                self._found[id(module)] = _Found([name], plans_for(found.layer, self._lookup(found.device)))
             except AutotuneError as error:
                 self._fail([name], error)
 
@@ -136,11 +151,22 @@ class _Work:
         linear = found.read(plans.device.torch_name)
         return Int4Linear(linear.weight, found.bias, plans, linear.perm).train(old.training)
 
-    def _lookup(self, place: torch.device) -> Lookup:
-        device = self._target or find_device(str(place))
-        if device not in self._lookups:
-            self._lookups[device] = Lookup(device, self._db)
-        return self._lookups[device]
+    def _given_best(self, module: torch.nn.Module, found: modules.Found) -> str | None:
+        """What the module runs from now on, if it has the tunables of one of the kernels."""
+        for kernel in self._kernels:
+            if kernel.kind == found.device.type:
+                lookup = self._lookup(found.device, kernel)
+                if kernel.set_best(module, found.layer, lookup=lookup):
+                    return f"keeps its own kernel, now {lookup.answer(Problem(found.layer, 1)).config}"
+        return None
+
+    def _lookup(self, place: torch.device, kernel: Kernel | None = None) -> Lookup:
+        device = (None if kernel else self._target) or find_device(str(place))
+        key = (device, kernel.name if kernel else None)
+        if key not in self._lookups:
+            name = device.torch_name
+            self._lookups[key] = kernel.lookup(name, self._db) if kernel else Lookup(device, self._db)
+        return self._lookups[key]
 
 
 def _computes_in(model: torch.nn.Module) -> torch.dtype | None:
