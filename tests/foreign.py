@@ -55,7 +55,9 @@ def gptqmodel(kind: str, version: int, **told: object) -> Callable[..., torch.nn
     ) -> torch.nn.Module:
         tensors = packers.gptq(weight, g_idx, minus_one=version == 1)
         attributes = {"sym": weight.zeros is None, "desc_act": g_idx is not None, "adapter": None, **told}
-        return linear(kind, weight, tensors, bits=4, had_K=None, bias=bias, **attributes)
+        return linear(
+            kind, weight, tensors, bits=4, had_K=None, online_full_had=False, bias=bias, **attributes
+        )
 
     return make
 

@@ -141,6 +141,8 @@ def dense(weight: torch.Tensor) -> torch.nn.Module:
         (lambda: changed(q_handle=7), "shuffled in place by ExLlama"),
         (lambda: changed(adapter=object()), "has an adapter"),
         (lambda: changed(had_K=torch.ones(1)), "rotates x"),
+        (lambda: changed(online_full_had=True), "rotates x"),
+        (lambda: changed(planar=True), "planes of bits"),
         (lambda: named("MacheteLinear"), "MacheteLinear may have repacked"),
         (lambda: named("ParoLinear"), "ParoLinear rotates x"),
         (two_versions, "whether its zeros are those of GPTQ v1 or v2"),

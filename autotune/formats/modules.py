@@ -28,12 +28,15 @@ _REFUSED_NAMES = {
     "qqq": "quantizes activations too",
     "paro": "rotates x before the matmul",
 }
-# Attributes that say so when they are not None.
+# Attributes that say so when they are there and neither None nor False.
 _REFUSED_ATTRIBUTES = {
     "q_handle": "had its weights shuffled in place by ExLlama",
     "q4": "had its weights shuffled in place by ExLlama",
     "scales_and_zeros": "had its weights repacked for torch's int4 kernel",
     "had_K": "rotates x before the matmul",
+    "online_full_had": "rotates x before the matmul",
+    "online_partial_had": "rotates x before the matmul",
+    "planar": "stores its weights in planes of bits",
     "adapter": "has an adapter, which would be lost",
 }
 _NAMES = frozenset(name for known in FORMATS.values() for name in known.NAMES)
@@ -99,7 +102,8 @@ def _refuse(module: torch.nn.Module) -> None:
         if part in name.lower():
             raise FormatError(f"{name} {reason}")
     for attribute, reason in _REFUSED_ATTRIBUTES.items():
-        if getattr(module, attribute, None) is not None:
+        value = getattr(module, attribute, None)
+        if value is not None and value is not False:
             raise FormatError(reason)
 
 
