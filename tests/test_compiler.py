@@ -7,6 +7,7 @@ import shutil
 import struct
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 
@@ -242,7 +243,10 @@ def test_nvcc_serves_where_nvrtc_is_absent(write):
     "family", [f for f in registry.families().values() if f.kind == "cuda"], ids=lambda f: f.name
 )
 def test_nvcc_takes_the_shipped_sources_too(family):
-    device = Device("cuda", 0, "a GPU", "sm_80", 108, 40 << 20, 163 << 10, 80 << 30)
-    problem = Problem(Layer(n=4096, k=4096), m=256)
-    unit = family.unit(family.space(problem, device)[0], problem.layer, device)
+    a100 = Device("cuda", 0, "a GPU", "sm_80", 108, 40 << 20, 163 << 10, 80 << 30)
+    layer = Layer(n=4096, k=4096)
+    places = [(m, device) for m in (256, 1) for device in (a100, replace(a100, arch="sm_90"))]
+    spaces = ((device, family.space(Problem(layer, m), device)) for m, device in places)
+    device, space = next((device, space) for device, space in spaces if space)
+    unit = family.unit(space[0], layer, device)
     assert unit is None or machine_of(compiler.build(unit)) == (b"\x7fELF", 190)

@@ -12,6 +12,11 @@ A100 = Device("cuda", 0, "NVIDIA A100", "sm_80", 108, 40 << 20, 166912, 80 << 30
 LLAMA7B = [Layer(12288, 4096), Layer(4096, 4096), Layer(22016, 4096), Layer(11008, 4096), Layer(4096, 11008)]
 
 
+def decode(**changed):
+    values = {"tile_m": 16, "fragments": 2, "warps_n": 2, "warps_k": 4, "stages": 3, "split_k": 2}
+    return str(Config.of("decode", **values | {"chunks": 4, "waves": 1} | changed))
+
+
 @pytest.mark.parametrize("m", BUCKETS)
 @pytest.mark.parametrize("layer", LLAMA7B, ids=str)
 def test_space_holds_the_default_and_only_valid_configs(layer, m):
@@ -46,6 +51,11 @@ def test_fp32_is_not_for_the_gpu():
         ("mma:tile_m=8,tile_n=64,warps=4,warps_k=1,loads=4,split_k=1", "loads=4"),
         ("mma:tile_m=8,tile_n=64,warps=4,warps_k=2,loads=2,split_k=32", "32 slices"),
         ("dequant_matmul:chunk_mb=3", "chunk_mb=3"),
+        ("decode:tile_m=8,fragments=4", "tunables"),
+        (decode(stages=6), "stages=6"),
+        (decode(warps_k=1), "2 warps"),
+        (decode(fragments=2, warps_n=1, warps_k=8, split_k=4), "8 rows"),
+        (decode(fragments=4, warps_n=1, warps_k=16, split_k=4), "4 slices of 16 warps"),
     ],
 )
 def test_a_rejected_config_says_why(text, reason):

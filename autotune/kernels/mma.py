@@ -124,6 +124,8 @@ class _MmaPlan:
         self._geometry = _Geometry.of(config, layer)
         self._layer = layer
         self._device = device
+        # mma.cu waits for the kernels ahead itself on sm_90, once its first weights are on their way.
+        self._programmatic = int(device.arch.removeprefix("sm_")) >= 90
 
     def workspace_bytes(self, m: int) -> int:
         return self._geometry.workspace_bytes(m)
@@ -158,6 +160,7 @@ class _MmaPlan:
                     layer.k,
                     int(geometry.resident(rows)),
                 ),
+                self._programmatic,
             )
 
 

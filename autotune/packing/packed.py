@@ -13,7 +13,11 @@ from autotune.packing.quantized import QuantizedWeight
 
 @dataclass(frozen=True, slots=True)
 class PackedWeight:
-    """Tensors in the layout of `kind` ("cuda" or "cpu"); the layout's module says what each holds."""
+    """Tensors in the layout of `kind` ("cuda" or "cpu"); the layout's module says what each holds.
+
+    Kernels may read a weight before the kernels ahead of them on the stream have ended. So it must be whole
+    when the first call is enqueued, as what `pack` and `clone` return is.
+    """
 
     layer: Layer
     kind: str
@@ -35,16 +39,23 @@ class PackedWeight:
     def clone(self) -> PackedWeight:
         """A copy at other addresses."""
         zeros = self.zeros.clone() if self.zeros is not None else None
-        return replace(self, qweight=self.qweight.clone(), scales=self.scales.clone(), zeros=zeros)
+        return _complete(replace(self, qweight=self.qweight.clone(), scales=self.scales.clone(), zeros=zeros))
 
 
 def pack(weight: QuantizedWeight, kind: str) -> PackedWeight:
     """The weight in the layout of `kind`, on the device where its tensors are."""
     pack_layout = cuda_layout.pack if kind == "cuda" else cpu_layout.pack
-    return PackedWeight(weight.layer, kind, *pack_layout(weight))
+    return _complete(PackedWeight(weight.layer, kind, *pack_layout(weight)))
 
 
 def unpack(packed: PackedWeight) -> QuantizedWeight:
     """The exact inverse of `pack`."""
     unpack_layout = cuda_layout.unpack if packed.kind == "cuda" else cpu_layout.unpack
     return unpack_layout(packed.layer, packed.qweight, packed.scales, packed.zeros)
+
+
+def _complete(weight: PackedWeight) -> PackedWeight:
+    """The weight, once its device has written it."""
+    if weight.qweight.is_cuda:
+        torch.cuda.current_stream(weight.qweight.device).synchronize()
+    return weight

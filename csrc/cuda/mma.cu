@@ -149,6 +149,10 @@ __device__ __forceinline__ void multiply_slice(Sums& sums, const PackedWeight& w
 #pragma unroll
   for (int i = 0; i < LOADS; ++i)
     if (rows.inside && first + i * WARPS_K < slice.end) load_step(ring[i], weight, rows, first + i * WARPS_K);
+#if __CUDA_ARCH__ >= 900
+  griddepcontrol_wait();  // weights depend on no kernel ahead; tokens, sums and counters do
+  griddepcontrol_launch_dependents();
+#endif
 
   int token_offset[kOctets];
 #pragma unroll

@@ -64,6 +64,43 @@ using Type = Bfloat;
 using Type = Half;
 #endif
 
+// Nibbles with their zeros left in, for kernels that subtract the zeros from the sums; rows g and g + 8 are
+// in units of their own. fp16: subnormal numbers q 2^-24 and 16 q 2^-24, which tensor cores multiply exactly.
+struct RawHalf {
+  static constexpr u32 kOne = 0x3C003C00u;
+  static constexpr float kUnit = 16777216.f, kUnit8 = 1048576.f;
+  static __device__ __forceinline__ uint4 fragment(u32 word) {
+    const u32 upper = word >> 8;
+    return {word & 0x000F000Fu, word & 0x00F000F0u, upper & 0x000F000Fu, upper & 0x00F000F0u};
+  }
+  // What q = z becomes in the rows g (half 0) or g + 8 of fragment `b`.
+  static __device__ __forceinline__ float zero(u32 zero_word, int b, int half) {
+    const u32 pair = (b % 2 ? zero_word >> 8 : zero_word) & (half ? 0x00F000F0u : 0x000F000Fu);
+    return cvt_f32_f16(static_cast<u16>(b / 2 ? pair >> 16 : pair));
+  }
+};
+
+// bf16: 128 + q.
+struct RawBfloat {
+  static constexpr u32 kOne = 0x3F803F80u;
+  static constexpr float kUnit = 1.f, kUnit8 = 1.f;
+  static __device__ __forceinline__ u32 biased(u32 nibbles) {
+    return lop3_and_or<0x000F000Fu, 0x43004300u>(nibbles);
+  }
+  static __device__ __forceinline__ uint4 fragment(u32 word) {
+    return {biased(word), biased(word >> 4), biased(word >> 8), biased(word >> 12)};
+  }
+  static __device__ __forceinline__ float zero(u32 zero_word, int b, int half) {
+    return __uint_as_float(0x43000000u | (zero_word >> (8 * b + 4 * half) & 15u) << 16);
+  }
+};
+
+#if BF16
+using Raw = RawBfloat;
+#else
+using Raw = RawHalf;
+#endif
+
 // A 16-bit value in both halves of a word.
 __device__ __forceinline__ u32 twice(u16 a) { return static_cast<u32>(a) * 0x00010001u; }
 

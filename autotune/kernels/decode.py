@@ -1,0 +1,290 @@
+"""Family `decode`: few tokens on sm_90, weights by rings in shared memory, launched ahead of its turn."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from autotune import _C
+from autotune.config import Config
+from autotune.kernels.cuda_gemm import (
+    COMMON_SOURCES,
+    current_stream,
+    layer_defines,
+    pointer,
+    reject_layer,
+)
+from autotune.kernels.family import Unit, hash_sources
+
+if TYPE_CHECKING:
+    import torch
+
+    from autotune.device import Device
+    from autotune.layer import Layer, Problem
+    from autotune.packing import PackedWeight
+
+_ALLOWED = {
+    "tile_m": (8, 16),
+    "fragments": (2, 4),
+    "warps_n": (1, 2, 4),
+    "warps_k": (1, 2, 4, 8, 16),
+    "stages": (2, 3, 4),
+    "split_k": (1, 2, 4),
+    "chunks": (1, 4),
+    "waves": (0, 1, 2),
+}
+_TUNABLES = tuple(_ALLOWED)
+_WARPS = (4, 8, 16)
+
+# tile_m, whether n gives every multiprocessor 64 rows, and up to this many bytes of x: fragments, warps_n,
+# warps_k, stages, split_k. The rows had little mean regret over the Llama-7B layers in a sweep on an H200;
+# where none fits, another family is faster.
+_DEFAULTS = (
+    (8, True, 16 << 10, 4, 1, 8, 4, 1),
+    (8, True, 64 << 10, 4, 1, 8, 3, 1),
+    (16, True, 128 << 10, 2, 1, 8, 3, 1),
+    (8, False, 44 << 10, 2, 1, 8, 3, 1),
+    (8, False, 64 << 10, 2, 2, 4, 3, 2),
+    (8, False, 256 << 10, 4, 1, 8, 2, 2),
+    (16, False, 128 << 10, 2, 2, 4, 3, 2),
+)
+
+_HEAD_BYTES = 128
+# A Hopper multiprocessor: its shared memory, and what each block takes of it besides its own. The winners of
+# a sweep had this many bytes of rings on each.
+_SHARED_BYTES = 233472
+_BLOCK_BYTES = 1024
+_LEAST_RING_BYTES = 40000
+_MOST_RING_BYTES = 150000
+
+
+def _ceil(a: int, b: int) -> int:
+    return -(-a // b)
+
+
+@dataclass(frozen=True, slots=True)
+class _Geometry:
+    """Launch geometry of a config for a layer; mirrors the constants at the head of csrc/cuda/decode.cu."""
+
+    config: Config
+    layer: Layer
+    cores: int
+
+    @property
+    def warps(self) -> int:
+        return self.config["warps_n"] * self.config["warps_k"]
+
+    @property
+    def rows(self) -> int:
+        return self.config["warps_n"] * self.config["fragments"] * 16
+
+    @property
+    def tiles(self) -> int:
+        return _ceil(_ceil(self.layer.n, 64) * 64, self.rows)
+
+    @property
+    def clusters(self) -> int:
+        """One per tile, or as many as `waves` blocks on every multiprocessor make."""
+        waves, split_k = self.config["waves"], self.config["split_k"]
+        return min(self.tiles, max(1, self.cores * waves // split_k)) if waves else self.tiles
+
+    @property
+    def tiles_of_cluster(self) -> int:
+        """Most tiles that one cluster has."""
+        return _ceil(self.tiles, self.clusters)
+
+    @property
+    def unit_columns(self) -> int:
+        return 128 if self.layer.group_size == 128 else 64
+
+    @property
+    def units(self) -> int:
+        return _ceil(self.layer.k, 64) * 64 // self.unit_columns
+
+    @property
+    def slice_units(self) -> int:
+        return _ceil(self.units, self.config["split_k"])
+
+    @property
+    def ring_bytes(self) -> int:
+        groups = 2 if self.layer.group_size == 32 else 1
+        group_bytes = 160 if self.layer.zero_point else 128
+        words = self.unit_columns // 64 * self.config["fragments"] * 512
+        return self.warps * self.config["stages"] * (words + groups * group_bytes)
+
+    def shared_bytes(self, m: int) -> int:
+        tokens = min(m, self.config["tile_m"])
+        own_rows = self.rows // self.config["split_k"]
+        slots = self.config["warps_k"] * self.config["split_k"]
+        sums = 2 * slots * tokens * (own_rows + 4) * 4
+        return _HEAD_BYTES + self.ring_bytes + sums + tokens * (self.slice_units * self.unit_columns + 8) * 2
+
+
+class _DecodePlan:
+    """A loaded kernel and its launch geometry for one layer."""
+
+    def __init__(self, config: Config, layer: Layer, device: Device, cubin: bytes) -> None:
+        self._function = _C.CudaFunction(cubin, "int4_decode", device.index)
+        self._geometry = _Geometry(config, layer, device.cores)
+        self._layer = layer
+        self._device = device
+
+    def workspace_bytes(self, m: int) -> int:  # noqa: ARG002
+        return 0
+
+    def run(
+        self,
+        x: torch.Tensor,
+        weight: PackedWeight,
+        bias: torch.Tensor | None,
+        out: torch.Tensor,
+        workspace: torch.Tensor | None,  # noqa: ARG002
+    ) -> None:
+        geometry, layer = self._geometry, self._layer
+        tile_m, split_k = geometry.config["tile_m"], geometry.config["split_k"]
+        stream = current_stream(self._device)
+        operands = (weight.qweight.data_ptr(), weight.scales.data_ptr(), pointer(weight.zeros), pointer(bias))
+        for start in range(0, x.shape[0], tile_m):
+            rows = min(x.shape[0] - start, tile_m)
+            row_bytes = start * x.element_size()
+            self._function.launch(
+                (split_k, geometry.clusters, 1),
+                geometry.warps * 32,
+                geometry.shared_bytes(rows),
+                stream,
+                (
+                    x.data_ptr() + row_bytes * layer.k,
+                    *operands,
+                    out.data_ptr() + row_bytes * layer.n,
+                    rows,
+                    layer.n,
+                    layer.k,
+                ),
+                True,
+            )
+
+
+class DecodeFamily:
+    """Tunables: `tile_m` tokens of a launch; `fragments` of 16 rows of a warp; `warps_n` and `warps_k` of a
+    block along n and k; `stages` of weights in the ring of a warp; `split_k` slices of k, the blocks of a
+    cluster; `chunks` of x, each waited for on its own; `waves` of blocks that live for several tiles, 0: a
+    cluster per tile.
+    """
+
+    name = "decode"
+    kind = "cuda"
+
+    def source_hash(self) -> str:
+        return hash_sources("decode.cu", *COMMON_SOURCES)
+
+    def reject(self, config: Config, problem: Problem, device: Device) -> str | None:
+        if tuple(config) != _TUNABLES:
+            return f"its tunables are {', '.join(_TUNABLES)}"
+        for name, values in _ALLOWED.items():
+            if config[name] not in values:
+                return f"{name}={config[name]} is not one of {', '.join(map(str, values))}"
+        if device.arch != "sm_90":
+            return f"it needs clusters and programmatic launches of sm_90, not {device.arch}"
+        return (
+            reject_layer(problem.layer)
+            or _reject_shape(config)
+            or _reject_size(_Geometry(config, problem.layer, device.cores), problem.m, device)
+        )
+
+    def space(self, problem: Problem, device: Device) -> list[Config]:
+        if problem.m > _ALLOWED["tile_m"][-1]:
+            return []  # mma.sync is what takes the time there, and larger tiles of tokens feed it better
+        tile_m = _tile_m(problem.m)
+        chunks = 1 if problem.m <= 2 else 4
+        candidates = (
+            _config(tile_m, fragments, warps_n, warps_k, stages, split_k, chunks, waves)
+            for waves in _ALLOWED["waves"]
+            for split_k in _ALLOWED["split_k"]
+            for stages in _ALLOWED["stages"]
+            for warps_k in _ALLOWED["warps_k"]
+            for warps_n in _ALLOWED["warps_n"]
+            for fragments in _ALLOWED["fragments"]
+        )
+        valid = [config for config in candidates if self.reject(config, problem, device) is None]
+        return [config for config in valid if _prune(config, problem, device) is None] or valid
+
+    def default(self, problem: Problem, device: Device) -> Config | None:
+        if problem.m > _ALLOWED["tile_m"][-1]:
+            return None
+        tile_m, chunks = _tile_m(problem.m), 1 if problem.m <= 2 else 4
+        x_bytes = problem.m * problem.layer.k * 2
+        wide = problem.layer.n >= 64 * device.cores
+        row = next((row for row in _DEFAULTS if row[:2] == (tile_m, wide) and x_bytes <= row[2]), None)
+        if row is None:
+            return None
+        config = _config(tile_m, *row[3:], chunks, 1)
+        return config if self.reject(config, problem, device) is None else None
+
+    def unit(self, config: Config, layer: Layer, device: Device) -> Unit:
+        names = ("tile_m", "fragments", "warps_n", "warps_k", "stages", "chunks")
+        tunables = tuple((name.upper(), config[name]) for name in names)
+        shape = (("SPLIT", config["split_k"]), ("BLOCKS", _least_blocks(config)))
+        return Unit("decode.cu", tunables + shape + layer_defines(layer), device.arch, self.source_hash())
+
+    def plan(self, config: Config, layer: Layer, device: Device, cubin: bytes | None) -> _DecodePlan:
+        assert cubin is not None
+        return _DecodePlan(config, layer, device, cubin)
+
+
+def _config(*values: int) -> Config:
+    return Config("decode", tuple(zip(_TUNABLES, values, strict=True)))
+
+
+def _tile_m(m: int) -> int:
+    return next((tile for tile in _ALLOWED["tile_m"] if tile >= m), _ALLOWED["tile_m"][-1])
+
+
+def _least_blocks(config: Config) -> int:
+    """Blocks for which a multiprocessor's registers must suffice: a running wave and a waiting one."""
+    warps, sums = config["warps_n"] * config["warps_k"], config["fragments"] * config["tile_m"]
+    if warps == 16:
+        return 2 if sums <= 16 else 1
+    return 2 if warps == 8 else 4 if sums <= 32 else 3
+
+
+def _reject_shape(config: Config) -> str | None:
+    warps = config["warps_n"] * config["warps_k"]
+    if warps not in _WARPS:
+        return f"a block would have {warps} warps; it can have {', '.join(map(str, _WARPS))}"
+    rows = config["warps_n"] * config["fragments"] * 16
+    if rows // config["split_k"] < 16:
+        return (
+            f"each of {config['split_k']} blocks would add up {rows // config['split_k']} rows, fewer than 16"
+        )
+    return None
+
+
+def _reject_size(geometry: _Geometry, m: int, device: Device) -> str | None:
+    config = geometry.config
+    if config["split_k"] * config["warps_k"] > geometry.units:
+        return f"k has {geometry.units} units for {config['split_k']} slices of {config['warps_k']} warps"
+    if geometry.shared_bytes(m) > device.shared_bytes:
+        return f"{geometry.shared_bytes(m)} bytes of shared memory; a block has {device.shared_bytes}"
+    return None
+
+
+def _prune(config: Config, problem: Problem, device: Device) -> str | None:
+    """Why a valid config is not worth timing, or None."""
+    geometry = _Geometry(config, problem.layer, device.cores)
+    waves, blocks = config["waves"], geometry.tiles * config["split_k"]
+    if blocks * 4 < device.cores * 3:
+        return f"{blocks} blocks leave multiprocessors idle"
+    if config["stages"] > max(2, geometry.tiles_of_cluster * _ceil(geometry.slice_units, config["warps_k"])):
+        return f"a warp has fewer units than {config['stages']} stages"
+    if (geometry.shared_bytes(problem.m) + _BLOCK_BYTES) * max(waves, 1) > _SHARED_BYTES:
+        return f"{waves} waves do not fit a multiprocessor"
+    if waves == 0:
+        return None if blocks >= 2 * device.cores else "a cluster has one tile anyway"
+    if waves > 1 and geometry.tiles <= device.cores * (waves - 1) // config["split_k"]:
+        return f"{waves - 1} waves have a cluster for every tile"
+    if not _LEAST_RING_BYTES <= geometry.ring_bytes * waves <= _MOST_RING_BYTES:
+        return f"{geometry.ring_bytes * waves} bytes of weights under way on a multiprocessor"
+    return None
+
+
+FAMILY = DecodeFamily()

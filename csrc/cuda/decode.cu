@@ -1,0 +1,352 @@
+// out[m, n] = x[m, k] @ dequant(w[n, k]).T + bias[n] for few tokens on sm_90, computed as out^T = w x^T.
+//
+// A cluster of SPLIT blocks has tiles of kRows rows, one after the other; each of its blocks has a slice of
+// k, whose columns of x stay in its shared memory. A block's warps stand WARPS_N along n and WARPS_K along k.
+// Each has a ring of STAGES units of weights in shared memory, which it fills for itself (a lane reads what
+// it copied), from before the kernel ahead on the stream has ended, so warps meet only once per tile: then
+// each sends its sums to the block of the cluster that owns the rows. Sums are fp32 and added in a fixed
+// order.
+//
+// Zeros are subtracted from the sums of a group: sum (q - z) x = sum q x - z sum x. Tensor cores form sum x
+// too, with weights of one.
+//
+// Compile-time: TILE_M FRAGMENTS WARPS_N WARPS_K STAGES SPLIT CHUNKS BLOCKS; GROUP (32, 64, 128; 0 is one
+// group of all k); ZERO_POINT; BF16. Every parameter is 8 bytes wide. autotune/kernels/decode.py mirrors the
+// constants.
+#include "common/layout.cuh"
+
+namespace {
+
+constexpr int kFragments = FRAGMENTS;
+constexpr int kOctets = TILE_M / 8;
+constexpr int kWarps = WARPS_N * WARPS_K;
+constexpr int kThreads = kWarps * 32;
+constexpr int kRows = WARPS_N * kFragments * 16;
+constexpr int kOwnRows = kRows / SPLIT;
+constexpr int kSlots = WARPS_K * SPLIT;
+constexpr int kSumStride = kOwnRows + 4;  // a warp's stores of its sums fall into different banks
+constexpr int kBlocks = GROUP == 128 ? 2 : 1;
+constexpr int kGroups = GROUP == 32 ? 2 : 1;
+constexpr int kPieceBytes = kFragments * 512;
+constexpr int kScaleBytes = 128;
+constexpr int kGroupBytes = kScaleBytes + (ZERO_POINT ? 32 : 0);
+constexpr int kStageBytes = kBlocks * kPieceBytes + kGroups * kGroupBytes;
+constexpr int kHeadBytes = 128;  // a barrier per chunk of x
+
+static_assert(kOwnRows % 16 == 0, "a fragment has one owner");
+static_assert(4 % kFragments == 0, "a warp's rows lie in one block");
+static_assert(CHUNKS * 8 <= kHeadBytes, "barriers fit the head");
+
+using Sums = float[kFragments][kOctets][4];
+
+__device__ __forceinline__ int lane() { return threadIdx.x % 32; }
+
+// A warp's way through its block's slice of k.
+struct Way {
+  int first, units, tiles;  // its first unit, its units in a tile, its tiles
+};
+
+// Fills the ring of a warp.
+struct Writer {
+  const PackedWeight& weight;
+  const Way& way;
+  u32 ring, target;
+  int row, unit, left;
+
+  __device__ __forceinline__ void copy_words(int nb, int at) const {
+    const uint4* words = weight.fragment(nb, at * kBlocks, row / 16 % 4, lane());
+#pragma unroll
+    for (int block = 0; block < kBlocks; ++block)
+#pragma unroll
+      for (int f = 0; f < kFragments; ++f)
+        cp_async_cg(target + block * kPieceBytes + f * 512 + lane() * 16, words + block * 128 + f * 32, 16);
+  }
+  // Lanes 0 to 7 copy the scales of the 64 rows, lanes 8 and 9 their zeros.
+  __device__ __forceinline__ void copy_groups(int nb, int at) const {
+    if (lane() >= kGroupBytes / 16) return;
+#pragma unroll
+    for (int part = 0; part < kGroups; ++part) {
+      const u64 group = static_cast<u64>(GROUP == 0 ? 0 : at * kGroups + part) * weight.n64 + nb;
+      const u32* source = lane() < 8 ? reinterpret_cast<const u32*>(weight.scales) + group * 32 + lane() * 4
+                                     : weight.zeros + group * 8 + lane() % 2 * 4;
+      cp_async_cg(target + kBlocks * kPieceBytes + part * kGroupBytes + lane() * 16, source, 16);
+    }
+  }
+  __device__ __forceinline__ void copy_unit() {
+    if (left > 0) {
+      --left;
+      const int nb = min(row / 64, weight.n64 - 1);  // rows past the last block repeat it
+      copy_words(nb, way.first + unit * WARPS_K);
+      copy_groups(nb, way.first + unit * WARPS_K);
+      if (++unit == way.units) {
+        unit = 0;
+        row += gridDim.y * kRows;
+      }
+      target += kStageBytes;
+      if (target == ring + STAGES * kStageBytes) target = ring;
+    }
+    cp_async_commit_group();
+  }
+};
+
+// The scales of rows g and g + 8 of each fragment, and the zero word with the first fragment's in the low
+// byte.
+struct Group {
+  u32 scales[kFragments];
+  u32 zeros;
+};
+
+__device__ __forceinline__ Group load_group(u32 address, int fragment) {
+  Group group;
+  const int g = lane() / 4;
+  if constexpr (kFragments == 4) {
+    const uint4 v = ld_shared_v4(address + g * 16);
+    group.scales[0] = v.x, group.scales[1] = v.y, group.scales[2] = v.z, group.scales[3] = v.w;
+  } else {
+#pragma unroll
+    for (int f = 0; f < kFragments; ++f) group.scales[f] = ld_shared(address + g * 16 + (fragment + f) * 4);
+  }
+  group.zeros = kSymmetricZero * 0x11111111u;
+  if constexpr (ZERO_POINT != 0) group.zeros = ld_shared(address + kScaleBytes + g * 4) >> (8 * fragment);
+  return group;
+}
+
+// Adds a group's sums, scaled, to those of all groups. `totals` are the sums of its columns of x.
+__device__ __forceinline__ void add_group(Sums& sums, const Sums& parts, const float (&totals)[kOctets][4],
+                                          const Group& group) {
+#pragma unroll
+  for (int f = 0; f < kFragments; ++f)
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const float scale = Type::to_float(static_cast<u16>(half ? group.scales[f] >> 16 : group.scales[f]));
+      const float zero = Raw::zero(group.zeros, f, half);
+#pragma unroll
+      for (int octet = 0; octet < kOctets; ++octet)
+#pragma unroll
+        for (int i = 0; i < 2; ++i) {
+          const float part = fmaf(-zero, totals[octet][i], parts[f][octet][half * 2 + i]);
+          sums[f][octet][half * 2 + i] = fmaf(part, scale, sums[f][octet][half * 2 + i]);
+        }
+    }
+}
+
+// Half a block of 64 k: two MMAs of 16 columns for every fragment and octet of tokens.
+__device__ __forceinline__ void multiply_half(Sums& parts, float (&totals)[kOctets][4],
+                                              const uint4 (&words)[kFragments], u32 x,
+                                              const int (&token_offset)[kOctets], int half) {
+  uint4 tokens[kOctets];
+#pragma unroll
+  for (int octet = 0; octet < kOctets; ++octet)
+    tokens[octet] = ldmatrix_x4(x + token_offset[octet] + half * 64);
+#pragma unroll
+  for (int s = 0; s < 2; ++s) {
+#pragma unroll
+    for (int octet = 0; octet < kOctets; ++octet)
+      Type::mma(totals[octet], {Raw::kOne, Raw::kOne, Raw::kOne, Raw::kOne},
+                s ? tokens[octet].z : tokens[octet].x, s ? tokens[octet].w : tokens[octet].y);
+#pragma unroll
+    for (int f = 0; f < kFragments; ++f) {
+      const uint4 a = Raw::fragment(half ? (s ? words[f].w : words[f].z) : (s ? words[f].y : words[f].x));
+#pragma unroll
+      for (int octet = 0; octet < kOctets; ++octet)
+        Type::mma(parts[f][octet], a, s ? tokens[octet].z : tokens[octet].x,
+                  s ? tokens[octet].w : tokens[octet].y);
+    }
+  }
+}
+
+// One unit of k from the ring; its stage is filled anew as soon as the last words are in registers.
+__device__ __forceinline__ void multiply_unit(Sums& sums, u32 stage, u32 x,
+                                              const int (&token_offset)[kOctets], int fragment,
+                                              Writer& writer) {
+  constexpr int kHalves = kBlocks * 2 / kGroups;
+  Group groups[kGroups];
+#pragma unroll
+  for (int part = 0; part < kGroups; ++part)
+    groups[part] = load_group(stage + kBlocks * kPieceBytes + part * kGroupBytes, fragment);
+  uint4 words[kFragments];
+#pragma unroll
+  for (int part = 0; part < kGroups; ++part) {
+    Sums parts = {};
+    float totals[kOctets][4] = {};
+#pragma unroll
+    for (int half = part * kHalves; half < (part + 1) * kHalves; ++half) {
+      const int block = half / 2;
+      if (half % 2 == 0) {
+#pragma unroll
+        for (int f = 0; f < kFragments; ++f)
+          words[f] = ld_shared_v4(stage + block * kPieceBytes + f * 512 + lane() * 16);
+        if (block == kBlocks - 1) {
+          __syncwarp();
+          writer.copy_unit();
+        }
+      }
+      multiply_half(parts, totals, words, x + block * 128, token_offset, half % 2);
+    }
+    add_group(sums, parts, totals, groups[part]);
+  }
+}
+
+// A warp's sums to the blocks that own their rows, [kSlots][tokens][kSumStride].
+__device__ __forceinline__ void send_sums(u32 slots, const Sums& sums, int tokens) {
+  const int warp = threadIdx.x / 32, rank = SPLIT > 1 ? blockIdx.x : 0;
+  const int slot = rank * WARPS_K + warp / WARPS_N;
+#pragma unroll
+  for (int f = 0; f < kFragments; ++f) {
+    const int row = (warp % WARPS_N * kFragments + f) * 16;
+    const u32 own = slots + (slot * tokens * kSumStride + row % kOwnRows + lane() / 4) * 4;
+    const u32 target = SPLIT > 1 ? mapa(own, row / kOwnRows) : own;
+#pragma unroll
+    for (int octet = 0; octet < kOctets; ++octet)
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        const int token = octet * 8 + lane() % 4 * 2 + i % 2;
+        const u32 at = target + (token * kSumStride + i / 2 * 8) * 4;
+        const float sum = sums[f][octet][i] * (i < 2 ? Raw::kUnit : Raw::kUnit8);
+        if (token >= tokens) continue;
+        if constexpr (SPLIT > 1)
+          st_shared_cluster(at, sum);
+        else
+          st_shared(at, sum);
+      }
+  }
+}
+
+__device__ __forceinline__ float4 operator+(float4 a, float4 b) {
+  return {a.x + b.x, a.y + b.y, a.z + b.z, a.w + b.w};
+}
+
+__device__ __forceinline__ void store_out(u16* out, const u16* bias, float4 v) {
+  if (bias != nullptr)
+    v = v + float4{Type::to_float(bias[0]), Type::to_float(bias[1]), Type::to_float(bias[2]),
+                   Type::to_float(bias[3])};
+  *reinterpret_cast<uint2*>(out) = {Type::from_floats(v.x, v.y), Type::from_floats(v.z, v.w)};
+}
+
+// The sums of the rows that this block owns.
+__device__ __forceinline__ void add_slots(u32 slots, u16* out, const u16* bias, int tokens, int row0, int n) {
+  constexpr int kQuads = kOwnRows / 4;
+  for (int i = threadIdx.x; i < tokens * kQuads; i += kThreads) {
+    const int token = i / kQuads, column = i % kQuads * 4, row = row0 + column;
+    if (row >= n) continue;
+    const u32 at = slots + (token * kSumStride + column) * 4;
+    float4 sum = ld_shared_v4_f32(at);
+#pragma unroll
+    for (int slot = 1; slot < kSlots; ++slot)
+      sum = sum + ld_shared_v4_f32(at + slot * tokens * kSumStride * 4);
+    store_out(out + static_cast<u64>(token) * n + row, bias ? bias + row : nullptr, sum);
+  }
+}
+
+// The block's columns of x in shared memory, [count][stride], in CHUNKS of `units` each with a barrier each.
+struct Tokens {
+  const u16* x;
+  u32 shared, barriers;
+  int count, stride, column0, k, units;
+
+  // Columns past k become zeros: their weights are zero, and zero times what lies there may not be.
+  __device__ __forceinline__ void clear_past(unsigned char* base) const {
+    const int inside = k - column0, past = stride - inside;
+    if (past <= 0) return;
+    u16* columns = reinterpret_cast<u16*>(base + (shared - shared_address(base)));
+    for (int i = threadIdx.x; i < count * past; i += kThreads)
+      columns[i / past * stride + inside + i % past] = 0;
+  }
+  __device__ __forceinline__ void copy() const {
+#pragma unroll
+    for (int chunk = 0; chunk < CHUNKS; ++chunk) {
+      const int from = chunk * units * kBlocks * 64;
+      const int columns = min(min(stride - 8, k - column0) - from, units * kBlocks * 64);
+      if (columns <= 0) break;
+      if (threadIdx.x == 0) mbarrier_arrive_expect_tx(barriers + chunk * 8, count * columns * 2);
+      if (lane() == 0)
+        for (int token = threadIdx.x / 32; token < count; token += kWarps)
+          cp_async_bulk(shared + (token * stride + from) * 2,
+                        x + static_cast<u64>(token) * k + column0 + from, columns * 2, barriers + chunk * 8);
+    }
+  }
+};
+
+}  // namespace
+
+extern "C" __global__ void
+#if SPLIT > 1
+__cluster_dims__(SPLIT, 1, 1)
+#endif
+    __launch_bounds__(kThreads, BLOCKS)
+        int4_decode(const u16* x, const uint4* qweight, const u16* scales, const u32* zeros, const u16* bias,
+                    u16* out, long long m, long long n, long long k) {
+  extern __shared__ __align__(128) unsigned char shared[];
+  const int rank = SPLIT > 1 ? blockIdx.x : 0, warp = threadIdx.x / 32;
+  const int n64 = static_cast<int>((n + 63) / 64), k64 = static_cast<int>((k + 63) / 64);
+  const int tokens = static_cast<int>(m), rows = n64 * 64, units = k64 / kBlocks;
+  const int begin = units * rank / SPLIT, end = units * (rank + 1) / SPLIT, first = begin + warp / WARPS_N;
+  const int row0 = blockIdx.y * kRows, warp_row = warp % WARPS_N * kFragments * 16;
+  const int step = gridDim.y * kRows;
+  const PackedWeight weight{qweight, scales, zeros, n64, k64};
+  const Way way{first, (end - first + WARPS_K - 1) / WARPS_K, (rows - row0 + step - 1) / step};
+
+  const u32 head = shared_address(shared);
+  const u32 ring = head + kHeadBytes + warp * STAGES * kStageBytes;
+  Writer writer{weight, way, ring, ring, row0 + warp_row, 0, way.tiles * way.units};
+#pragma unroll 1
+  for (int stage = 0; stage < STAGES; ++stage) writer.copy_unit();
+
+  const u32 slots = head + kHeadBytes + kWarps * STAGES * kStageBytes;
+  const u32 slot_bytes = kSlots * tokens * kSumStride * 4;
+  const int most_units = (units + SPLIT - 1) / SPLIT;
+  const Tokens columns{x,
+                       slots + 2 * slot_bytes,
+                       head,
+                       tokens,
+                       most_units * kBlocks * 64 + 8,
+                       begin * kBlocks * 64,
+                       static_cast<int>(k),
+                       (most_units + CHUNKS - 1) / CHUNKS};
+  columns.clear_past(shared);
+  if (threadIdx.x == 0) {
+#pragma unroll
+    for (int chunk = 0; chunk < CHUNKS; ++chunk) mbarrier_init(head + chunk * 8, 1);
+    fence_mbarrier_init();
+  }
+  if constexpr (SPLIT > 1) barrier_cluster_arrive();
+  __syncthreads();
+  griddepcontrol_wait();
+  columns.copy();
+  griddepcontrol_launch_dependents();  // later than at the top: whoever waits here may still be read by it
+
+  int token_offset[kOctets];
+#pragma unroll
+  for (int octet = 0; octet < kOctets; ++octet) {
+    const int token = min(octet * 8 + lane() % 8, tokens - 1);  // a missing token repeats the last one
+    token_offset[octet] = (token * columns.stride + lane() / 8 * 8) * 2;
+  }
+  if constexpr (SPLIT > 1) barrier_cluster_wait();
+
+  u32 stage = ring;
+  int chunk = 0;
+  for (int tile = 0; tile < way.tiles; ++tile) {
+    const int row = row0 + tile * step, fragment = (row + warp_row) / 16 % 4;
+    Sums sums = {};
+#pragma unroll 1
+    for (int unit = 0; unit < way.units; ++unit) {
+      const int at = first - begin + unit * WARPS_K;
+      for (; chunk < CHUNKS && chunk * columns.units <= at; ++chunk) mbarrier_wait(head + chunk * 8, 0);
+      cp_async_wait_group<STAGES - 1>();
+      __syncwarp();
+      multiply_unit(sums, stage, columns.shared + at * kBlocks * 128, token_offset, fragment, writer);
+      stage += kStageBytes;
+      if (stage == ring + STAGES * kStageBytes) stage = ring;
+    }
+    // Two buffers take turns: who writes one has passed the barrier behind the reads of it.
+    const u32 sent = slots + tile % 2 * slot_bytes;
+    send_sums(sent, sums, tokens);
+    if constexpr (SPLIT > 1) {
+      barrier_cluster_arrive();
+      barrier_cluster_wait();
+    } else {
+      __syncthreads();
+    }
+    add_slots(sent, out, bias, tokens, row + rank * kOwnRows, static_cast<int>(n));
+  }
+}
