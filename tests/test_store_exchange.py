@@ -168,6 +168,17 @@ def test_samples_are_exported_beside_the_records_of_their_problems(tmp_path):
     assert (lines[5]["status"], lines[5]["samples_us"]) == ("failed", [])
 
 
+def test_kernels_of_others_hide_nothing_and_stay_at_home(tmp_path):
+    foreign = replace(ENVIRONMENT, sources={"theirs": "abcdef0123456789"})
+    theirs = replace(record(at=30), config=config(family="theirs"), source_hash="abcdef0123456789")
+    with Store.open(str(tmp_path / "mine.db")) as store:
+        for environment, each in ((ENVIRONMENT, record(at=1)), (foreign, theirs)):
+            store.add_result(store.begin_sweep(H200, environment, {}), trials(each), each, None)
+        assert store.environment(H200) == foreign
+        (path,) = export(store, tmp_path)
+    assert read_text(path) == (ENVIRONMENT, [record(at=1)])
+
+
 def test_no_look_up_reads_samples(tmp_path, monkeypatch):
     monkeypatch.setattr(stored, "shipped", lambda _: tmp_path)
     for name in ("a.jsonl", "a.samples.jsonl"):

@@ -161,7 +161,8 @@ def _queue(store: Store, model: _Model, calls: dict[Problem, int]) -> int:
 def _records(store: Store, arch: str) -> list[Record]:
     shipped = [record for path in shipped_files() for record in shipped_records(path, arch)]
     stored = [record for device in store.devices() if device.arch == arch for record in store.records(device)]
-    return shipped + stored
+    own = registry.families()
+    return [record for record in shipped + stored if record.config.family in own]
 
 
 def _hashes(kind: str) -> dict[str, str]:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from autotune.errors import AutotuneError, DatabaseError
+from autotune.kernels.registry import families
 from autotune.layer import Problem
 from autotune.record import Environment, Record
 from autotune.store.rows import evidence_row, record_of, record_row, trial_row
@@ -29,20 +30,22 @@ SAMPLES = ".samples.jsonl"
 def export(store: Store, folder: Path, samples: bool = False) -> list[Path]:
     """Write one file per device of the store, with the records of its newest environment's kernels.
 
-    With `samples`, a second file per device has every trial of the problems of the first.
+    Kernels of others are left out, because no other autotune has them. With `samples`, a second file per
+    device has every trial of the problems of the first.
 
     Raises:
         DatabaseError: the store has no records, or a file cannot be written.
     """
     written = []
     for device in store.devices():
-        environment = store.environment(device)
+        environment = store.environment(device, families())
         if environment is None:
             continue
         current = [
             record
             for record in store.records(device)
-            if environment.sources.get(record.config.family) == record.source_hash
+            if record.config.family in families()
+            and environment.sources.get(record.config.family) == record.source_hash
         ]
         name = re.sub("[^a-z0-9]+", "-", device.name.lower()).strip("-")
         path = folder / f"{name}.jsonl"

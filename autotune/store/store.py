@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime, timezone
 from typing import Any
@@ -133,9 +133,12 @@ class Store:
             rows = connection.execute(sa.select(DEVICE).order_by(DEVICE.c.name, DEVICE.c.arch)).mappings()
             return [Device(index=0, **{name: row[name] for name in row if name != "id"}) for row in rows]
 
-    def environment(self, device: Device) -> Environment | None:
-        """The environment of the device's newest record, None without records."""
+    def environment(self, device: Device, families: Iterable[str] | None = None) -> Environment | None:
+        """The environment of the device's newest record, or of the newest of these families; None without."""
         query = _only(sa.select(ENVIRONMENT).select_from(RECORD.join(DEVICE).join(ENVIRONMENT)), device)
+        if families is not None:
+            of = (RECORD.c.config.startswith(f"{name}:", autoescape=True) for name in families)
+            query = query.where(sa.or_(*of))
         newest = query.order_by(RECORD.c.created_at.desc(), RECORD.c.id.desc()).limit(1)
         with self.database.transaction() as connection:
             row = connection.execute(newest).mappings().one_or_none()
