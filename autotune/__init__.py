@@ -12,18 +12,33 @@ if TYPE_CHECKING:
     from autotune.runtime.apply import apply
     from autotune.runtime.external import kernel
     from autotune.runtime.linear import Int4Linear
+    from autotune.runtime.load import load
     from autotune.runtime.lookup import lookup
+    from autotune.runtime.quantizer import QuantizationConfig
     from autotune.runtime.warmup import warmup
 
     __version__: str
 
-__all__ = ["Config", "Int4Linear", "Layer", "Problem", "apply", "kernel", "lookup", "warmup"]
+__all__ = [
+    "Config",
+    "Int4Linear",
+    "Layer",
+    "Problem",
+    "QuantizationConfig",
+    "apply",
+    "kernel",
+    "load",
+    "lookup",
+    "warmup",
+]
 
 # Imported on first use, because torch takes seconds to import and the command line rarely needs it.
 _LAZY = {
     "Int4Linear": "autotune.runtime.linear",
+    "QuantizationConfig": "autotune.runtime.quantizer",
     "apply": "autotune.runtime.apply",
     "kernel": "autotune.runtime.external",
+    "load": "autotune.runtime.load",
     "lookup": "autotune.runtime.lookup",
     "warmup": "autotune.runtime.warmup",
 }

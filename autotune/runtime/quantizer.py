@@ -1,0 +1,139 @@
+"""autotune as a quantizer of transformers, for `from_pretrained(quantization_config=QuantizationConfig())`."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from autotune.device import find_device
+from autotune.errors import AutotuneError, FormatError
+from autotune.formats import detect, names_of
+from autotune.runtime.apply import _warn_untuned
+from autotune.runtime.checkpoint import Checkpoint
+from autotune.runtime.linears import Linears
+from autotune.runtime.lookup import Lookup
+
+try:
+    from transformers.quantizers import AutoHfQuantizer, HfQuantizer
+    from transformers.quantizers.auto import register_quantization_config, register_quantizer
+    from transformers.utils.quantization_config import QuantizationConfigMixin
+except ImportError as error:
+    raise AutotuneError(
+        f"models are loaded through transformers 5 or later, which is not here ({error});"
+        " pip install 'autotune-int4[transformers]'"
+    ) from None
+
+METHOD = "autotune"
+
+
+@register_quantization_config(METHOD)
+class QuantizationConfig(QuantizationConfigMixin):  # type: ignore[misc]
+    """Load a checkpoint's int4 linears as tuned ones.
+
+    `db` is the database to look in, by default the one in force. `fuse` makes one linear of those that read
+    the same x, where the architecture is known to allow it. `device` is where the linears go, by default that
+    of `device_map`. `checkpoint` is what the checkpoint's own `quantization_config` says, once it is known.
+    """
+
+    def __init__(
+        self,
+        db: str | None = None,
+        fuse: bool = True,
+        device: str | None = None,
+        checkpoint: dict[str, Any] | None = None,
+        quant_method: str = METHOD,
+    ) -> None:
+        self.db = db
+        self.fuse = fuse
+        self.device = device
+        self.checkpoint = checkpoint
+        self.quant_method = quant_method
+
+    def over(self, checkpoint: dict[str, Any]) -> QuantizationConfig:
+        """The same for a checkpoint that says this of itself."""
+        return QuantizationConfig(self.db, self.fuse, self.device, checkpoint)
+
+
+@register_quantizer(METHOD)
+class Quantizer(HfQuantizer):  # type: ignore[misc]
+    """What transformers calls while it loads a model; errors are autotune's own.
+
+    The linears are taken out of the model while transformers reads all other weights, and come from the same
+    files afterwards, packed one by one. The model has the report as `autotune_report`.
+    """
+
+    quantization_config: QuantizationConfig
+    is_trainable = False
+    is_compileable = True
+
+    def validate_environment(self, *_: Any, **__: Any) -> None:
+        """Nothing is needed beside transformers."""
+
+    def update_device_map(self, device_map: Any) -> Any:
+        """The map as it is, once the linears' device is known."""
+        places = set(device_map.values()) if isinstance(device_map, dict) else {device_map or "cpu"}
+        if len(places) > 1 or places & {"auto", "balanced", "balanced_low_0", "sequential"}:
+            raise FormatError(f"device_map={device_map!r} may mean several devices; give it one, as 'cuda:0'")
+        place = places.pop()
+        place = f"cuda:{place}" if isinstance(place, int) else str(place)
+        self._device = find_device(self.quantization_config.device or place)
+        return device_map
+
+    def update_dtype(self, dtype: torch.dtype) -> torch.dtype:
+        """The dtype as it is, if kernels compute in it."""
+        fitting = [torch.float16, torch.bfloat16]
+        if self._device.kind == "cpu":
+            fitting.append(torch.float32)
+        if dtype not in fitting:
+            names = ", ".join(str(known) for known in fitting)
+            raise FormatError(f"dtype={dtype} on {self._device.torch_name}; give dtype= one of {names}")
+        self._dtype = dtype
+        return dtype
+
+    def _process_model_before_weight_loading(self, model: Any, checkpoint_files: list[str], **_: Any) -> None:
+        told = self.quantization_config.checkpoint
+        if not told:
+            raise FormatError("config.json has no quantization_config; only 4-bit checkpoints are loaded")
+        scheme = replace(detect(told), dtype=self._dtype)
+        checkpoint = Checkpoint(Path(file) for file in checkpoint_files)
+        lookup = Lookup(self._device, self.quantization_config.db)
+        self._linears = Linears(checkpoint, scheme, lookup, fuse=self.quantization_config.fuse)
+        self._linears.prepare(model, model.config.model_type)
+        read_by_us = rf"\.({'|'.join((*names_of(scheme), 'bias'))})$"
+        ignored = set(model._keys_to_ignore_on_load_unexpected or ())
+        model._keys_to_ignore_on_load_unexpected = ignored | {read_by_us}
+
+    def _process_model_after_weight_loading(self, model: Any, **_: Any) -> Any:
+        model.autotune_report = report = self._linears.fill(model)
+        del self._linears
+        if report.untuned:
+            _warn_untuned(report.untuned, self.quantization_config.db)
+        return model
+
+    def is_serializable(self) -> bool:
+        """False: the packed weights are no checkpoint; the one that was loaded is."""
+        return False
+
+
+def _let_ours_win() -> None:
+    """Have transformers take a QuantizationConfig that is given beside the checkpoint's own.
+
+    It refuses a config of another class than the checkpoint's, and has no way to register one that reads
+    several methods. Calls without a QuantizationConfig are unchanged.
+    """
+    merge = AutoHfQuantizer.merge_quantization_configs
+
+    @functools.wraps(merge)
+    def merged(quantization_config: Any, quantization_config_from_args: Any) -> Any:
+        if isinstance(quantization_config_from_args, QuantizationConfig):
+            return quantization_config_from_args.over(dict(quantization_config))
+        return merge(quantization_config, quantization_config_from_args)
+
+    AutoHfQuantizer.merge_quantization_configs = staticmethod(merged)
+
+
+_let_ours_win()
