@@ -1,4 +1,4 @@
-"""autotune as a quantizer of transformers, for `from_pretrained(quantization_config=QuantizationConfig())`."""
+"""autotune as a quantizer of transformers: `from_pretrained(…, quantization_config=QuantizationConfig())`."""
 
 from __future__ import annotations
 

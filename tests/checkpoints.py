@@ -1,0 +1,191 @@
+"""Folders of tiny 4-bit models as the formats store them, beside a model of the dequantized weights."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import packers
+import pytest
+import torch
+from safetensors.torch import save_file
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from autotune.formats import awq_gemm
+from autotune.layer import Layer
+from autotune.packing import QuantizedWeight, dequantize
+
+GROUP = 32
+SIZES = {
+    "vocab_size": 128,
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 16,
+    "max_position_embeddings": 64,
+    "eos_token_id": None,
+}
+Tensors = dict[str, torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A way to store a linear, and what config.json says of it."""
+
+    config: dict[str, Any]
+    pack: Callable[[QuantizedWeight, torch.Tensor | None], Tensors]
+    zero_point: bool = True
+    desc_act: bool = False
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Threads cost tiny models far more than they give, above all where cores are shared."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def _compressed(symmetric: bool) -> dict[str, Any]:
+    weights = {"num_bits": 4, "type": "int", "symmetric": symmetric, "strategy": "group", "group_size": GROUP}
+    return {
+        "quant_method": "compressed-tensors",
+        "format": "pack-quantized",
+        "config_groups": {"group_0": {"targets": ["Linear"], "weights": weights}},
+    }
+
+
+_AWQ = {"quant_method": "awq", "bits": 4, "group_size": GROUP, "version": "gemm", "zero_point": True}
+_GPTQ = {"quant_method": "gptq", "bits": 4, "group_size": GROUP, "sym": False}
+KINDS = {
+    "awq": Kind(_AWQ, lambda weight, _: packers.awq_gemm(weight)),
+    "gptq": Kind(_GPTQ, lambda weight, _: packers.gptq(weight)),
+    "desc_act": Kind({**_GPTQ, "desc_act": True}, packers.gptq, desc_act=True),
+    "compressed": Kind(_compressed(False), lambda weight, _: packers.compressed_tensors(weight)),
+    "symmetric": Kind(_compressed(True), lambda weight, _: packers.compressed_tensors(weight), False),
+}
+FAST_AWQ = Kind(
+    _AWQ, lambda weight, _: dict(zip(awq_gemm.NAMES, awq_gemm.from_quantized(weight), strict=True))
+)
+
+
+def tiny(model_type: str = "llama", seed: int = 0, **numbers: Any) -> Any:
+    """A model of random weights in fp32."""
+    torch.manual_seed(seed)
+    config = AutoConfig.for_model(model_type, **{**SIZES, "dtype": "float32", **numbers})
+    model = AutoModelForCausalLM.from_config(config).eval()
+    for name, parameter in model.named_parameters():
+        if name.endswith("bias"):
+            torch.nn.init.normal_(parameter)
+    return model
+
+
+def rounded(weight: torch.Tensor, zero_point: bool) -> QuantizedWeight:
+    """The nearest 4-bit weight, with fp16 scales as checkpoints have them."""
+    layer = Layer(*weight.shape, GROUP, "fp16", zero_point)
+    grouped = weight.detach().view(layer.n, layer.groups, GROUP)
+    low, high = grouped.amin(-1), grouped.amax(-1)
+    if not zero_point:
+        high = torch.maximum(high, -low)
+        low = -high
+    scales = ((high - low) / 15).half()
+    zeros = (-low / scales.float()).round().clamp(0, 15) if zero_point else torch.full_like(low, 8)
+    q = (grouped / scales.float().unsqueeze(-1) + zeros.unsqueeze(-1)).round().clamp(0, 15).byte()
+    kept = zeros.byte().T.contiguous() if zero_point else None
+    return QuantizedWeight(layer, q.view(layer.n, layer.k), scales.T.contiguous(), kept)
+
+
+def linears_of(model: Any, skip: Iterable[str] = ("lm_head",)) -> dict[str, torch.nn.Linear]:
+    """The model's linears, without those whose name ends with one of `skip`."""
+    return {
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(module, torch.nn.Linear) and not name.endswith(tuple(skip))
+    }
+
+
+def quantize(
+    model: Any, kind: Kind, skip: Iterable[str] = ("lm_head",), seed_of: Callable[[str], int] = lambda _: 0
+) -> Tensors:
+    """The tensors of the checkpoint; the model's own weights become what they mean.
+
+    `seed_of` a linear's name is the seed of its columns' order, where the kind has one.
+    """
+    linears = linears_of(model, skip)
+    tensors = {
+        name: value.detach().clone()
+        for name, value in model.state_dict().items()
+        if name.removesuffix(".weight") not in linears
+    }
+    if model.config.tie_word_embeddings:
+        tensors.pop("lm_head.weight", None)
+    for name, linear in linears.items():
+        g_idx = packers.shuffled_groups(linear.in_features, GROUP, seed_of(name)) if kind.desc_act else None
+        order = torch.arange(linear.in_features) if g_idx is None else torch.sort(g_idx, stable=True).indices
+        weight = rounded(linear.weight[:, order], kind.zero_point)
+        linear.weight.data[:, order] = dequantize(weight)
+        tensors |= {f"{name}.{last}": found for last, found in kind.pack(weight, g_idx).items()}
+    return tensors
+
+
+def write(
+    folder: Path,
+    model: Any,
+    tensors: Tensors,
+    quantization: dict[str, Any] | None,
+    shards: int = 1,
+    **config: Any,
+) -> Path:
+    """The folder, with config.json and the tensors in one file or in shards with an index."""
+    folder.mkdir(exist_ok=True)
+    described = {**model.config.to_dict(), "architectures": [type(model).__name__], **config}
+    if quantization is not None:
+        described["quantization_config"] = quantization
+    (folder / "config.json").write_text(json.dumps(described), encoding="utf-8")
+    whole = {name: found.contiguous() for name, found in tensors.items()}
+    if shards == 1:
+        save_file(whole, folder / "model.safetensors", metadata={"format": "pt"})
+        return folder
+    names = sorted(whole)
+    placed = {name: f"model-{i % shards + 1:05}-of-{shards:05}.safetensors" for i, name in enumerate(names)}
+    for file in set(placed.values()):
+        held = {name: whole[name] for name in names if placed[name] == file}
+        save_file(held, folder / file, metadata={"format": "pt"})
+    index = {"metadata": {}, "weight_map": placed}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index), encoding="utf-8")
+    return folder
+
+
+def stored(folder: Path, model: Any, kind: str = "awq", **options: Any) -> Path:
+    """The folder of the model in a kind; the model becomes its reference."""
+    chosen = KINDS[kind]
+    return write(folder, model, quantize(model, chosen), chosen.config, **options)
+
+
+def logits(model: Any, tokens: torch.Tensor) -> torch.Tensor:
+    with torch.no_grad():
+        return model(tokens).logits
+
+
+def prompt(rows: int = 2, length: int = 9) -> torch.Tensor:
+    return torch.arange(rows * length).view(rows, length) * 7 % SIZES["vocab_size"]
+
+
+def greedy(model: Any, tokens: torch.Tensor, count: int = 8) -> list[int]:
+    """The tokens that the model goes on with, by its own generate."""
+    mask = torch.ones_like(tokens)
+    made = model.generate(
+        tokens,
+        attention_mask=mask,
+        max_new_tokens=count,
+        min_new_tokens=count,
+        do_sample=False,
+        pad_token_id=0,
+    )
+    return made[:, tokens.shape[1] :].tolist()
