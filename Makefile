@@ -12,6 +12,8 @@ EXTRAS := $(if $(GPU),dev$(comma)cuda,dev)
 POSTGRES := $(firstword $(shell command -v initdb) $(wildcard /usr/lib/postgresql/*/bin/initdb))
 APT := $(if $(filter 0,$(shell id -u)),$(shell command -v apt-get))
 GET_POSTGRES = $(APT) update -qq && DEBIAN_FRONTEND=noninteractive $(APT) install -qq postgresql >/dev/null
+# Two at a time; on a GPU one after the other, because they share it.
+PARALLEL := $(if $(GPU),,--numprocesses 2 --dist loadfile)
 SOURCES := $(shell find csrc -name '*.cpp' -o -name '*.h')
 CLANG_FORMAT := find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh' | xargs $(BIN)/clang-format
 
@@ -22,7 +24,7 @@ sweep: $(READY)
 
 test: $(READY)
 	$(if $(POSTGRES),,$(if $(APT),-$(GET_POSTGRES)))
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(PARALLEL)
 
 lint: $(READY)
 	$(BIN)/ruff check .
