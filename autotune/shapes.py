@@ -10,8 +10,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from autotune.errors import ShapesError
-from autotune.layer import Layer
+from autotune.errors import LayerError, ShapesError
+from autotune.layer import Layer, shard_layer
 
 _DTYPES = {"float16": "fp16", "half": "fp16", "bfloat16": "bf16"}
 _BOOLEANS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
@@ -111,7 +111,8 @@ def parse_shapes(
     `text` is one or several, separated by `;`, of: a preset; a config.json of a Llama-like model or a
     folder that has one; `n=4096,k=4096`, with `group_size=`, `dtype=` and `zero_point=` if wanted. The other
     arguments fill in what explicit numbers leave open and override what a config.json says; where
-    nobody says, they are 128, fp16 and True. `tp` gives the layers of one of that many devices.
+    nobody says, they are 128, fp16 and True. `tp` gives the layers of one of that many devices; where a
+    shard starts inside a group, its groups are the largest smaller ones that fit.
 
     Raises:
         ShapesError: a part of `text` means nothing, or `tp` does not fit the model.
@@ -157,14 +158,18 @@ def _decoder_shapes(part: str, decoder: Decoder, quantization: Quantization, tp:
         whole, shards = decoder.projections(1), decoder.projections(tp)
     except ShapesError as error:
         raise ShapesError(f"shapes {part!r}: {error}") from None
-    group_size = 128 if quantization.group_size is None else quantization.group_size
-    for name, (_, k) in shards.items():
-        if tp > 1 and group_size and k % group_size and whole[name][1] % group_size == 0:
-            raise ShapesError(
-                f"shapes {part!r}: {name} has k={whole[name][1]}, and k/tp = {k} with tp={tp} "
-                f"is not a multiple of group_size={group_size}; use a smaller tp or group size"
-            )
-    return [Shape((name,), quantization.layer(n, k)) for name, (n, k) in shards.items()]
+    return [
+        Shape((name,), _sharded(part, name, quantization.layer(n, whole[name][1]), k))
+        for name, (n, k) in shards.items()
+    ]
+
+
+def _sharded(part: str, name: str, layer: Layer, k: int) -> Layer:
+    """The layer's shard along k, whose groups may have to be smaller."""
+    try:
+        return shard_layer(layer, 1, layer.k // k)
+    except LayerError as error:
+        raise ShapesError(f"shapes {part!r}: {name}: {error}; use a smaller tp") from None
 
 
 def _split(name: str, value: int, tp: int) -> int:

@@ -7,9 +7,9 @@ import torch
 from runtime_tools import assert_is_linear, tokens_of, weight_of
 
 from autotune.errors import LayerError
-from autotune.layer import Layer
+from autotune.layer import Layer, shard_layer
 from autotune.packing import dequantize
-from autotune.packing.quantized import shard, shard_layer
+from autotune.packing.quantized import shard
 from autotune.runtime.linear import Int4Linear
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from autotune.errors import AutotuneError, LayerError, ShapesError
-from autotune.layer import Layer
+from autotune.layer import Layer, shard_layer
 from autotune.shapes import PRESETS, Shape, parse_shapes
 
 LLAMA7B = {
@@ -74,7 +74,7 @@ def test_key_value_heads_are_repeated_where_there_are_fewer_than_devices() -> No
     ("tp", "words"),
     [
         (3, ["tp=3", "num_attention_heads=32"]),
-        (4, ["down", "k=11008", "2752", "tp=4", "group_size=128"]),
+        (32, ["down", "k=11008", "32 shards of 344", "smaller tp"]),
         (64, ["tp=64", "num_attention_heads=32"]),
         (0, ["tp=0"]),
     ],
@@ -83,6 +83,15 @@ def test_tp_that_does_not_fit_names_the_numbers(tp: int, words: list[str]) -> No
     with pytest.raises(ShapesError) as caught:
         parse_shapes("llama7b", tp=tp)
     assert all(word in str(caught.value) for word in words)
+
+
+@pytest.mark.parametrize(("tp", "group_size"), [(1, 128), (2, 128), (4, 64), (8, 32)])
+def test_shards_that_start_inside_a_group_have_smaller_groups(tp: int, group_size: int) -> None:
+    layers = {name: shape.layer for shape in parse_shapes("llama7b", tp=tp) for name in shape.projections}
+    assert layers["down"] == Layer(4096, 11008 // tp, group_size)
+    assert layers["down"] == shard_layer(Layer(4096, 11008), 1, tp)
+    assert layers["gate"] == Layer(11008 // tp, 4096)
+    assert layers["o"] == Layer(4096, 4096 // tp)
 
 
 def test_explicit_numbers_and_what_fills_them_in() -> None:

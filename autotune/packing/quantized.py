@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 
 from autotune.errors import FormatError, LayerError
-from autotune.layer import GROUP_SIZES, Layer
+from autotune.layer import Layer, shard_layer
 
 TORCH_DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 SYMMETRIC_ZERO = 8
@@ -81,33 +81,6 @@ def random_weight(layer: Layer, generator: torch.Generator) -> QuantizedWeight:
     if layer.zero_point:
         zeros = torch.randint(0, 16, grouped, dtype=torch.uint8, device=device, generator=generator)
     return QuantizedWeight(layer, q, scales, zeros)
-
-
-def shard_layer(layer: Layer, dim: int, of: int) -> Layer:
-    """The layer of each of `of` equal shards along n (dim 0) or k (dim 1).
-
-    Where a shard of k starts inside a group, all shards have the largest smaller groups that fit, and scales
-    and zeros are repeated. One group of all k stays one group.
-
-    Raises:
-        LayerError: `of` does not divide the dimension, or no kernel takes a shard's numbers.
-    """
-    name, size = ("n", layer.n) if dim == 0 else ("k", layer.k)
-    if of < 1 or size % of:
-        raise LayerError(f"{name}={size} does not split into {of} shards")
-    part = size // of
-    if dim == 0:
-        return replace(layer, n=part)
-    if layer.groups == 1:
-        return replace(layer, k=part, group_size=part)
-    fitting = [
-        size
-        for size in (*GROUP_SIZES, part)
-        if size <= layer.group_size and layer.group_size % size == 0 and part % size == 0
-    ]
-    if not fitting:
-        raise LayerError(f"k={layer.k} in {of} shards of {part}: no group size of 32 or more divides a shard")
-    return replace(layer, k=part, group_size=max(fitting))
 
 
 def shard(weight: QuantizedWeight, dim: int, rank: int, of: int) -> QuantizedWeight:
