@@ -22,6 +22,8 @@ _library.define(
 )
 
 _ALIGNMENT_BYTES = 16
+_AUTOCAST = (torch._C.DispatchKey.AutocastCPU, torch._C.DispatchKey.AutocastCUDA)
+_AUTOCAST_KEYS = torch._C.DispatchKeySet(_AUTOCAST[0]) | torch._C.DispatchKeySet(_AUTOCAST[1])
 
 
 def _run(
@@ -57,10 +59,27 @@ def _run_cuda(
     handle: int,
 ) -> torch.Tensor:
     index = qweight.get_device()
-    if index == torch.cuda.current_device():
+    # torch.cuda.current_device() first asks whether there is CUDA at all.
+    if index == torch._C._cuda_getDevice():
         return _run(x, qweight, scales, zeros, bias, handle)
     with torch.cuda.device(index):
         return _run(x, qweight, scales, zeros, bias, handle)
+
+
+def _autocast(
+    x: torch.Tensor,
+    qweight: torch.Tensor,
+    scales: torch.Tensor,
+    zeros: torch.Tensor | None,
+    bias: torch.Tensor | None,
+    handle: int,
+) -> torch.Tensor:
+    """Under autocast x becomes what the layer computes in, whatever autocast would choose: scales stay."""
+    with torch._C._ExcludeDispatchKeyGuard(_AUTOCAST_KEYS):
+        if x.dtype in TORCH_DTYPES.values():
+            x = x.to(scales.dtype)
+        out: torch.Tensor = int4_linear(x, qweight, scales, zeros, bias, handle)
+        return out
 
 
 def _shape(
@@ -99,6 +118,8 @@ def _plans(x: torch.Tensor, qweight: torch.Tensor, handle: int) -> LayerPlans:
 _library.impl("int4_linear", _run, "CPU")
 _library.impl("int4_linear", _run_cuda, "CUDA")
 _library.impl("int4_linear", torch.library.fallthrough_kernel, "Autograd")
+for _key in _AUTOCAST:
+    _library.impl("int4_linear", _autocast, _key.name)
 torch.library.register_fake("autotune::int4_linear", _shape, lib=_library)
 
 int4_linear = torch.ops.autotune.int4_linear.default
