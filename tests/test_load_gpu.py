@@ -1,0 +1,71 @@
+"""autotune.load on a GPU: its memory, and the same numbers as on the CPU."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from checkpoints import FAST_AWQ, logits, prompt, quantize, tiny, write
+from transformers import AutoModelForCausalLM
+
+import autotune
+from autotune.errors import FormatError
+
+pytestmark = [pytest.mark.gpu, pytest.mark.filterwarnings("ignore:.* not measured for them")]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Layers as many as those of a 7B model, so that one of them is as small a part."""
+    model = tiny(num_hidden_layers=32, hidden_size=512, intermediate_size=1024, head_dim=128)
+    return write(
+        tmp_path_factory.mktemp("model"), model, quantize(model, FAST_AWQ), FAST_AWQ.config, dtype="float16"
+    )
+
+
+def test_one_linear_at_a_time_is_unpacked(folder: Path) -> None:
+    before = torch.cuda.memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    model = autotune.load(folder, "cuda")
+    held = sum(tensor.nbytes for tensor in (*model.parameters(), *model.buffers()))
+    assert {tensor.device.type for tensor in (*model.parameters(), *model.buffers())} == {"cuda"}
+    assert torch.cuda.max_memory_allocated() - before <= 1.15 * held
+
+
+@pytest.mark.parametrize("fuse", [True, False])
+def test_computes_as_on_the_cpu(folder: Path, fuse: bool) -> None:
+    expected = logits(autotune.load(folder, "cpu", dtype=torch.float32), prompt())
+    got = logits(autotune.load(folder, "cuda", fuse=fuse), prompt().cuda()).float().cpu()
+    atol = 64 * torch.finfo(torch.float16).eps * float(expected.abs().max())
+    torch.testing.assert_close(got, expected, rtol=0, atol=atol)
+
+
+def test_from_pretrained(folder: Path) -> None:
+    config = autotune.QuantizationConfig(device="cuda")
+    model = AutoModelForCausalLM.from_pretrained(folder, quantization_config=config).to("cuda")
+    expected = logits(autotune.load(folder, "cuda"), prompt().cuda())
+    assert torch.equal(logits(model, prompt().cuda()), expected)
+
+
+def test_fused_linears_in_a_graph(folder: Path) -> None:
+    """Parts share their product inside a capture as outside, and replays see the new x."""
+    model = autotune.load(folder, "cuda")
+    tokens = prompt().cuda()
+    stream = torch.cuda.Stream()
+    with torch.no_grad(), torch.cuda.stream(stream):
+        # The first call on a stream makes its workspace, which is no part of a graph.
+        model(tokens, use_cache=False)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, stream=stream):
+            captured = model(tokens, use_cache=False).logits
+    torch.cuda.synchronize()
+    for other in (prompt(), prompt().flip(0)):
+        tokens.copy_(other)
+        graph.replay()
+        assert torch.equal(captured, logits(model, other.cuda()))
+
+
+def test_fp32_is_for_the_cpu(folder: Path) -> None:
+    with pytest.raises(FormatError, match=r"dtype=torch.float32 on cuda:0; give dtype= one of"):
+        autotune.load(folder, "cuda", dtype=torch.float32)
