@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -196,3 +198,20 @@ def test_from_pretrained_of_what_is_not_quantized(tmp_path: Path) -> None:
     folder = write(tmp_path / "model", model, model.state_dict(), None)
     with pytest.raises(FormatError, match=r"config.json has no quantization_config"):
         AutoModelForCausalLM.from_pretrained(folder, quantization_config=autotune.QuantizationConfig())
+
+
+@pytest.mark.parametrize(
+    ("before", "found"),
+    [
+        ("sys.modules['transformers'] = None", "import of transformers halted"),
+        ("import transformers; transformers.__version__ = '4.57.1'", "transformers 4.57.1"),
+    ],
+)
+def test_without_transformers(before: str, found: str) -> None:
+    code = f"import sys; {before}\nimport autotune\ntry: autotune.load\nexcept Exception as e: print(repr(e))"
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ended.stdout.startswith(
+        'AutotuneError("models are loaded through transformers 5 or later, but found: '
+    )
+    assert found in ended.stdout
+    assert "pip install 'autotune-int4[transformers]'" in ended.stdout

@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Iterable
 from pathlib import Path
-from typing import Any
-
-import torch
-from safetensors import SafetensorError, safe_open
+from typing import TYPE_CHECKING, Any
 
 from autotune.errors import FormatError
+
+if TYPE_CHECKING:
+    import torch
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -80,6 +80,9 @@ def read_json(file: Path) -> dict[str, Any]:
 
 
 def _open(file: Path) -> Any:
+    # Imported late, so that who has neither this nor transformers is told how to get both.
+    from safetensors import SafetensorError, safe_open
+
     if file.suffix != ".safetensors":
         raise FormatError(f"{file} is not a safetensors file; only those are read")
     try:

@@ -18,12 +18,16 @@ from autotune.runtime.linears import Linears
 from autotune.runtime.lookup import Lookup
 
 try:
+    import transformers
+
+    if int(transformers.__version__.partition(".")[0]) < 5:
+        raise ImportError(f"transformers {transformers.__version__}")
     from transformers.quantizers import AutoHfQuantizer, HfQuantizer
     from transformers.quantizers.auto import register_quantization_config, register_quantizer
     from transformers.utils.quantization_config import QuantizationConfigMixin
 except ImportError as error:
     raise AutotuneError(
-        f"models are loaded through transformers 5 or later, which is not here ({error});"
+        f"models are loaded through transformers 5 or later, but found: {error};"
         " pip install 'autotune-int4[transformers]'"
     ) from None
 
@@ -104,8 +108,10 @@ class Quantizer(HfQuantizer):  # type: ignore[misc]
         self._linears = Linears(checkpoint, scheme, lookup, fuse=self.quantization_config.fuse)
         self._linears.prepare(model, model.config.model_type)
         read_by_us = rf"\.({'|'.join((*names_of(scheme), 'bias'))})$"
-        ignored = set(model._keys_to_ignore_on_load_unexpected or ())
-        model._keys_to_ignore_on_load_unexpected = ignored | {read_by_us}
+        ignored = model._keys_to_ignore_on_load_unexpected
+        ignored = [] if ignored is None else ignored
+        # A list up to transformers 5.0, a set since.
+        model._keys_to_ignore_on_load_unexpected = type(ignored)((*ignored, read_by_us))
 
     def _process_model_after_weight_loading(self, model: Any, **_: Any) -> Any:
         model.autotune_report = report = self._linears.fill(model)
