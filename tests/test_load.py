@@ -92,6 +92,13 @@ def test_shards_and_one_file_are_alike(tmp_path: Path) -> None:
     )
 
 
+def test_there_is_nothing_left_to_apply(tmp_path: Path) -> None:
+    model = autotune.load(stored(tmp_path / "model", tiny()), "cpu")
+    again = autotune.apply(model)
+    assert again.applied == ()
+    assert set(again.skipped) == set(model.autotune_report.applied)
+
+
 def test_tied_embeddings(tmp_path: Path) -> None:
     reference = tiny("qwen2", tie_word_embeddings=True)
     model = autotune.load(stored(tmp_path / "model", reference), "cpu")

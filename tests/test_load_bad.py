@@ -87,13 +87,15 @@ def test_tensors(tmp_path: Path, change: Callable[[Tensors], None], message: str
         autotune.load(write(tmp_path / "model", model, tensors, AWQ), "cpu")
 
 
-def test_a_missing_bias(tmp_path: Path) -> None:
+def test_biases(tmp_path: Path) -> None:
     model = tiny("qwen2")
     tensors = quantize(model, KINDS["awq"])
-    del tensors["model.layers.0.self_attn.k_proj.bias"]
-    with pytest.raises(
-        FormatError, match=r"0.self_attn.k_proj has no tensor bias, which Qwen2ForCausalLM needs"
-    ):
+    name = "model.layers.0.self_attn.k_proj"
+    bias = tensors.pop(f"{name}.bias")
+    with pytest.raises(FormatError, match=f"{name}: has no tensor bias, which the model's linear has"):
+        autotune.load(write(tmp_path / "model", model, tensors, AWQ), "cpu")
+    tensors[f"{name}.bias"] = bias[:-1]
+    with pytest.raises(FormatError, match=rf"{name}: bias is \[31\], expected \[32\]"):
         autotune.load(write(tmp_path / "model", model, tensors, AWQ), "cpu")
 
 

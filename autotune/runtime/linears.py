@@ -59,10 +59,11 @@ class Linears:
         self._groups: list[_Group] = []
         self._plans_s = 0.0
 
-    def prepare(self, model: torch.nn.Module, model_type: str) -> None:
+    def prepare(self, model: torch.nn.Module, model_type: str) -> str:
         """Plan every int4 linear, and take it out of the model, which is on the meta device.
 
-        All that can be told without reading weights is checked here.
+        All that can be told without reading weights is checked here. Returned is a regular expression that
+        finds the names of the tensors that `fill` reads.
 
         Raises:
             FormatError, LayerError: the checkpoint does not fit the model or no kernel takes it; the message
@@ -75,11 +76,13 @@ class Linears:
         self._check_others(model, linears)
         started = time.perf_counter()
         fuse = self._fuse and model_type in ARCHITECTURES
-        self._groups = [self._planned(name, group) for name, group in _grouped(linears, fuse)]
+        self._groups = [self._planned(*group) for group in _grouped(linears, fuse)]
         self._plans_s = time.perf_counter() - started
         for name in linears:
             # Without parameters, so that nobody allocates or initializes what comes later.
             _set(model, name, torch.nn.Identity())
+        children = {name.rpartition(".")[2] for name in linears}
+        return rf"(^|\.)({'|'.join(sorted(children))})\.({'|'.join((*names_of(self._scheme), 'bias'))})$"
 
     def fill(self, model: torch.nn.Module) -> Report:
         """Read, pack and put in the linears, so that one at a time is unpacked.
@@ -127,16 +130,23 @@ class Linears:
             )
         if f"{name}.weight" in getattr(model, "all_tied_weights_keys", {}):
             raise FormatError(f"{name} is quantized, but tied to other weights by tie_word_embeddings")
-        if module.bias is not None and f"{name}.bias" not in self._checkpoint.names:
-            raise FormatError(f"{name} has no tensor bias, which {type(model).__name__} needs")
         with _named(name):
-            layer = layer_of({last: self._checkpoint[f"{name}.{last}"] for last in held}, self._scheme)
-            if (layer.n, layer.k) != (module.out_features, module.in_features):
-                raise FormatError(
-                    f"has n={layer.n}, k={layer.k} as {self._scheme.bits}-bit weights, but the model's linear"
-                    f" has n={module.out_features}, k={module.in_features}"
-                )
-        return _Linear(name, layer, held)
+            return _Linear(name, self._layer(name, held, module), held)
+
+    def _layer(self, name: str, held: tuple[str, ...], module: torch.nn.Linear) -> Layer:
+        layer = layer_of({last: self._checkpoint[f"{name}.{last}"] for last in held}, self._scheme)
+        if (layer.n, layer.k) != (module.out_features, module.in_features):
+            raise FormatError(
+                f"has n={layer.n}, k={layer.k} as {self._scheme.bits}-bit weights, but the model's linear"
+                f" has n={module.out_features}, k={module.in_features}"
+            )
+        bias = f"{name}.bias"
+        if bias not in self._checkpoint.names:
+            if module.bias is not None:
+                raise FormatError("has no tensor bias, which the model's linear has")
+        elif tuple(self._checkpoint[bias].shape) != (layer.n,):
+            raise FormatError(f"bias is {list(self._checkpoint[bias].shape)}, expected [{layer.n}]")
+        return layer
 
     def _check_others(self, model: torch.nn.Module, linears: dict[str, _Linear]) -> None:
         for name, expected in model.state_dict().items():
@@ -145,9 +155,7 @@ class Linears:
                 if shape != list(expected.shape):
                     raise FormatError(f"{name} is {shape}, expected {list(expected.shape)}")
 
-    def _planned(self, name: str, linears: tuple[_Linear, ...]) -> _Group:
-        layer = fused_layer([linear.layer for linear in linears])
-        assert layer is not None, "only what can be fused is grouped"
+    def _planned(self, name: str, layer: Layer, linears: tuple[_Linear, ...]) -> _Group:
         with _named(name):
             return _Group(name, linears, plans_for(layer, self._lookup))
 
@@ -183,22 +191,21 @@ class Linears:
         return unpacked, bias if bool(bias.any()) else None
 
 
-def _grouped(linears: dict[str, _Linear], fuse: bool) -> Iterator[tuple[str, tuple[_Linear, ...]]]:
-    """Each linear with its name, or those that can be fused with the name of the whole."""
+def _grouped(linears: dict[str, _Linear], fuse: bool) -> Iterator[tuple[str, Layer, tuple[_Linear, ...]]]:
+    """Each linear with its name and layer, or those that can be fused with those of the whole."""
     rest = dict(linears)
+    wholes = FUSED if fuse else {}
     for name, linear in linears.items():
-        parent, _, child = name.rpartition(".")
-        for whole, children in FUSED.items():
-            if not fuse or child not in children:
-                continue
-            siblings = [rest.get(f"{parent}.{sibling}") for sibling in children]
-            together = tuple(sibling for sibling in siblings if sibling is not None)
-            if len(together) == len(children) and fused_layer([part.layer for part in together]):
-                for part in together:
-                    del rest[part.name]
-                yield f"{parent}.{whole}", together
+        parent = name.rpartition(".")[0]
+        for whole, children in wholes.items():
+            siblings = [rest[part] for child in children if (part := f"{parent}.{child}") in rest]
+            layer = fused_layer([sibling.layer for sibling in siblings]) if linear in siblings else None
+            if layer is not None and len(siblings) == len(children):
+                for sibling in siblings:
+                    del rest[sibling.name]
+                yield f"{parent}.{whole}", layer, tuple(siblings)
         if rest.pop(name, None) is not None:
-            yield name, (linear,)
+            yield name, linear.layer, (linear,)
 
 
 def _same_order(linears: list[Unpacked]) -> bool:

@@ -11,7 +11,7 @@ import torch
 
 from autotune.device import find_device
 from autotune.errors import AutotuneError, FormatError
-from autotune.formats import detect, names_of
+from autotune.formats import detect
 from autotune.runtime.apply import _warn_untuned
 from autotune.runtime.checkpoint import Checkpoint
 from autotune.runtime.linears import Linears
@@ -106,8 +106,7 @@ class Quantizer(HfQuantizer):  # type: ignore[misc]
         checkpoint = Checkpoint(Path(file) for file in checkpoint_files)
         lookup = Lookup(self._device, self.quantization_config.db)
         self._linears = Linears(checkpoint, scheme, lookup, fuse=self.quantization_config.fuse)
-        self._linears.prepare(model, model.config.model_type)
-        read_by_us = rf"\.({'|'.join((*names_of(scheme), 'bias'))})$"
+        read_by_us = self._linears.prepare(model, model.config.model_type)
         ignored = model._keys_to_ignore_on_load_unexpected
         ignored = [] if ignored is None else ignored
         # A list up to transformers 5.0, a set since.
