@@ -54,8 +54,12 @@ def unpack(packed: PackedWeight) -> QuantizedWeight:
     return unpack_layout(packed.layer, packed.qweight, packed.scales, packed.zeros)
 
 
+def wait_written(tensor: torch.Tensor) -> None:
+    """Wait until a GPU has done what is enqueued on the tensor's current stream."""
+    if tensor.is_cuda:
+        torch.cuda.current_stream(tensor.device).synchronize()
+
+
 def _complete(weight: PackedWeight) -> PackedWeight:
-    """The weight, once its device has written it."""
-    if weight.qweight.is_cuda:
-        torch.cuda.current_stream(weight.qweight.device).synchronize()
+    wait_written(weight.qweight)
     return weight

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from autotune.errors import AutotuneError, DeviceError, FormatError
 from autotune.formats import awq_gemm
 from autotune.packing import PackedWeight, QuantizedWeight, pack
+from autotune.packing.packed import wait_written
 from autotune.packing.quantized import TORCH_DTYPES
 from autotune.runtime.op import int4_linear
 from autotune.runtime.plans import LayerPlans, default_lookup, device_of, plans_for
@@ -105,6 +106,11 @@ class Int4Linear(torch.nn.Module):
         """The layer and the config that runs for one token."""
         return f"{self.layer}, bias={self.bias is not None}, config={self.plans.answers[0].config}"
 
+    def _load_from_state_dict(self, *arguments: Any) -> None:
+        """What load_state_dict comes down to; kernels read weights ahead of the stream's order."""
+        super()._load_from_state_dict(*arguments)  # type: ignore[no-untyped-call]
+        wait_written(self.qweight)
+
     def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Int4Linear:
         """What .to(), .cuda() and .half() come down to; checked on an empty tensor before anything moves."""
         probe = fn(self.scales.new_empty(0))
@@ -116,6 +122,7 @@ class Int4Linear(torch.nn.Module):
         if probe.dtype != self.scales.dtype:
             raise FormatError(f"Int4Linear is {self.scales.dtype} and cannot become {probe.dtype}")
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        wait_written(self.qweight)
         device = device_of(self.qweight)
         if device != self.plans.device:
             self.plans = plans_for(self.layer, default_lookup(device))
