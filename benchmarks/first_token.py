@@ -1,0 +1,152 @@
+"""From the start of a process to its first token, part by part, and what tuning at load would add.
+
+    python benchmarks/first_token.py CHECKPOINT            e2e.py runs it, several times
+
+The parts, in seconds: `import` (Python, torch, transformers, autotune), `context` (of the GPU), `lookup`
+(the database, and plans for every linear), `weights` (all else of `autotune.load`), `token` (a prompt of 16
+tokens, and the next one). Kernels are compiled and files in memory, as from the second start on. `tuning` is
+on top: as llm-awq's TinyChat does when it loads a model, it warms up the GPU and tries six values of split_k
+for each distinct layer by the host's clock, a thousand calls of one weight to warm up and a thousand to time;
+here with kernels of ours.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+import warnings
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from autotune.device import Device
+    from autotune.kernels.family import Plan
+    from autotune.runtime.linear import Int4Linear
+
+PARTS = ("import", "context", "lookup", "weights", "token")
+_PROMPT = 16
+_FAMILY = {"cuda": "mma", "cpu": "cpu"}
+_ITERATIONS = {"cuda": 1000, "cpu": 5}
+_WARM_MATMULS = {"cuda": 100, "cpu": 1}
+
+
+def starts(folder: str, device: str, db: str | None, started: float) -> dict[str, float]:
+    """Seconds of each part; `started` is the wall clock's time when the process was asked for."""
+    import torch
+    from transformers import AutoModelForCausalLM  # noqa: F401
+
+    import autotune
+    from autotune.device import find_device
+    from autotune.runtime.lookup import Lookup
+
+    load = autotune.load
+    clock = time.perf_counter
+    seconds = {"import": time.time() - started}
+    target, begun = find_device(device), clock()
+    torch.zeros(1, device=target.torch_name)
+    synchronize(target)
+    seconds["context"], begun = clock() - begun, clock()
+    Lookup(target, db)
+    read_s, begun = clock() - begun, clock()
+    model = load(folder, target.torch_name, db=db)
+    synchronize(target)
+    plans_s = model.autotune_report.plans_s
+    # The load read the database once more.
+    seconds["lookup"], seconds["weights"] = read_s + plans_s, clock() - begun - plans_s - read_s
+    begun = clock()
+    with torch.no_grad():
+        int(
+            model(torch.ones((1, _PROMPT), dtype=torch.long, device=target.torch_name)).logits[0, -1].argmax()
+        )
+    seconds["token"] = clock() - begun
+    seconds["start to token"] = sum(seconds.values())
+    begun = clock()
+    seconds["tuning"] = tuning_s(model, target)
+    return seconds
+
+
+def tuning_s(model: Any, device: Device) -> float:
+    """Seconds that trying six configs of each distinct layer takes; their kernels are compiled before."""
+    from autotune.runtime.linear import Int4Linear
+
+    distinct = {each.layer: each for each in model.modules() if isinstance(each, Int4Linear)}
+    plans = {each: six_plans(each, device) for each in distinct.values()}
+    started = time.perf_counter()
+    for linear, candidates in plans.items():
+        warm_up(device)
+        min(candidates, key=lambda plan: time_us(plan, linear, device))
+    return time.perf_counter() - started
+
+
+def six_plans(linear: Int4Linear, device: Device) -> list[Plan]:
+    """A plan for each value of split_k that one token can have, six at most."""
+    from autotune.kernels import compiler, registry
+    from autotune.layer import Problem
+
+    configs = {}
+    for config in registry.space(Problem(linear.layer, 1), device, (_FAMILY[device.kind],)):
+        configs.setdefault(config["split_k"], config)
+    plans = []
+    for config in list(configs.values())[:6]:
+        family = registry.family_of(config)
+        unit = family.unit(config, linear.layer, device)
+        cubin = None if unit is None else compiler.build(unit)
+        plans.append(family.plan(config, linear.layer, device, cubin))
+    return plans
+
+
+def warm_up(device: Device) -> None:
+    import torch
+
+    a = torch.randn(4096, 4096).to(device.torch_name)
+    for _ in range(_WARM_MATMULS[device.kind]):
+        torch.mm(a, a)
+
+
+def time_us(plan: Plan, linear: Int4Linear, device: Device) -> float:
+    """The median of calls of one warm weight, each waited for."""
+    import torch
+
+    from autotune.kernels.workspace import workspace
+    from autotune.packing import PackedWeight
+
+    x = torch.randn((1, linear.layer.k), device=device.torch_name).to(linear.scales.dtype)
+    out = x.new_empty((1, linear.layer.n))
+    weight = PackedWeight(linear.layer, device.kind, linear.qweight, linear.scales, linear.zeros)
+    scratch = workspace(x.device, plan.workspace_bytes(1))
+    for _ in range(_ITERATIONS[device.kind]):
+        plan.run(x, weight, None, out, scratch)
+    samples = []
+    for _ in range(_ITERATIONS[device.kind]):
+        synchronize(device)
+        started = time.perf_counter()
+        plan.run(x, weight, None, out, scratch)
+        synchronize(device)
+        samples.append(time.perf_counter() - started)
+    return statistics.median(samples) * 1e6
+
+
+def synchronize(device: Device) -> None:
+    import torch
+
+    if device.kind == "cuda":
+        torch.cuda.synchronize(device.index)
+
+
+def main() -> None:
+    """Measure this very process, and print one line of JSON."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folder")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    parser.add_argument("--db", default=None, help="database to look in")
+    parser.add_argument(
+        "--started", type=float, default=time.time(), help="the wall clock when it was asked for"
+    )
+    options = parser.parse_args()
+    warnings.simplefilter("ignore")
+    print(json.dumps(starts(options.folder, options.device, options.db, options.started)))
+
+
+if __name__ == "__main__":
+    main()
