@@ -60,7 +60,7 @@ def apply(
         reason = work.skipped[work.failed[0]]
         warnings.warn(f"{len(work.failed)} int4 linears stay as they were: {reason}", stacklevel=2)
     if report.untuned:
-        _warn_untuned(report.untuned, db)
+        warn_untuned(report.untuned, db)
     return report
 
 
@@ -189,7 +189,7 @@ def _synchronize(devices: set[Device]) -> None:
             torch.cuda.synchronize(device.torch_name)
 
 
-def _warn_untuned(untuned: tuple[LayerReport, ...], db: str | None) -> None:
+def warn_untuned(untuned: tuple[LayerReport, ...], db: str | None) -> None:
     """Say how many linears run what was not measured for them, and the command that tunes them."""
     linears = sum(len(report.names) for report in untuned)
     shapes = ";".join(dict.fromkeys(str(report.layer) for report in untuned))

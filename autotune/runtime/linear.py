@@ -108,7 +108,7 @@ class Int4Linear(torch.nn.Module):
 
     def _load_from_state_dict(self, *arguments: Any) -> None:
         """What load_state_dict comes down to; kernels read weights ahead of the stream's order."""
-        super()._load_from_state_dict(*arguments)  # type: ignore[no-untyped-call]
+        super()._load_from_state_dict(*arguments)
         wait_written(self.qweight)
 
     def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Int4Linear:

@@ -12,7 +12,7 @@ import torch
 from autotune.device import find_device
 from autotune.errors import AutotuneError, FormatError
 from autotune.formats import detect
-from autotune.runtime.apply import _warn_untuned
+from autotune.runtime.apply import warn_untuned
 from autotune.runtime.checkpoint import Checkpoint
 from autotune.runtime.linears import Linears
 from autotune.runtime.lookup import Lookup
@@ -116,7 +116,7 @@ class Quantizer(HfQuantizer):  # type: ignore[misc]
         model.autotune_report = report = self._linears.fill(model)
         del self._linears
         if report.untuned:
-            _warn_untuned(report.untuned, self.quantization_config.db)
+            warn_untuned(report.untuned, self.quantization_config.db)
         return model
 
     def is_serializable(self) -> bool:
