@@ -312,7 +312,7 @@ def options_of() -> argparse.Namespace:
     parser.add_argument("--layers", type=int, default=32, help="blocks of the model")
     parser.add_argument("--batches", type=numbers, default=[1, 8, 32], help="sequences that are decoded")
     parser.add_argument("--prompts", type=numbers, default=[512, 2048], help="tokens that are prefilled")
-    parser.add_argument("--rounds", type=int, default=25)
+    parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--starts", type=int, default=3, help="fresh processes, 0 for none")
     parser.add_argument("--compile", action="store_true", help="compile the norms and the rotary embedding")
     parser.add_argument("--db", default=None, help="database to look in")
