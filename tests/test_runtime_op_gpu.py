@@ -8,11 +8,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from runtime_tools import assert_is_linear, tokens_of, weight_of
+from runtime_tools import assert_is_linear, store_records, tokens_of, weight_of
 
-from autotune.layer import Layer
+from autotune.device import find_device
+from autotune.kernels import registry
+from autotune.layer import Layer, Problem
 from autotune.packing.quantized import TORCH_DTYPES
 from autotune.runtime.linear import Int4Linear
+from autotune.runtime.lookup import Lookup
 from autotune.runtime.op import int4_linear
 
 pytestmark = [pytest.mark.gpu, pytest.mark.filterwarnings("ignore:.*were not measured")]
@@ -23,6 +26,18 @@ LAYER = Layer(1032, 2048)
 @pytest.fixture(autouse=True)
 def _own_database(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("AUTOTUNE_DB", str(tmp_path / "none.db"))
+
+
+@pytest.fixture
+def split(tmp_path: Path) -> Lookup:
+    """A Lookup whose records split k for few tokens, so that the workspace is at work."""
+    device = find_device("cuda")
+    choices = {}
+    for m in (1, 16):
+        space = registry.space(Problem(LAYER, m), device, ("mma",))
+        choices[Problem(LAYER, m)] = next(config for config in space if config["split_k"] == 4)
+    store_records(tmp_path / "split.db", device, choices)
+    return Lookup(device, str(tmp_path / "split.db"))
 
 
 @pytest.fixture
@@ -49,19 +64,22 @@ def test_the_op_passes_opcheck(dtype: str, zero_point: bool) -> None:
 
 @pytest.mark.usefixtures("_fresh_compiler")
 @pytest.mark.parametrize("mode", ["default", "reduce-overhead"])
-def test_a_compiled_model_runs_the_kernel_of_each_m(mode: str) -> None:
-    """`reduce-overhead` replays graphs that inductor captured."""
+def test_a_compiled_model_runs_the_kernel_of_each_m(split: Lookup, mode: str) -> None:
+    """`reduce-overhead` replays graphs that inductor captured, in memory that no workspace may keep."""
     pytest.importorskip("triton")
     weight = weight_of(LAYER, device="cuda")
-    linear = Int4Linear.from_quantized(weight).eval()
-    compiled = torch.compile(lambda x: linear(x * 2), mode=mode, fullgraph=True)
+    linear = Int4Linear.from_quantized(weight, lookup=split).eval()
+    compiled = torch.compile(lambda x: (linear(x * 2), linear(x + 1)), mode=mode, fullgraph=True)
     with torch.inference_mode():
         for m in (1, 16, 300):
             x = cuda_tokens(m)
-            for _ in range(3):
+            for _ in range(4):
                 torch.compiler.cudagraph_mark_step_begin()
-                out = compiled(x)
-            assert_is_linear(out, weight, x * 2)
+                doubled, more = compiled(x)
+                eager = linear(x)
+                assert_is_linear(doubled, weight, x * 2)
+                assert_is_linear(more, weight, x + 1)
+                assert_is_linear(eager, weight, x)
 
 
 def test_autocast_gives_x_the_dtype_of_the_layer() -> None:
@@ -72,8 +90,8 @@ def test_autocast_gives_x_the_dtype_of_the_layer() -> None:
         assert_is_linear(linear(x), weight, x.half())
 
 
-def test_threads_with_streams_of_their_own_share_a_linear() -> None:
-    linear = Int4Linear.from_quantized(weight_of(LAYER, device="cuda")).eval()
+def test_threads_with_streams_of_their_own_share_a_linear(split: Lookup) -> None:
+    linear = Int4Linear.from_quantized(weight_of(LAYER, device="cuda"), lookup=split).eval()
     inputs = [cuda_tokens(m) for m in (1, 2, 16, 300)]
     expected = [linear(x) for x in inputs]
     torch.cuda.synchronize()
