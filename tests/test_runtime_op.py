@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import copy
+import multiprocessing
 import pickle
 import shutil
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -159,6 +160,23 @@ def test_a_pickled_linear_computes_the_same(with_perm: bool) -> None:
     twin = pickle.loads(pickle.dumps(linear))
     assert torch.equal(twin(x), linear(x))
     assert torch.equal(copy.deepcopy(twin)(x), linear(x))
+
+
+def _output_elsewhere(pickled: bytes, x: torch.Tensor) -> torch.Tensor:
+    other = Int4Linear.from_quantized(weight_of(Layer(72, 256, 32)))
+    linear = pickle.loads(pickled)
+    assert linear.plans.layer != other.plans.layer
+    return linear(x)
+
+
+def test_a_pickled_linear_computes_the_same_in_another_process() -> None:
+    """Where its plans' handle names those of another layer."""
+    weight = weight_of(LAYER)
+    linear = Int4Linear.from_quantized(weight).eval()
+    x = tokens_of((3, 256), torch.float16)
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        out = pool.submit(_output_elsewhere, pickle.dumps(linear), x).result()
+    assert_is_linear(out, weight, x)
 
 
 def test_threads_share_a_linear() -> None:

@@ -71,6 +71,10 @@ class LayerPlans:
     def __deepcopy__(self, memo: object) -> LayerPlans:
         return self
 
+    def __reduce__(self) -> tuple[object, ...]:
+        # A handle means nothing in another process, or another layer.
+        return _plans_here, (self.layer, self.device.torch_name)
+
 
 def plans_of(handle: int) -> LayerPlans:
     """The plans with this handle; KeyError when nothing holds them any more."""
@@ -94,6 +98,11 @@ def plans_for(layer: Layer, lookup: Lookup) -> LayerPlans:
         # A copy, because a traceback would hold on to the caller's tensors.
         raise copy(plans)
     return plans
+
+
+def _plans_here(layer: Layer, place: str) -> LayerPlans:
+    """The plans that a pickled linear gets where it is read: by the database in force there."""
+    return plans_for(layer, default_lookup(find_device(place)))
 
 
 def device_of(tensor: torch.Tensor) -> Device:
