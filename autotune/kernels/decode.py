@@ -125,7 +125,11 @@ class _DecodePlan:
 
     def __init__(self, config: Config, layer: Layer, device: Device, cubin: bytes) -> None:
         self._function = _C.CudaFunction(cubin, "int4_decode", device.index)
-        self._geometry = _Geometry(config, layer, device.cores)
+        geometry = _Geometry(config, layer, device.cores)
+        # Read here, because a call has no time for it.
+        self._grid = (config["split_k"], geometry.clusters, 1)
+        self._threads, self._tile_m = geometry.warps * 32, config["tile_m"]
+        self._shared_bytes = [geometry.shared_bytes(rows) for rows in range(self._tile_m + 1)]
         self._layer = layer
         self._device = device
 
@@ -140,17 +144,16 @@ class _DecodePlan:
         out: torch.Tensor,
         workspace: torch.Tensor | None,  # noqa: ARG002
     ) -> None:
-        geometry, layer = self._geometry, self._layer
-        tile_m, split_k = geometry.config["tile_m"], geometry.config["split_k"]
+        layer, tile_m = self._layer, self._tile_m
         stream = current_stream(self._device)
         operands = (weight.qweight.data_ptr(), weight.scales.data_ptr(), pointer(weight.zeros), pointer(bias))
         for start in range(0, x.shape[0], tile_m):
             rows = min(x.shape[0] - start, tile_m)
             row_bytes = start * x.element_size()
             self._function.launch(
-                (split_k, geometry.clusters, 1),
-                geometry.warps * 32,
-                geometry.shared_bytes(rows),
+                self._grid,
+                self._threads,
+                self._shared_bytes[rows],
                 stream,
                 (
                     x.data_ptr() + row_bytes * layer.k,

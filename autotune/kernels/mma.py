@@ -122,6 +122,8 @@ class _MmaPlan:
     def __init__(self, config: Config, layer: Layer, device: Device, cubin: bytes) -> None:
         self._function = _C.CudaFunction(cubin, "int4_gemm", device.index)
         self._geometry = _Geometry.of(config, layer)
+        self._threads = self._geometry.warps * 32
+        self._shapes: dict[int, tuple[tuple[int, int, int], int, int]] = {}
         self._layer = layer
         self._device = device
         # mma.cu waits for the kernels ahead itself on sm_90, once its first weights are on their way.
@@ -138,17 +140,17 @@ class _MmaPlan:
         out: torch.Tensor,
         workspace: torch.Tensor | None,
     ) -> None:
-        geometry, layer = self._geometry, self._layer
-        m = x.shape[0]
+        layer, m = self._layer, x.shape[0]
         stream = current_stream(self._device)
         operands = (weight.qweight.data_ptr(), weight.scales.data_ptr(), pointer(weight.zeros), pointer(bias))
         for start in range(0, m, _MAX_TOKENS):
             rows = min(m - start, _MAX_TOKENS)
             row_bytes = start * x.element_size()
+            grid, shared_bytes, resident = self._shapes.get(rows) or self._shape(rows)
             self._function.launch(
-                (_ceil(rows, geometry.tile_m), geometry.n_tiles, geometry.split_k),
-                geometry.warps * 32,
-                geometry.shared_bytes(rows),
+                grid,
+                self._threads,
+                shared_bytes,
                 stream,
                 (
                     x.data_ptr() + row_bytes * layer.k,
@@ -158,10 +160,17 @@ class _MmaPlan:
                     rows,
                     layer.n,
                     layer.k,
-                    int(geometry.resident(rows)),
+                    resident,
                 ),
                 self._programmatic,
             )
+
+    def _shape(self, rows: int) -> tuple[tuple[int, int, int], int, int]:
+        """Grid, bytes of shared memory, whether x stays there; kept, because a call has no time for it."""
+        geometry = self._geometry
+        grid = (_ceil(rows, geometry.tile_m), geometry.n_tiles, geometry.split_k)
+        shape = grid, geometry.shared_bytes(rows), int(geometry.resident(rows))
+        return self._shapes.setdefault(rows, shape)
 
 
 class MmaFamily:
