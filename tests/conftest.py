@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from crashing import PID_FIFO
 from postgres import Server, server
 
 from autotune import _C
@@ -28,6 +30,15 @@ def own_database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         patch.setenv("AUTOTUNE_DB", str(tmp_path_factory.mktemp("data") / "autotune.db"))
         patch.setenv("XDG_RUNTIME_DIR", str(tmp_path_factory.mktemp("locks")))
         yield
+
+
+@pytest.fixture
+def fifo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Reading it waits for a config of crashing.WAIT that runs, and gives its worker's process id."""
+    path = tmp_path / "pid"
+    os.mkfifo(path)
+    monkeypatch.setenv(PID_FIFO, str(path))
+    return path
 
 
 @pytest.fixture(scope="session")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 
 import crashing
@@ -28,15 +27,6 @@ WAIT = (crashing.NOTHING, crashing.WAIT)
 @pytest.fixture
 def db(tmp_path):
     return tmp_path / "here.db"
-
-
-@pytest.fixture
-def fifo(tmp_path, monkeypatch):
-    """Reading it waits for a config that runs until it is killed, and gives its worker's process id."""
-    path = tmp_path / "pid"
-    os.mkfifo(path)
-    monkeypatch.setenv(crashing.PID_FIFO, str(path))
-    return path
 
 
 def worker(db) -> Worker:

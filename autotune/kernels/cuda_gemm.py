@@ -28,6 +28,11 @@ def reject_layer(layer: Layer) -> str | None:
     return None
 
 
+def ceil_div(a: int, b: int) -> int:
+    """a / b, rounded up."""
+    return -(-a // b)
+
+
 def pointer(tensor: torch.Tensor | None) -> int:
     """Device address of the first element, 0 for None."""
     return 0 if tensor is None else tensor.data_ptr()

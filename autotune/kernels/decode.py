@@ -9,6 +9,7 @@ from autotune import _C
 from autotune.config import Config
 from autotune.kernels.cuda_gemm import (
     COMMON_SOURCES,
+    ceil_div,
     current_stream,
     layer_defines,
     pointer,
@@ -58,10 +59,6 @@ _LEAST_RING_BYTES = 40000
 _MOST_RING_BYTES = 150000
 
 
-def _ceil(a: int, b: int) -> int:
-    return -(-a // b)
-
-
 @dataclass(frozen=True, slots=True)
 class _Geometry:
     """Launch geometry of a config for a layer; mirrors the constants at the head of csrc/cuda/decode.cu."""
@@ -80,7 +77,7 @@ class _Geometry:
 
     @property
     def tiles(self) -> int:
-        return _ceil(_ceil(self.layer.n, 64) * 64, self.rows)
+        return ceil_div(ceil_div(self.layer.n, 64) * 64, self.rows)
 
     @property
     def clusters(self) -> int:
@@ -91,7 +88,7 @@ class _Geometry:
     @property
     def tiles_of_cluster(self) -> int:
         """Most tiles that one cluster has."""
-        return _ceil(self.tiles, self.clusters)
+        return ceil_div(self.tiles, self.clusters)
 
     @property
     def unit_columns(self) -> int:
@@ -99,11 +96,11 @@ class _Geometry:
 
     @property
     def units(self) -> int:
-        return _ceil(self.layer.k, 64) * 64 // self.unit_columns
+        return ceil_div(self.layer.k, 64) * 64 // self.unit_columns
 
     @property
     def slice_units(self) -> int:
-        return _ceil(self.units, self.config["split_k"])
+        return ceil_div(self.units, self.config["split_k"])
 
     @property
     def ring_bytes(self) -> int:
@@ -277,7 +274,9 @@ def _prune(config: Config, problem: Problem, device: Device) -> str | None:
     waves, blocks = config["waves"], geometry.tiles * config["split_k"]
     if blocks * 4 < device.cores * 3:
         return f"{blocks} blocks leave multiprocessors idle"
-    if config["stages"] > max(2, geometry.tiles_of_cluster * _ceil(geometry.slice_units, config["warps_k"])):
+    if config["stages"] > max(
+        2, geometry.tiles_of_cluster * ceil_div(geometry.slice_units, config["warps_k"])
+    ):
         return f"a warp has fewer units than {config['stages']} stages"
     if (geometry.shared_bytes(problem.m) + _BLOCK_BYTES) * max(waves, 1) > _SHARED_BYTES:
         return f"{waves} waves do not fit a multiprocessor"

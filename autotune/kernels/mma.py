@@ -10,6 +10,7 @@ from autotune import _C
 from autotune.config import Config
 from autotune.kernels.cuda_gemm import (
     COMMON_SOURCES,
+    ceil_div,
     current_stream,
     layer_defines,
     pointer,
@@ -54,10 +55,6 @@ _SCHEDULERS = 4
 _BLOCK_REGISTERS = 65536
 
 
-def _ceil(a: int, b: int) -> int:
-    return -(-a // b)
-
-
 @dataclass(frozen=True, slots=True)
 class _Geometry:
     """Launch geometry of a config for a layer; mirrors the constants at the head of csrc/cuda/mma.cu."""
@@ -82,20 +79,20 @@ class _Geometry:
             split_k=config["split_k"],
             n=layer.n,
             blocks=blocks,
-            units=_ceil(layer.k, 64) // blocks,
+            units=ceil_div(layer.k, 64) // blocks,
         )
 
     @property
     def n_tiles(self) -> int:
-        return _ceil(_ceil(self.n, 64) * 64, self.tile_n)
+        return ceil_div(ceil_div(self.n, 64) * 64, self.tile_n)
 
     def tiles(self, m: int) -> int:
-        return self.n_tiles * _ceil(m, self.tile_m)
+        return self.n_tiles * ceil_div(m, self.tile_m)
 
     @property
     def steps(self) -> int:
         """Most steps of a warp."""
-        return _ceil(_ceil(self.units, self.split_k), self.warps_k)
+        return ceil_div(ceil_div(self.units, self.split_k), self.warps_k)
 
     def resident(self, m: int) -> bool:
         """Whether a block's whole slice of x stays in shared memory."""
@@ -168,7 +165,7 @@ class _MmaPlan:
     def _shape(self, rows: int) -> tuple[tuple[int, int, int], int, int]:
         """Grid, bytes of shared memory, whether x stays there; kept, because a call has no time for it."""
         geometry = self._geometry
-        grid = (_ceil(rows, geometry.tile_m), geometry.n_tiles, geometry.split_k)
+        grid = (ceil_div(rows, geometry.tile_m), geometry.n_tiles, geometry.split_k)
         shape = grid, geometry.shared_bytes(rows), int(geometry.resident(rows))
         return self._shapes.setdefault(rows, shape)
 
