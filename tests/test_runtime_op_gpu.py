@@ -65,13 +65,16 @@ def test_the_op_passes_opcheck(dtype: str, zero_point: bool) -> None:
 @pytest.mark.usefixtures("_fresh_compiler")
 @pytest.mark.parametrize("mode", ["default", "reduce-overhead"])
 def test_a_compiled_model_runs_the_kernel_of_each_m(split: Lookup, mode: str) -> None:
-    """`reduce-overhead` replays graphs that inductor captured, in memory that no workspace may keep."""
+    """`reduce-overhead` replays graphs that inductor captured, in memory that no workspace may keep.
+
+    A graph of few tokens is replayed after those of more have taken a larger workspace.
+    """
     pytest.importorskip("triton")
     weight = weight_of(LAYER, device="cuda")
     linear = Int4Linear.from_quantized(weight, lookup=split).eval()
     compiled = torch.compile(lambda x: (linear(x * 2), linear(x + 1)), mode=mode, fullgraph=True)
     with torch.inference_mode():
-        for m in (1, 16, 300):
+        for m in (1, 16, 300, 16, 1):
             x = cuda_tokens(m)
             for _ in range(4):
                 torch.compiler.cudagraph_mark_step_begin()

@@ -128,3 +128,15 @@ def test_two_captures_do_not_share_and_a_growing_one_stays_zeroed() -> None:
         graph.replay()
     torch.cuda.synchronize()
     assert not any(seen.any() for seen in found)
+
+
+@pytest.mark.gpu
+def test_no_memory_pool_of_the_thread_owns_a_workspace() -> None:
+    device = torch.device("cuda:0")
+    pool = torch.cuda.MemPool()
+    with torch.cuda.stream(torch.cuda.Stream(device)), torch.cuda.use_mem_pool(pool):
+        own = torch.empty(4096, dtype=torch.uint8, device=device)
+        starts = [taken(bytes, device).data_ptr() for bytes in (1 << 20, 64 << 20)]
+    segments = [range(at["address"], at["address"] + at["total_size"]) for at in pool.snapshot()]
+    assert any(own.data_ptr() in segment for segment in segments)
+    assert not any(start in segment for start in starts for segment in segments)

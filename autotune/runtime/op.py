@@ -6,12 +6,10 @@ call. The op is below autograd: its result never requires grad.
 
 from __future__ import annotations
 
-import sys
-
 import torch
 
 from autotune.errors import LayerError
-from autotune.kernels.workspace import COUNTER_BYTES, workspace
+from autotune.kernels.workspace import workspace
 from autotune.packing import PackedWeight
 from autotune.packing.quantized import TORCH_DTYPES
 from autotune.runtime.plans import LayerPlans, plans_of
@@ -48,29 +46,8 @@ def _run(
     if m:
         plan = plans.plan(m)
         weight = PackedWeight(layer, plans.device.kind, qweight, scales, zeros)
-        plan.run(tokens, weight, bias, out, _scratch(x, plan.workspace_bytes(m)))
+        plan.run(tokens, weight, bias, out, workspace(x.device, plan.workspace_bytes(m)))
     return out if x.dim() == 2 else out.view(*x.shape[:-1], layer.n)
-
-
-def _scratch(x: torch.Tensor, bytes: int) -> torch.Tensor | None:
-    """The workspace, or one of this call alone where inductor's graph trees lend the memory.
-
-    They take their pool back after each run, so what is kept for later calls must not come from it.
-    """
-    if not bytes or not _in_graph_tree(x.get_device()):
-        return workspace(x.device, bytes)
-    scratch = torch.empty(bytes, dtype=torch.uint8, device=x.device)
-    scratch[:COUNTER_BYTES].zero_()
-    return scratch
-
-
-def _in_graph_tree(index: int) -> bool:
-    """Whether `torch.compile(mode="reduce-overhead")` warms up or records a graph on the GPU."""
-    trees = sys.modules.get("torch._inductor.cudagraph_trees")
-    # Read where the trees keep it, because their own function would make one.
-    container = getattr(trees and trees.local, "tree_manager_containers", {}).get(index)
-    manager = container and container.tree_manager
-    return manager is not None and (manager.in_warmup or manager.in_recording)
 
 
 def _run_cuda(
