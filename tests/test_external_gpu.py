@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from runtime_tools import assert_is_linear, tokens_of, weight_of
 
 import autotune
 from autotune.bench.measure import measure
@@ -13,7 +15,8 @@ from autotune.bench.operands import Operands
 from autotune.device import Device, find_device
 from autotune.executors.kernel import KernelExecutor
 from autotune.layer import Layer, Problem
-from autotune.packing import dequantize, random_weight, reference_matmul
+from autotune.packing import dequantize
+from autotune.packing.quantized import TORCH_DTYPES
 from autotune.search.sweep import sweep
 from autotune.store.store import Store
 
@@ -33,25 +36,27 @@ def waiting(x, weight, out):
     torch.cuda.synchronize()
 
 
-def test_a_triton_kernel_is_tuned_and_applied(device, tmp_path):
+@pytest.mark.parametrize(("dtype", "tuned"), [("fp16", (1, 64)), ("bf16", (1,))])
+def test_a_triton_kernel_is_tuned_and_applied(device, tmp_path, dtype, tuned):
     pytest.importorskip("triton")
     db = str(tmp_path / "here.db")
-    problems = [Problem(LAYER, m) for m in (1, 64)]
+    layer = replace(LAYER, dtype=dtype)
+    problems = [Problem(layer, m) for m in tuned]
     with Store.open(db) as store, KernelExecutor(device, f"{EXAMPLE}:triton_gemm") as executor:
         kernel = executor.kernel
         outcomes = list(sweep(problems, store, [executor]))
         trials = store.trials(problems[0], device)
-    assert [(outcome.failed, outcome.note) for outcome in outcomes] == [(0, ""), (0, "")]
+    assert [(outcome.failed, outcome.note) for outcome in outcomes] == [(0, "")] * len(tuned)
     assert {trial.config for trial in trials} == set(kernel.space(problems[0], device))
     for outcome in outcomes:
-        answer = kernel.best(LAYER, outcome.problem.m, db=db)
+        answer = kernel.best(layer, outcome.problem.m, db=db)
         assert (answer.source, answer.config) == ("exact", outcome.record.config)
 
-    weight = random_weight(LAYER, torch.Generator(device.torch_name).manual_seed(0))
+    weight = weight_of(layer, device=device.torch_name)
     linear = kernel.linear(weight, lookup=kernel.lookup(db=db))
     for m in (1, 50):
-        x = torch.randn(m, LAYER.k, device=device.torch_name).half()
-        torch.testing.assert_close(linear(x).float(), reference_matmul(weight, x), rtol=2e-3, atol=2e-3)
+        x = tokens_of((m, layer.k), TORCH_DTYPES[dtype], device=device.torch_name)
+        assert_is_linear(linear(x), weight, x)
 
 
 def test_a_kernel_that_waits_cannot_be_in_a_graph_but_serves(device):
