@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+import os
 import re
 import shutil
 import struct
@@ -161,7 +162,28 @@ def test_build_all_builds_equal_units_once_and_keeps_errors_apart(write):
     built = compiler.build_all([good, bad, good], workers=2, on_done=lambda *done: calls.append(done))
     assert built[good.key] == compiler.build(good)
     assert isinstance(built[bad.key], compiler.SourceError)
-    assert calls == [(1, 2), (2, 2)]
+    assert sorted(calls, key=str) == sorted(built.items(), key=str)
+
+
+def test_units_are_built_in_their_order_while_others_are_still_to_come(write, cache):
+    def units():
+        yield write(AMOUNT=1)
+        while not list(cache.glob("*.cubin")):
+            pass
+        yield write(AMOUNT=2)
+
+    assert len(compiler.build_all(units(), workers=1)) == 2
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="threads have a niceness of their own on Linux only")
+def test_compiling_leaves_the_cores_to_others(write):
+    def note(*_):
+        found.update(os.getpriority(os.PRIO_PROCESS, int(task)) for task in os.listdir("/proc/self/task"))
+
+    before, found = os.getpriority(os.PRIO_PROCESS, 0), set()
+    compiler.build_all([write(AMOUNT=1)], on_done=note)
+    assert max(found) > before
+    assert os.getpriority(os.PRIO_PROCESS, 0) == before
 
 
 def test_build_all_of_nothing():
@@ -245,7 +267,7 @@ def test_nvcc_serves_where_nvrtc_is_absent(write):
 def test_nvcc_takes_the_shipped_sources_too(family):
     a100 = Device("cuda", 0, "a GPU", "sm_80", 108, 40 << 20, 163 << 10, 80 << 30)
     layer = Layer(n=4096, k=4096)
-    places = [(m, device) for m in (256, 1) for device in (a100, replace(a100, arch="sm_90"))]
+    places = [(m, device) for m in (256, 64, 1) for device in (a100, replace(a100, arch="sm_90"))]
     spaces = ((device, family.space(Problem(layer, m), device)) for m, device in places)
     device, space = next((device, space) for device, space in spaces if space)
     unit = family.unit(space[0], layer, device)

@@ -160,7 +160,8 @@ def takes(assignment, who, count=1):
 
 def test_a_thread_stays_with_its_layer_then_takes_a_new_one_then_helps():
     assignment = Assignment(PROBLEMS, 2)
-    assignment.add(PROBLEMS)
+    for problem in PROBLEMS:
+        assignment.add(problem)
     assert takes(assignment, 0) == [Problem(LARGE, 1)]
     assert takes(assignment, 1, 3) == [Problem(MIDDLE, m) for m in (1, 2, 4)]
     assert takes(assignment, 1, 3) == [Problem(SMALL, m) for m in (1, 2, 4)]
@@ -170,19 +171,33 @@ def test_a_thread_stays_with_its_layer_then_takes_a_new_one_then_helps():
 
 def test_only_problems_whose_kernels_are_there_are_taken():
     assignment = Assignment(PROBLEMS, 1)
-    assignment.add([Problem(SMALL, 4)])
+    assignment.add(Problem(SMALL, 4))
     assert takes(assignment, 0) == [Problem(SMALL, 4)]
     found = []
     waiting = threading.Thread(target=lambda: found.append(assignment.take(0)))
     waiting.start()
-    assignment.add([Problem(LARGE, 1), Problem(SMALL, 1)])
+    assignment.add(Problem(SMALL, 1))
     waiting.join()
     assert found == [Problem(SMALL, 1)]
+    assignment.add(Problem(LARGE, 1))
+    assignment.add(Problem(SMALL, 2))
+    assert takes(assignment, 0, 2) == [Problem(SMALL, 2), Problem(LARGE, 1)]
+
+
+def test_who_helps_goes_to_a_layer_that_nobody_has_as_soon_as_there_is_one():
+    assignment = Assignment(PROBLEMS, 2)
+    for m in (1, 2, 4):
+        assignment.add(Problem(SMALL, m))
+    assert takes(assignment, 0) == [Problem(SMALL, 1)]
+    assert takes(assignment, 1) == [Problem(SMALL, 4)]
+    assignment.add(Problem(LARGE, 1))
+    assert takes(assignment, 1) == [Problem(LARGE, 1)]
+    assert takes(assignment, 0) == [Problem(SMALL, 2)]
 
 
 def test_a_thread_waits_for_what_another_one_may_give_back():
     assignment = Assignment(PROBLEMS[:1], 2)
-    assignment.add(PROBLEMS[:1])
+    assignment.add(PROBLEMS[0])
     (problem,) = takes(assignment, 0)
     found = []
     waiting = threading.Thread(target=lambda: found.append(assignment.take(1)))

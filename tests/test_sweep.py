@@ -109,5 +109,5 @@ def test_without_time_only_the_default_is_measured(operands):
 
 def test_a_cpu_needs_no_compiler(monkeypatch):
     monkeypatch.setattr(compiler, "compiler_version", lambda: pytest.fail("asked for the compiler"))
-    chosen = [(PROBLEMS[0], config) for config in candidates_of(PROBLEMS[0], cpu_device())]
-    assert compile_candidates(chosen, cpu_device()) == {}
+    chosen = {problem: candidates_of(problem, cpu_device()) for problem in PROBLEMS}
+    assert compile_candidates(chosen, cpu_device()) == {problem: {} for problem in PROBLEMS}

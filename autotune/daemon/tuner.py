@@ -106,8 +106,7 @@ class Tuner:
         problem, device = plan.problem, self._device
         self._executor.start()  # it gets ready while the candidates are compiled
         self.warm = True
-        chosen = ((problem, config) for config in plan.candidates)
-        cubins = compile_candidates(chosen, device, lambda *_: self._check())
+        cubins = compile_candidates({problem: plan.candidates}, device, lambda *_: self._check())[problem]
         self._check()
         tuned = self._executor.tune(problem, plan.candidates, cubins, mode=_MODE)
         self._check()

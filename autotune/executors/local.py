@@ -20,7 +20,6 @@ from filelock import Timeout
 from autotune.config import Config
 from autotune.device import Device, cuda_devices, find_device
 from autotune.errors import DeviceError
-from autotune.kernels import registry
 from autotune.layer import Problem
 from autotune.locks import device_lock
 from autotune.record import Environment, Mode, Trial
@@ -179,8 +178,7 @@ class LocalExecutor:
         worker = self._ready_worker()
         testing: Config | None = None
         waiting = ""
-        more = unsent(task.problem, task.candidates, task.cubins, self._device, worker.has)
-        worker.send(replace(task, cubins=more))
+        worker.send(replace(task, cubins=unsent(task.cubins, worker.has)))
         while True:
             limit_s = self._limit(task.problem)
             if testing is None:
@@ -252,14 +250,11 @@ def local_executors(names: str = "auto", allow_busy: bool = False) -> list[Local
     return [LocalExecutor(device, allow_busy=allow_busy) for device in dict.fromkeys(devices)]
 
 
-def unsent(
-    problem: Problem, candidates: Sequence[Config], cubins: Cubins, device: Device, has: set[str]
-) -> Cubins:
-    """The cubins of the candidates that a receiver which `has` some lacks; it has them from now on."""
-    units = (registry.family_of(each).unit(each, problem.layer, device) for each in candidates)
-    keys = {unit.key for unit in units if unit is not None} - has
-    has |= keys
-    return {key: cubins[key] for key in keys}
+def unsent(cubins: Cubins, has: set[str]) -> Cubins:
+    """Those that a receiver which `has` some lacks; it has them from now on."""
+    more = {key: cubin for key, cubin in cubins.items() if key not in has}
+    has |= more.keys()
+    return more
 
 
 def _usable_gpus() -> Iterator[Device]:

@@ -54,12 +54,15 @@ class _Actor:
         self,
         problem: Problem,
         candidates: Sequence[Config],
-        cubins: Cubins,
+        keys: Sequence[str],
+        more: Cubins,
         budget_s: float | None,
         mode: Mode,
     ) -> Tuned:
-        self._cubins |= cubins
-        return self._executor.tune(problem, candidates, self._cubins, budget_s, mode)
+        """`keys` are those of the candidates' cubins, `more` the cubins that it lacks."""
+        self._cubins |= more
+        cubins = {key: self._cubins[key] for key in keys}
+        return self._executor.tune(problem, candidates, cubins, budget_s, mode)
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,9 +128,11 @@ class RayExecutor:
             DeviceError: the node or the device is lost, or it was cancelled.
         """
         actor = self._running_actor()
-        more = unsent(problem, candidates, cubins, self._device, self._sent)
+        more = unsent(cubins, self._sent)
         try:
-            tuned: Tuned = ray.get(actor.tune.remote(problem, candidates, more, budget_s, mode))
+            tuned: Tuned = ray.get(
+                actor.tune.remote(problem, candidates, tuple(cubins), more, budget_s, mode)
+            )
         except RayError as error:
             self._end_actor()  # another one has no cubins, and may be where this one is lost
             raise DeviceError(f"{self._place.name}: {_reason(error)}") from None

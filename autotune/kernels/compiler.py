@@ -13,10 +13,11 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -30,6 +31,7 @@ _LOG = logging.getLogger(__name__)
 _EXACT_VERSION = re.compile(r"\bV(\d+\.\d+\.\d+)")
 _CHECKSUM_BYTES = hashlib.sha256().digest_size
 _TOOLKIT = "/usr/local/cuda"
+_NICENESS = 10
 _REMEDY = "run pip install 'autotune-int4[cuda]' beside a CUDA build of torch, or install a CUDA toolkit"
 
 
@@ -199,29 +201,40 @@ def build(unit: Unit) -> bytes:
 def build_all(
     units: Iterable[Unit],
     workers: int | None = None,
-    on_done: Callable[[int, int], None] | None = None,
+    on_done: Callable[[str, bytes | CompileError], None] = lambda *_: None,
 ) -> dict[str, bytes | CompileError]:
     """Cubins by `unit.key`, built in parallel; a unit that does not build has its error instead.
 
-    Equal units are built once. `workers` is the usable cores by default: NVRTC runs outside the interpreter
-    lock, so threads do. `on_done(done, total)` is called from this thread after each unit.
+    Equal units are built once, in the order in which they come, the first while others are still to come.
+    `workers` is the usable cores by default: NVRTC runs outside the interpreter lock, so threads do.
+    `on_done(key, what was built)` is called from this thread after each unit.
 
     Raises:
         CompileError: there is no compiler at all.
     """
-    compiler_version()
-    distinct = {unit.key: unit for unit in units}
     built: dict[str, bytes | CompileError] = {}
-    pool = ThreadPoolExecutor(workers or cpu_device().cores, thread_name_prefix="compile")
+    running: dict[str, Future[bytes | CompileError]] = {}
+    cores = workers or cpu_device().cores
+    pool = ThreadPoolExecutor(cores, thread_name_prefix="compile", initializer=_step_back)
     try:
-        keys = {pool.submit(_build_or_error, unit): key for key, unit in distinct.items()}
+        for unit in units:
+            if not running:
+                compiler_version()
+            if unit.key not in running:
+                running[unit.key] = pool.submit(_build_or_error, unit)
+        keys = {future: key for key, future in running.items()}
         for future in as_completed(keys):
             built[keys[future]] = future.result()
-            if on_done is not None:
-                on_done(len(built), len(distinct))
+            on_done(keys[future], future.result())
     finally:
         pool.shutdown(cancel_futures=True)
     return built
+
+
+def _step_back() -> None:
+    """Let whatever else runs have the cores first: a worker that starts or measures meanwhile."""
+    if sys.platform == "linux":  # where it is of this thread; elsewhere it would be of the process
+        os.nice(_NICENESS)
 
 
 def _build_or_error(unit: Unit) -> bytes | CompileError:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
 
 from autotune.layer import Layer, Problem
 
@@ -13,8 +13,8 @@ class Assignment:
     """Problems, each of which one of several threads takes, once its kernels are there.
 
     A worker keeps the operands of its layer, so a thread stays with its layer, then goes to one that nobody
-    has, then helps where most is left. Few tokens come first; who helps takes many first, so that the two
-    meet in the middle and what everybody waits for in the end is short.
+    has, and while there is none helps where most is left. Few tokens come first; who helps takes many first,
+    so that the two meet in the middle and what everybody waits for in the end is short.
     """
 
     def __init__(self, problems: Collection[Problem], threads: int) -> None:
@@ -26,12 +26,11 @@ class Assignment:
         self.unfinished = len(problems)
         self.threads = threads
 
-    def add(self, problems: Iterable[Problem]) -> None:
-        """These can be tuned now."""
+    def add(self, problem: Problem) -> None:
+        """It can be tuned now."""
         with self._changed:
-            for problem in problems:
-                layer = problem.layer
-                self._ready[layer] = deque(sorted((*self._ready[layer], problem)))
+            layer = problem.layer
+            self._ready[layer] = deque(sorted((*self._ready[layer], problem)))
             self._changed.notify_all()
 
     def take(self, who: int) -> Problem | None:
@@ -55,7 +54,7 @@ class Assignment:
             self.threads -= 1
             self._at.pop(who, None)
         if problem is not None:
-            self.add([problem])
+            self.add(problem)
 
     def stop(self) -> None:
         """Nobody takes any more."""
@@ -65,8 +64,8 @@ class Assignment:
 
     def _layer(self, who: int) -> Layer:
         ready = [layer for layer, problems in self._ready.items() if problems]
-        if self._at.get(who) not in ready:
-            free = [layer for layer in ready if layer not in self._at.values()]
+        free = [layer for layer in ready if layer not in self._at.values()]
+        if self._at.get(who) not in ready or (free and who in self._helpers):
             self._helpers.discard(who)
             if not free:
                 self._helpers.add(who)

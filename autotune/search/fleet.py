@@ -112,7 +112,7 @@ class _Run:
         self._executors = executors
         self._end = None if budget_s is None else time.monotonic() + budget_s
         self._assignment = Assignment(self._tasks, len(executors))
-        self._cubins: Cubins = {}
+        self._cubins: dict[Problem, Cubins] = {}
         self._messages: SimpleQueue[tuple[Task, Done] | Exception] = SimpleQueue()
         self._cancelled = False
 
@@ -160,9 +160,9 @@ class _Run:
 
     def _tune(self, problem: Problem, executor: Executor) -> Done:
         begin = time.monotonic()
-        task = self._tasks[problem]
-        tuned = executor.tune(problem, task.candidates, self._cubins, self._share(begin), task.mode)
-        return Done(tuned, executor, self._cubins, time.monotonic() - begin)
+        task, cubins = self._tasks[problem], self._cubins[problem]
+        tuned = executor.tune(problem, task.candidates, cubins, self._share(begin), task.mode)
+        return Done(tuned, executor, cubins, time.monotonic() - begin)
 
     def _share(self, now: float) -> float | None:
         if self._end is None:
@@ -171,21 +171,21 @@ class _Run:
         return max(0.0, self._end - now) * min(self._assignment.threads, left) / left
 
     def compile(self, progress: Progress | None) -> None:
-        """Compile what the tasks need, few tokens first, and give out problems whose kernels are there."""
+        """Compile what the tasks need, and give out each problem when its kernels are there."""
 
-        def on_done(stage: str, done: int, total: int) -> None:
+        def check(stage: str, done: int, total: int) -> None:
             if self._cancelled:
                 raise _Stopped
             if progress is not None:
                 progress(stage, done, total)
 
-        device = self._executors[0].device
+        def give_out(problem: Problem, cubins: Cubins) -> None:
+            self._cubins[problem] = cubins
+            self._assignment.add(problem)
+
+        chosen = {problem: task.candidates for problem, task in self._tasks.items()}
         try:
-            for m in sorted({problem.m for problem in self._tasks}):
-                problems = [problem for problem in self._tasks if problem.m == m]
-                chosen = ((each, config) for each in problems for config in self._tasks[each].candidates)
-                self._cubins.update(compile_candidates(chosen, device, on_done))
-                self._assignment.add(problems)
+            compile_candidates(chosen, self._executors[0].device, check, give_out)
         except _Stopped:
             pass
         except Exception as error:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from types import MappingProxyType
@@ -13,7 +12,7 @@ from autotune.config import Config
 from autotune.device import Device
 from autotune.errors import CompileError, LaunchError
 from autotune.kernels import compiler, registry
-from autotune.kernels.family import Plan
+from autotune.kernels.family import Plan, Unit
 from autotune.layer import Problem
 from autotune.record import Evidence, Mode, Record, Trial
 
@@ -46,18 +45,54 @@ def candidates_of(problem: Problem, device: Device, names: Collection[str] | Non
 
 
 def compile_candidates(
-    chosen: Iterable[tuple[Problem, Config]], device: Device, progress: Progress | None = None
-) -> Cubins:
-    """The cubin, or the error, of every unit that the configs need, by the unit's key."""
-    units = {}
-    for problem, config in chosen:
-        unit = registry.family_of(config).unit(config, problem.layer, device)
-        if unit is not None:
-            units[unit.key] = unit
-    if not units:  # a CPU's kernels are built in, and it may have no compiler
-        return {}
-    on_done = None if progress is None else functools.partial(progress, "compile")
-    return compiler.build_all(units.values(), on_done=on_done)
+    chosen: Mapping[Problem, Sequence[Config]],
+    device: Device,
+    progress: Progress | None = None,
+    on_ready: Callable[[Problem, Cubins], None] = lambda *_: None,
+) -> dict[Problem, Cubins]:
+    """The cubin, or the error, of every unit that each problem's configs need, by the unit's key.
+
+    `on_ready` gets those of a problem as soon as all are there. Few tokens come first; of equally many the
+    problem with the least to compile, and of those the largest. Nothing waits at a boundary between problems.
+    """
+    needed: dict[Problem, dict[str, Unit]] = {}
+    listed: set[str] = set()
+    built: Cubins = {}
+    ready: dict[Problem, Cubins] = {}
+
+    def count() -> None:
+        if progress is not None:
+            progress("compile", len(built), len(listed))
+
+    def finish(problem: Problem) -> None:
+        ready[problem] = {key: built[key] for key in needed[problem]}
+        on_ready(problem, ready[problem])
+
+    def units() -> Iterator[Unit]:
+        for m in sorted({problem.m for problem in chosen}):
+            bucket = {each: _units_of(each, chosen[each], device) for each in chosen if each.m == m}
+            needed.update(bucket)
+            listed.update(*bucket.values())
+            count()
+            for problem in sorted(bucket, key=lambda each: (len(bucket[each]), -each.operations)):
+                if not bucket[problem]:  # a CPU's kernels are built in
+                    finish(problem)
+                yield from bucket[problem].values()
+
+    def on_done(key: str, cubin: bytes | CompileError) -> None:
+        built[key] = cubin
+        count()
+        for problem, keys in needed.items():
+            if key in keys and keys.keys() <= built.keys():
+                finish(problem)
+
+    compiler.build_all(units(), on_done=on_done)
+    return ready
+
+
+def _units_of(problem: Problem, configs: Iterable[Config], device: Device) -> dict[str, Unit]:
+    units = (registry.family_of(config).unit(config, problem.layer, device) for config in configs)
+    return {unit.key: unit for unit in units if unit is not None}
 
 
 def tune(
