@@ -32,7 +32,9 @@ class CudaFunction:
     static_shared_bytes: int
     max_threads: int
 
-    def __init__(self, cubin: bytes, name: str, device: int) -> None: ...
+    def __init__(
+        self, cubin: bytes, name: str, device: int, boxes: tuple[int, int, bool] | None = None
+    ) -> None: ...
     def launch(
         self,
         grid: tuple[int, int, int],

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <memory>
 #include <string>
+#include <tuple>
 
 #include "launcher/driver.h"
 #include "launcher/function.h"
@@ -49,10 +50,18 @@ std::optional<std::uint64_t> cuda_capture_id(std::uintptr_t stream) {
   return status == kCapturing ? std::make_optional(id) : std::nullopt;
 }
 
-std::unique_ptr<CudaFunction> load(const py::bytes& cubin, std::string name, int device) {
+using BoxesArgument = std::optional<std::tuple<std::uint64_t, unsigned, bool>>;
+
+std::unique_ptr<CudaFunction> load(const py::bytes& cubin, std::string name, int device,
+                                   const BoxesArgument& argument) {
   const std::string_view bytes = cubin;
+  std::optional<Boxes> boxes;
+  if (argument) {
+    const auto [columns, rows, bf16] = *argument;
+    boxes = Boxes{columns, rows, bf16};
+  }
   const py::gil_scoped_release release;
-  return std::make_unique<CudaFunction>(bytes, std::move(name), device);
+  return std::make_unique<CudaFunction>(bytes, std::move(name), device, boxes);
 }
 
 void launch(CudaFunction& function, const std::array<unsigned, 3>& grid, unsigned block,
@@ -101,10 +110,13 @@ void bind(py::module_& module) {
   py::class_<CudaFunction>(
       module, "CudaFunction",
       "A kernel of a cubin, loaded into the device's primary context (torch's own).\n\n"
-      "All parameters of the kernel have 8 bytes. Making one loads the module, which is\n"
-      "slow but does not end a graph capture. Equal cubins share a module, which stays\n"
-      "loaded for the life of the process. Raises LaunchError.")
-      .def(py::init(&load), py::arg("cubin"), py::arg("name"), py::arg("device"))
+      "All parameters of the kernel have 8 bytes. With boxes=(columns, rows, bf16) the first is a\n"
+      "CUtensorMap instead: the address and the rows of a matrix of 16-bit elements, which are the\n"
+      "first two arguments of a launch, become its map in boxes of 64 columns. Making one loads the\n"
+      "module, which is slow but does not end a graph capture. Equal cubins share a module, which\n"
+      "stays loaded for the life of the process. Raises LaunchError.")
+      .def(py::init(&load), py::arg("cubin"), py::arg("name"), py::arg("device"),
+           py::arg("boxes") = py::none())
       .def("launch", &launch, py::arg("grid"), py::arg("block"), py::arg("shared_bytes"), py::arg("stream"),
            py::arg("arguments"), py::arg("programmatic") = false,
            "Enqueue the kernel on the stream: grid is (x, y, z) blocks of `block` threads with "

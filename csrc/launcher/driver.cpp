@@ -38,6 +38,7 @@ const char* find_all(void* library, Driver& driver) {
   need("cuFuncGetAttribute", driver.cuFuncGetAttribute);
   need("cuFuncSetAttribute", driver.cuFuncSetAttribute);
   need("cuLaunchKernelEx", driver.cuLaunchKernelEx);
+  need("cuTensorMapEncodeTiled", driver.cuTensorMapEncodeTiled);
   need("cuStreamGetCaptureInfo", driver.cuStreamGetCaptureInfo);
   need("cuThreadExchangeStreamCaptureMode", driver.cuThreadExchangeStreamCaptureMode);
   return missing;

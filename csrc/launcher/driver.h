@@ -35,8 +35,17 @@ enum FunctionAttribute : int {
   kMaxDynamicSharedBytes = 8,
 };
 
+// Of 16-bit elements, in boxes whose rows of 128 bytes are swizzled; what lies outside is read as zero.
+enum TensorDataType : int { kFloat16 = 6, kBfloat16 = 9 };
+enum TensorMapOption : int { kNoInterleave = 0, kSwizzle128 = 3, kPromote256 = 3, kFillZeros = 0 };
+
 enum CaptureStatus : int { kNotCapturing = 0, kCapturing = 1 };
 enum CaptureMode : int { kCaptureRelaxed = 2 };
+
+// CUtensorMap: a tensor and its boxes, in words that only the driver and the copy engine read.
+struct alignas(64) TensorMap {
+  std::uint64_t words[16];
+};
 
 // CUlaunchAttribute: an id, padded to 8 bytes, and a union of 64 bytes.
 struct LaunchAttribute {
@@ -99,6 +108,11 @@ struct Driver {
   Result (*cuFuncSetAttribute)(Function function, FunctionAttribute attribute, int value) = nullptr;
   Result (*cuLaunchKernelEx)(const LaunchConfig* config, Function function, void** parameters,
                              void** extra) = nullptr;
+  Result (*cuTensorMapEncodeTiled)(TensorMap* map, TensorDataType type, unsigned rank, void* address,
+                                   const std::uint64_t* sizes, const std::uint64_t* stride_bytes,
+                                   const unsigned* box, const unsigned* steps, TensorMapOption interleave,
+                                   TensorMapOption swizzle, TensorMapOption promotion,
+                                   TensorMapOption fill) = nullptr;
   Result (*cuStreamGetCaptureInfo)(Stream stream, CaptureStatus* status, std::uint64_t* id) = nullptr;
   Result (*cuThreadExchangeStreamCaptureMode)(CaptureMode* mode) = nullptr;
 

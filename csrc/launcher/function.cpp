@@ -99,7 +99,8 @@ bool is_whole_cubin(std::string_view bytes) {
 
 }  // namespace
 
-CudaFunction::CudaFunction(std::string_view cubin, std::string name, int device)
+CudaFunction::CudaFunction(std::string_view cubin, std::string name, int device,
+                           const std::optional<Boxes>& boxes)
     : driver_(available_driver()), name_(std::move(name)) {
   const int devices = static_cast<int>(driver_.devices.size());
   if (device < 0 || device >= devices) {
@@ -117,6 +118,7 @@ CudaFunction::CudaFunction(std::string_view cubin, std::string name, int device)
   const int shared_bytes = driver_.devices[device].shared_bytes - static_shared_bytes_;
   driver_.check(driver_.cuFuncSetAttribute(function_, kMaxDynamicSharedBytes, shared_bytes),
                 "cuFuncSetAttribute");
+  if (boxes) maps_.emplace(driver_, *boxes);
 }
 
 void CudaFunction::find_function(Module module) {
@@ -142,6 +144,14 @@ void CudaFunction::launch(const Launch& launch, const std::uint64_t* arguments, 
   const CurrentContext current(driver_, context_);
   void* parameters[kMaxArguments];
   for (int i = 0; i < count; ++i) parameters[i] = const_cast<std::uint64_t*>(arguments + i);
+  TensorMap map;
+  void** first = parameters;
+  if (maps_) {
+    if (count < 2) throw DriverError("kernel " + name_ + " takes a matrix: its address and rows come first");
+    map = maps_->of(arguments[0], arguments[1]);
+    first = parameters + 1;
+    *first = &map;
+  }
   LaunchAttribute programmatic{};
   programmatic.id = LaunchAttribute::kProgrammaticSerialization;
   programmatic.value.allowed = 1;
@@ -153,7 +163,7 @@ void CudaFunction::launch(const Launch& launch, const std::uint64_t* arguments, 
   config.stream = launch.stream;
   config.attributes = &programmatic;
   config.attribute_count = launch.programmatic ? 1 : 0;
-  const Result result = driver_.cuLaunchKernelEx(&config, function_, parameters, nullptr);
+  const Result result = driver_.cuLaunchKernelEx(&config, function_, first, nullptr);
   if (result != kSuccess) fail(result, launch);
 }
 

@@ -2,10 +2,12 @@
 
 #include <array>
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <string_view>
 
 #include "launcher/driver.h"
+#include "launcher/tensor_map.h"
 
 namespace autotune::launcher {
 
@@ -20,12 +22,13 @@ struct Launch {
 };
 
 // One kernel of a cubin, loaded into a device's primary context, which torch uses too. The kernel takes
-// only parameters of 8 bytes. All members throw DriverError.
+// only parameters of 8 bytes; with `boxes`, the first is the tensor map of the matrix whose address and rows
+// the first two arguments are. All members throw DriverError.
 class CudaFunction {
  public:
   static constexpr int kMaxArguments = 24;
 
-  CudaFunction(std::string_view cubin, std::string name, int device);
+  CudaFunction(std::string_view cubin, std::string name, int device, const std::optional<Boxes>& boxes);
 
   // Enqueues the kernel. Allocates nothing on the device and never waits for it.
   void launch(const Launch& launch, const std::uint64_t* arguments, int count);
@@ -44,6 +47,7 @@ class CudaFunction {
   std::string name_;
   Context context_ = nullptr;
   Function function_ = nullptr;
+  std::optional<TensorMaps> maps_;
   int registers_ = 0;
   int local_bytes_ = 0;
   int static_shared_bytes_ = 0;

@@ -1,0 +1,103 @@
+// sm_90a: warpgroup products, tensor copies, and what else family `wgmma` needs; one PTX instruction per
+// function.
+#pragma once
+
+#include "common/ptx.cuh"
+
+// CUtensorMap: made by the driver, read by the copy engine.
+struct alignas(64) TensorMap {
+  u64 words[16];
+};
+
+// A box of the map's tensor from this column and row on, by the copy engine, which reports to the barrier.
+__device__ __forceinline__ void cp_async_bulk_tensor_2d(u32 shared, const TensorMap* map, int column, int row,
+                                                        u32 barrier) {
+  asm volatile(
+      "cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], [%1, {%2, "
+      "%3}], "
+      "[%4];" ::"r"(shared),
+      "l"(map), "r"(column), "r"(row), "r"(barrier)
+      : "memory");
+}
+
+__device__ __forceinline__ void cp_async_ca_4(u32 shared, const u32* global) {
+  asm volatile("cp.async.ca.shared.global [%0], [%1], 4;" ::"r"(shared), "l"(global) : "memory");
+}
+
+__device__ __forceinline__ void mbarrier_arrive(u32 barrier) {
+  asm volatile("mbarrier.arrive.shared.b64 _, [%0];" ::"r"(barrier) : "memory");
+}
+
+// Unlike .release, it waits for no access under way.
+__device__ __forceinline__ void barrier_cluster_arrive_relaxed() {
+  asm volatile("barrier.cluster.arrive.relaxed.aligned;" ::: "memory");
+}
+
+// 8 bytes to a block of the cluster, whose barrier counts them.
+__device__ __forceinline__ void st_async_v2(u32 address, float a, float b, u32 barrier) {
+  asm volatile(
+      "st.async.shared::cluster.mbarrier::complete_tx::bytes.v2.f32 [%0], {%1, %2}, [%3];" ::"r"(address),
+      "f"(a), "f"(b), "r"(barrier)
+      : "memory");
+}
+
+__device__ __forceinline__ void st_shared_v2(u32 address, float a, float b) {
+  asm volatile("st.shared.v2.f32 [%0], {%1, %2};" ::"r"(address), "f"(a), "f"(b) : "memory");
+}
+
+// Orders registers, before the first product that uses them.
+__device__ __forceinline__ void wgmma_fence() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
+
+__device__ __forceinline__ void wgmma_commit_group() {
+  asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
+}
+
+// Waits until at most `Pending` of the warpgroup's groups are under way.
+template <int Pending>
+__device__ __forceinline__ void wgmma_wait_group() {
+  asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(Pending) : "memory");
+}
+
+// Keeps what reads a sum behind the wait for it.
+__device__ __forceinline__ void keep(float& sum) { asm volatile("" : "+f"(sum)::"memory"); }
+
+// d[64, n] = a[64, 16] b[16, n], or d += a b, by four warps with 16 rows each: a and d are those of
+// mma.m16n8k16, d for eight columns after eight. `b` describes n rows of k in shared memory, swizzled by 128
+// bytes. The lists name the registers of d for 8, 16, 32 and 64 columns.
+#define D8 "%0, %1, %2, %3"
+#define D16 D8 ", %4, %5, %6, %7"
+#define D32 D16 ", %8, %9, %10, %11, %12, %13, %14, %15"
+#define D64 D32 ", %16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
+#define SUMS(o) "+f"(d[o][0]), "+f"(d[o][1]), "+f"(d[o][2]), "+f"(d[o][3])
+#define SUMS8 SUMS(0)
+#define SUMS16 SUMS8, SUMS(1)
+#define SUMS32 SUMS16, SUMS(2), SUMS(3)
+#define SUMS64 SUMS32, SUMS(4), SUMS(5), SUMS(6), SUMS(7)
+
+#define WGMMA(n, type, a_list, b_name, adds)                                                           \
+  __device__ __forceinline__ void wgmma_##type(float (&d)[n / 8][4], uint4 a, u64 b, bool add) {       \
+    asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, " adds ", 0;\nwgmma.mma_async.sync.aligned.m64n" #n \
+                 "k16.f32." #type "." #type " {" D##n "}, {" a_list "}, " b_name ", p, 1, 1, 0;\n}"    \
+                 : SUMS##n                                                                             \
+                 : "r"(a.x), "r"(a.y), "r"(a.z), "r"(a.w), "l"(b), "r"(static_cast<u32>(add)));        \
+  }
+#define WGMMA_OF_BOTH_TYPES(n, a_list, b_name, adds) \
+  WGMMA(n, f16, a_list, b_name, adds)                \
+  WGMMA(n, bf16, a_list, b_name, adds)
+
+WGMMA_OF_BOTH_TYPES(8, "%4, %5, %6, %7", "%8", "%9")
+WGMMA_OF_BOTH_TYPES(16, "%8, %9, %10, %11", "%12", "%13")
+WGMMA_OF_BOTH_TYPES(32, "%16, %17, %18, %19", "%20", "%21")
+WGMMA_OF_BOTH_TYPES(64, "%32, %33, %34, %35", "%36", "%37")
+
+#undef WGMMA_OF_BOTH_TYPES
+#undef WGMMA
+#undef SUMS64
+#undef SUMS32
+#undef SUMS16
+#undef SUMS8
+#undef SUMS
+#undef D64
+#undef D32
+#undef D16
+#undef D8
