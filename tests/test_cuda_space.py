@@ -1,11 +1,14 @@
 """The CUDA families' spaces and their compilation, without a GPU: an H200 and an A100 as values."""
 
+from dataclasses import replace
+
 import pytest
 
 from autotune.config import Config
 from autotune.device import Device
 from autotune.kernels import compiler, registry
 from autotune.layer import BUCKETS, Layer, Problem
+from autotune.paths import shipped
 
 H200 = Device("cuda", 0, "NVIDIA H200", "sm_90", 132, 60 << 20, 232448, 140 << 30)
 A100 = Device("cuda", 0, "NVIDIA A100", "sm_80", 108, 40 << 20, 166912, 80 << 30)
@@ -15,6 +18,11 @@ LLAMA7B = [Layer(12288, 4096), Layer(4096, 4096), Layer(22016, 4096), Layer(1100
 def decode(**changed):
     values = {"tile_m": 16, "fragments": 2, "warps_n": 2, "warps_k": 4, "stages": 3, "split_k": 2}
     return str(Config.of("decode", **values | {"chunks": 4, "waves": 1} | changed))
+
+
+def wgmma(**changed):
+    values = {"tile_m": 32, "fragments": 2, "warpgroups": 1, "stages": 4, "split_k": 2, "scale_sums": 1}
+    return str(Config.of("wgmma", **values | changed))
 
 
 @pytest.mark.parametrize("m", BUCKETS)
@@ -30,10 +38,23 @@ def test_space_holds_the_default_and_only_valid_configs(layer, m):
 
 
 @pytest.mark.parametrize("layer", [Layer(8, 8, -1), Layer(72, 4104, -1), Layer(64, 32, 32)], ids=str)
-@pytest.mark.parametrize("m", [1, 64, 4096])
-def test_the_smallest_layers_have_a_default(layer, m):
+@pytest.mark.parametrize("m", [1, 5, 16, 64, 65, 4096])
+@pytest.mark.parametrize("device", [A100, H200], ids=lambda device: device.arch)
+def test_the_smallest_layers_have_a_default(layer, m, device):
     problem = Problem(layer, m)
-    registry.check(registry.default_config(problem, A100), problem, A100)
+    registry.check(registry.default_config(problem, device), problem, device)
+
+
+def test_tokens_from_prefill_down_have_other_defaults():
+    layer = Layer(4096, 4096)
+    families = {m: registry.default_config(Problem(layer, m), H200).family for m in BUCKETS[:9]}
+    assert families == {
+        **dict.fromkeys((1, 2, 4, 8), "decode"),
+        **dict.fromkeys((16, 32, 64), "wgmma"),
+        128: "mma",
+        256: "dequant_matmul",
+    }
+    assert {registry.default_config(Problem(layer, m), A100).family for m in BUCKETS[:8]} == {"mma"}
 
 
 def test_fp32_is_not_for_the_gpu():
@@ -56,6 +77,9 @@ def test_fp32_is_not_for_the_gpu():
         (decode(warps_k=1), "2 warps"),
         (decode(fragments=2, warps_n=1, warps_k=8, split_k=4), "8 rows"),
         (decode(fragments=4, warps_n=1, warps_k=16, split_k=4), "4 slices of 16 warps"),
+        (wgmma(stages=2), "stages=2"),
+        (wgmma(warpgroups=2), "256 rows"),
+        (wgmma(tile_m=64), "registers at tile_m=64"),
     ],
 )
 def test_a_rejected_config_says_why(text, reason):
@@ -87,3 +111,37 @@ def test_a_sample_compiles_and_defaults_do_not_spill(device):
     assert {key: str(result) for key, result in built.items() if not isinstance(result, bytes)} == {}
     spilled = {unit: used for unit in defaults.values() if (used := compiler.resources(unit)).spill_bytes}
     assert not spilled
+
+
+def wgmma_units():
+    """Every shape and way to scale of family wgmma, by group size and dtype."""
+    family = registry.families()["wgmma"]
+    layers = [Layer(12288, 4096), Layer(4096, 4096, 64, "bf16"), Layer(4096, 4096, 32, "bf16", False)]
+    chosen = [(layer, family.space(Problem(layer, m), H200)) for layer in layers for m in (8, 16, 32, 64)]
+    units = (family.unit(config, layer, H200) for layer, space in chosen for config in space[::5])
+    return list({unit.key: unit for unit in units}.values())
+
+
+def ptxas_log(unit):
+    return compiler._compile(unit, "--ptxas-options=-v")[1]
+
+
+def is_serialised(log):
+    """ptxas waits for each wgmma by itself where it cannot tell who uses its registers, and says so."""
+    return "C75" in log
+
+
+def test_wgmma_neither_spills_nor_waits_for_each_product():
+    logs = [ptxas_log(unit) for unit in wgmma_units()]
+    assert len(logs) > 20
+    assert all("0 bytes spill stores" in log for log in logs)
+    assert not any(map(is_serialised, logs))
+
+
+def test_a_wgmma_whose_sums_are_read_too_early_is_serialised(tmp_path):
+    text = shipped("csrc/cuda").joinpath("wgmma.cu").read_text()
+    assert text.count("wgmma_wait_group<0>();") == 2
+    source = tmp_path / "early.cu"
+    source.write_text(text.replace("wgmma_wait_group<0>();", ""))
+    unit = replace(wgmma_units()[0], source=str(source))
+    assert is_serialised(ptxas_log(unit))

@@ -37,18 +37,17 @@ _ALLOWED = {
 _TUNABLES = tuple(_ALLOWED)
 _WARPS = (4, 8, 16)
 
-# tile_m, whether n gives every multiprocessor 64 rows, and up to this many bytes of x: fragments, warps_n,
-# warps_k, stages, split_k. The rows had little mean regret over the Llama-7B layers in a sweep on an H200;
-# where none fits, another family is faster.
+# For up to 8 tokens: whether n gives every multiprocessor 64 rows, and up to this many bytes of x: fragments,
+# warps_n, warps_k, stages, split_k. The rows had little mean regret over the Llama-7B layers in a sweep on an
+# H200; where none fits, and for more tokens, another family is faster.
 _DEFAULTS = (
-    (8, True, 16 << 10, 4, 1, 8, 4, 1),
-    (8, True, 64 << 10, 4, 1, 8, 3, 1),
-    (16, True, 128 << 10, 2, 1, 8, 3, 1),
-    (8, False, 44 << 10, 2, 1, 8, 3, 1),
-    (8, False, 64 << 10, 2, 2, 4, 3, 2),
-    (8, False, 256 << 10, 4, 1, 8, 2, 2),
-    (16, False, 128 << 10, 2, 2, 4, 3, 2),
+    (True, 16 << 10, 4, 1, 8, 4, 1),
+    (True, 64 << 10, 4, 1, 8, 3, 1),
+    (False, 44 << 10, 2, 1, 8, 3, 1),
+    (False, 64 << 10, 2, 2, 4, 3, 2),
+    (False, 256 << 10, 4, 1, 8, 2, 2),
 )
+_DEFAULT_TILE_M = 8
 
 _HEAD_BYTES = 128
 # A Hopper multiprocessor: its shared memory, and what each block takes of it besides its own. The winners of
@@ -209,15 +208,15 @@ class DecodeFamily:
         return [config for config in valid if _prune(config, problem, device) is None] or valid
 
     def default(self, problem: Problem, device: Device) -> Config | None:
-        if problem.m > _ALLOWED["tile_m"][-1]:
+        if problem.m > _DEFAULT_TILE_M:
             return None
-        tile_m, chunks = _tile_m(problem.m), 1 if problem.m <= 2 else 4
+        chunks = 1 if problem.m <= 2 else 4
         x_bytes = problem.m * problem.layer.k * 2
         wide = problem.layer.n >= 64 * device.cores
-        row = next((row for row in _DEFAULTS if row[:2] == (tile_m, wide) and x_bytes <= row[2]), None)
+        row = next((row for row in _DEFAULTS if row[0] == wide and x_bytes <= row[1]), None)
         if row is None:
             return None
-        config = _config(tile_m, *row[3:], chunks, 1)
+        config = _config(_DEFAULT_TILE_M, *row[2:], chunks, 1)
         return config if self.reject(config, problem, device) is None else None
 
     def unit(self, config: Config, layer: Layer, device: Device) -> Unit:

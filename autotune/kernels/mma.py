@@ -17,6 +17,7 @@ from autotune.kernels.cuda_gemm import (
     reject_layer,
 )
 from autotune.kernels.family import Unit, hash_sources
+from autotune.kernels.wgmma import TOKENS
 from autotune.kernels.workspace import COUNTER_BYTES
 
 if TYPE_CHECKING:
@@ -214,6 +215,8 @@ class MmaFamily:
     def default(self, problem: Problem, device: Device) -> Config | None:
         if reject_layer(problem.layer) is not None:
             return None
+        if device.arch == "sm_90" and problem.m in TOKENS:
+            return None  # family `wgmma` is faster there, and has a default for every layer
         tile_m = _tile_m(problem.m)
         _, tile_n, warps, warps_k, waves = next(row for row in _DEFAULTS if problem.m <= row[0])
         for split_k in reversed(_SPLIT_K):
