@@ -20,11 +20,12 @@ import warnings
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from autotune.config import Config
     from autotune.device import Device
     from autotune.kernels.family import Plan
+    from autotune.layer import Layer
     from autotune.runtime.linear import Int4Linear
 
-PARTS = ("import", "context", "lookup", "weights", "token")
 _PROMPT = 16
 _FAMILY = {"cuda": "mma", "cpu": "cpu"}
 _ITERATIONS = {"cuda": 1000, "cpu": 5}
@@ -35,11 +36,13 @@ def starts(folder: str, device: str, db: str | None, started: float) -> dict[str
     """Seconds of each part; `started` is the wall clock's time when the process was asked for."""
     import torch
     from transformers import AutoModelForCausalLM  # noqa: F401
+    from transformers.utils.logging import disable_progress_bar
 
     import autotune
     from autotune.device import find_device
     from autotune.runtime.lookup import Lookup
 
+    disable_progress_bar()
     load = autotune.load
     clock = time.perf_counter
     seconds = {"import": time.time() - started}
@@ -71,7 +74,7 @@ def tuning_s(model: Any, device: Device) -> float:
     from autotune.runtime.linear import Int4Linear
 
     distinct = {each.layer: each for each in model.modules() if isinstance(each, Int4Linear)}
-    plans = {each: six_plans(each, device) for each in distinct.values()}
+    plans = dict(zip(distinct.values(), plans_of(list(distinct), device), strict=True))
     started = time.perf_counter()
     for linear, candidates in plans.items():
         warm_up(device)
@@ -79,21 +82,34 @@ def tuning_s(model: Any, device: Device) -> float:
     return time.perf_counter() - started
 
 
-def six_plans(linear: Int4Linear, device: Device) -> list[Plan]:
-    """A plan for each value of split_k that one token can have, six at most."""
+def plans_of(layers: list[Layer], device: Device) -> list[list[Plan]]:
+    """A plan of each layer for each value of split_k that one token can have, six at most."""
     from autotune.kernels import compiler, registry
+
+    family = registry.families()[_FAMILY[device.kind]]
+    units = {
+        layer: {config: family.unit(config, layer, device) for config in six_configs(layer, device)}
+        for layer in layers
+    }
+    # All at once, because a compiler takes one core.
+    cubins = compiler.build_all(unit for of_layer in units.values() for unit in of_layer.values() if unit)
+    return [
+        [
+            family.plan(config, layer, device, cubins[unit.key] if unit else None)
+            for config, unit in of_layer.items()
+        ]
+        for layer, of_layer in units.items()
+    ]
+
+
+def six_configs(layer: Layer, device: Device) -> list[Config]:
+    from autotune.kernels import registry
     from autotune.layer import Problem
 
-    configs = {}
-    for config in registry.space(Problem(linear.layer, 1), device, (_FAMILY[device.kind],)):
+    configs: dict[int, Config] = {}
+    for config in registry.space(Problem(layer, 1), device, (_FAMILY[device.kind],)):
         configs.setdefault(config["split_k"], config)
-    plans = []
-    for config in list(configs.values())[:6]:
-        family = registry.family_of(config)
-        unit = family.unit(config, linear.layer, device)
-        cubin = None if unit is None else compiler.build(unit)
-        plans.append(family.plan(config, linear.layer, device, cubin))
-    return plans
+    return list(configs.values())[:6]
 
 
 def warm_up(device: Device) -> None:
