@@ -18,7 +18,7 @@ from autotune.executors.local import LocalExecutor, local_executors
 from autotune.kernels import registry
 from autotune.layer import Layer, Problem
 from autotune.search.assignment import Assignment
-from autotune.search.fleet import by_model
+from autotune.search.executor import by_model
 from autotune.search.sweep import sweep
 from autotune.store.store import Store
 

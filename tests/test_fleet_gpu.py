@@ -7,7 +7,7 @@ import pytest
 from autotune.device import cuda_devices
 from autotune.executors.local import local_executors
 from autotune.layer import Layer, Problem
-from autotune.search.fleet import by_model
+from autotune.search.executor import by_model
 from autotune.search.sweep import sweep
 from autotune.store.store import Store
 

@@ -96,15 +96,18 @@ def command(
     shapes = chosen_shapes(**layers)
     if recheck and mode is not None:
         raise click.UsageError("--recheck times each record in its own mode; leave --mode out.")
-    from autotune.cli.recheck import run_recheck
-    from autotune.search.fleet import by_model
-    from autotune.store.store import Store
+    from autotune.search.executor import by_model
 
     with contextlib.ExitStack() as stack:
         executors = _executors(kernel, device, executor, address, allow_busy)
         for each in executors:
             stack.enter_context(each)
         groups = by_model(executors)
+        for each in groups[0]:
+            each.start()  # it takes seconds; so do the database and the spaces
+        from autotune.cli.recheck import run_recheck
+        from autotune.store.store import Store
+
         plans = [
             _doable(kernel, tuned_problems(shapes, chosen_tokens(m, group[0].device)), group[0].device)
             for group in groups

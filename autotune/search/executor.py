@@ -51,3 +51,11 @@ class Executor(Protocol):
     def __enter__(self) -> Executor: ...
 
     def __exit__(self, *_: object) -> None: ...
+
+
+def by_model(executors: Sequence[Executor]) -> list[list[Executor]]:
+    """The executors of each device model, as records belong to one."""
+    groups: dict[tuple[str, str], list[Executor]] = {}
+    for executor in executors:
+        groups.setdefault((executor.device.name, executor.device.arch), []).append(executor)
+    return list(groups.values())

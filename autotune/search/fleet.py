@@ -42,14 +42,6 @@ class Done:
     elapsed_s: float
 
 
-def by_model(executors: Sequence[Executor]) -> list[list[Executor]]:
-    """The executors of each device model, as records belong to one."""
-    groups: dict[tuple[str, str], list[Executor]] = {}
-    for executor in executors:
-        groups.setdefault((executor.device.name, executor.device.arch), []).append(executor)
-    return list(groups.values())
-
-
 @contextlib.contextmanager
 def sweeps_of(
     executors: Sequence[Executor], store: Store, arguments: Mapping[str, Any]
