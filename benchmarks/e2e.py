@@ -232,7 +232,7 @@ def options_of() -> argparse.Namespace:
     parser.add_argument("--compiled", type=numbers, default=[1], help="batches that are decoded compiled too")
     parser.add_argument("--unfused", action="store_true", help="measure the tuned model without fusion too")
     parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--starts", type=int, default=3, help="fresh processes, 0 for none")
+    parser.add_argument("--starts", type=int, default=2, help="fresh processes, 0 for none")
     parser.add_argument(
         "--limit", type=float, default=95, help="seconds after which no more rounds and processes are begun"
     )
