@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,12 +36,13 @@ Tensors = dict[str, torch.Tensor]
 
 @dataclass(frozen=True)
 class Kind:
-    """A way to store a linear, and what config.json says of it."""
+    """A way to store a linear, what config.json says of it, and numbers of a tiny model that it can store."""
 
     config: dict[str, Any]
     pack: Callable[[QuantizedWeight, torch.Tensor | None], Tensors]
     zero_point: bool = True
     desc_act: bool = False
+    numbers: dict[str, int] = field(default_factory=dict)
 
 
 @pytest.fixture
@@ -63,10 +65,24 @@ def _compressed(symmetric: bool) -> dict[str, Any]:
 
 _AWQ = {"quant_method": "awq", "bits": 4, "group_size": GROUP, "version": "gemm", "zero_point": True}
 _GPTQ = {"quant_method": "gptq", "bits": 4, "group_size": GROUP, "sym": False}
+_BLOCKS_OF_64 = {"intermediate_size": 128, "num_key_value_heads": 4}
 KINDS = {
     "awq": Kind(_AWQ, lambda weight, _: packers.awq_gemm(weight)),
     "gptq": Kind(_GPTQ, lambda weight, _: packers.gptq(weight)),
+    "gemv": Kind({**_AWQ, "version": "gemv"}, lambda weight, _: packers.awq_gemv(weight)),
+    "gemv_fast": Kind(
+        {**_AWQ, "version": "gemv_fast"},
+        lambda weight, _: packers.awq_gemv_fast(weight, "qzeros"),
+        numbers=_BLOCKS_OF_64,
+    ),
+    "gptq_v2": Kind({**_GPTQ, "checkpoint_format": "gptq_v2"}, partial(packers.gptq, minus_one=False)),
     "desc_act": Kind({**_GPTQ, "desc_act": True}, packers.gptq, desc_act=True),
+    "marlin": Kind(
+        {**_GPTQ, "checkpoint_format": "marlin", "sym": True},
+        lambda weight, _: packers.marlin(weight),
+        False,
+        numbers=_BLOCKS_OF_64,
+    ),
     "compressed": Kind(_compressed(False), lambda weight, _: packers.compressed_tensors(weight)),
     "symmetric": Kind(_compressed(True), lambda weight, _: packers.compressed_tensors(weight), False),
 }

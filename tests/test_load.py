@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import json
+import warnings
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from checkpoints import KINDS, greedy, linears_of, logits, one_thread, prompt, quantize, stored, tiny, write
+from runtime_tools import store_records
 from transformers import AutoModelForCausalLM
 
 import autotune
+from autotune.device import cpu_device
+from autotune.kernels import registry
+from autotune.layer import BUCKETS, Problem
 from autotune.runtime.linear import Int4Linear
 
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3", "gemma")
@@ -32,7 +37,7 @@ def assert_same(model: Any, reference: Any) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("fuse", [True, False])
 def test_every_format(tmp_path: Path, kind: str, fuse: bool) -> None:
-    reference = tiny()
+    reference = tiny(**KINDS[kind].numbers)
     folder = stored(tmp_path / "model", reference, kind)
     model = autotune.load(folder, "cpu", fuse=fuse)
     assert_same(model, reference)
@@ -97,6 +102,40 @@ def test_there_is_nothing_left_to_apply(tmp_path: Path) -> None:
     again = autotune.apply(model)
     assert again.applied == ()
     assert set(again.skipped) == set(model.autotune_report.applied)
+
+
+def test_a_tuned_model_is_loaded_without_a_warning(tmp_path: Path) -> None:
+    """And one that is tuned in part with a single one, which names only the layers that are not."""
+    folder, database, device = stored(tmp_path / "model", tiny()), tmp_path / "a.db", cpu_device()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        layers = [found.layer for found in autotune.load(folder, "cpu").autotune_report.layers]
+    problems = [Problem(layer, bucket) for layer in layers for bucket in BUCKETS]
+    configs = {problem: registry.space(problem, device)[0] for problem in problems}
+    store_records(database, device, {problem: configs[problem] for problem in problems[: len(BUCKETS)]})
+    with pytest.warns(UserWarning, match="6 linears run configs") as caught:
+        report = autotune.load(folder, "cpu", db=str(database)).autotune_report
+    assert len(caught) == 1
+    assert str(layers[0]) not in str(caught[0].message)
+    assert all(str(layer) in str(caught[0].message) for layer in layers[1:])
+    assert report.coverage == 1 / 4
+    store_records(database, device, configs)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        report = autotune.load(folder, "cpu", db=str(database)).autotune_report
+    assert report.coverage == 1
+    assert [len(found.names) for found in report.layers] == [2] * 4
+    assert [answer.config for found in report.layers for answer in found.answers] == list(configs.values())
+
+
+@pytest.mark.parametrize("content", [b"this is not a database", b""])
+def test_a_bad_database_stops_no_load(tmp_path: Path, content: bytes) -> None:
+    reference, database = tiny(), tmp_path / "a.db"
+    folder = stored(tmp_path / "model", reference)
+    database.write_bytes(content)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        assert_same(autotune.load(folder, "cpu", db=str(database)), reference)
 
 
 def test_tied_embeddings(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from transformers import AutoModelForCausalLM
 
 import autotune
 from autotune.errors import AutotuneError, DeviceError, FormatError, LayerError
+from autotune.runtime.quantizer import Quantizer
 
 pytestmark = [
     pytest.mark.usefixtures(one_thread.__name__),
@@ -145,13 +146,23 @@ def test_a_dtype_that_nothing_computes_in(tmp_path: Path, dtype: torch.dtype) ->
         autotune.load(folder, "cpu", dtype=dtype)
 
 
-def test_a_truncated_shard(tmp_path: Path) -> None:
+@pytest.mark.parametrize("left", [slice(-100), slice(100), slice(4), slice(0)])
+def test_a_truncated_shard(tmp_path: Path, left: slice) -> None:
     folder = stored(tmp_path / "model", tiny(), shards=2)
     shard = folder / "model-00002-of-00002.safetensors"
-    shard.write_bytes(shard.read_bytes()[:-100])
-    with pytest.raises(
-        FormatError, match=r"model-00002-of-00002.safetensors does not read: .*download it again"
-    ):
+    shard.write_bytes(shard.read_bytes()[left])
+    message = r"model-00002-of-00002.safetensors does not read: .*download it again"
+    with pytest.raises(FormatError, match=message):
+        autotune.load(folder, "cpu")
+    with pytest.raises(FormatError, match=message):
+        AutoModelForCausalLM.from_pretrained(folder, quantization_config=autotune.QuantizationConfig())
+
+
+def test_a_pointer_in_the_place_of_a_file(tmp_path: Path) -> None:
+    folder = stored(tmp_path / "model", tiny())
+    pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 123456\n"
+    (folder / "model.safetensors").write_text(pointer)
+    with pytest.raises(FormatError, match=r"model.safetensors does not read: .*download it again"):
         autotune.load(folder, "cpu")
 
 
@@ -193,6 +204,22 @@ def test_devices(tmp_path: Path) -> None:
     config = autotune.QuantizationConfig(device="cuda:99")
     with pytest.raises(DeviceError, match="cuda:99"):
         AutoModelForCausalLM.from_pretrained(folder, quantization_config=config)
+
+
+@pytest.mark.parametrize(
+    "device_map",
+    ["auto", "sequential", {"model": "cpu", "lm_head": "cuda:0"}, {"": "cpu", "lm_head": "disk"}],
+)
+def test_a_map_of_several_devices(device_map: object) -> None:
+    with pytest.raises(FormatError, match=r"device_map=.* may mean several devices; give it one"):
+        Quantizer(autotune.QuantizationConfig()).update_device_map(device_map)
+
+
+def test_the_meta_device(tmp_path: Path) -> None:
+    with pytest.raises(DeviceError, match="device 'meta' is not auto, cpu, cuda"):
+        autotune.load(stored(tmp_path / "model", tiny()), "meta")
+    with pytest.raises(DeviceError, match="device 'meta' is not auto, cpu, cuda"):
+        Quantizer(autotune.QuantizationConfig()).update_device_map({"": "meta"})
 
 
 def test_from_pretrained_of_what_is_not_quantized(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from checkpoints import FAST_AWQ, one_thread, quantize, tiny, write
+from checkpoints import KINDS, Kind, one_thread, quantize, tiny, write
 from torch.profiler import ProfilerActivity, profile
 
 import autotune
@@ -19,15 +19,20 @@ pytestmark = [
 ]
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Layers as many as those of a 7B model, so that one of them is as small a part."""
-    model = tiny(num_hidden_layers=32, hidden_size=256, intermediate_size=512, head_dim=64)
+def folder_of(kind: Kind, folder: Path) -> Path:
+    """Blocks as many as those of a 7B model, so that a linear is as small a part; all have equal weights."""
+    numbers = {"hidden_size": 256, "intermediate_size": 512, "head_dim": 64}
+    one, model = tiny(num_hidden_layers=1, **numbers), tiny(num_hidden_layers=32, **numbers)
     tensors = {
         name: found.half() if found.is_floating_point() else found
-        for name, found in quantize(model, FAST_AWQ).items()
+        for name, found in quantize(one, kind).items()
     }
-    return write(tmp_path_factory.mktemp("model"), model, tensors, FAST_AWQ.config, dtype="float16")
+    copies = {
+        name.replace("layers.0.", f"layers.{block}."): found.clone()
+        for name, found in tensors.items()
+        for block in range(32)
+    }
+    return write(folder, model, copies, kind.config, dtype="float16")
 
 
 def packed_bytes(model: torch.nn.Module) -> int:
@@ -50,10 +55,11 @@ def peak_bytes(trace: Path) -> int:
     return peak
 
 
-@pytest.mark.parametrize("fuse", [True, False])
+@pytest.mark.parametrize(("kind", "fuse"), [*((kind, True) for kind in KINDS), ("awq", False)])
 def test_one_linear_at_a_time_is_unpacked(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fuse: bool
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, fuse: bool
 ) -> None:
+    folder = folder_of(KINDS[kind], tmp_path / "model")
     # The profiler counts in its own thread only.
     monkeypatch.setenv("HF_DEACTIVATE_ASYNC_LOAD", "1")
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=False) as profiler:
