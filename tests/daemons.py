@@ -50,6 +50,7 @@ class Daemon:
             env={**os.environ, "PYTHONPATH": paths, **(env or {})},
             stderr=subprocess.PIPE,
             text=True,
+            start_new_session=True,
         )
         self.lines: list[str] = []
         self._limit = threading.Timer(LIMIT_S, self.process.kill)
@@ -80,6 +81,10 @@ class Daemon:
             self.process.send_signal(number)
         self.lines += self.process.stderr.readlines()
         return self.process.wait()
+
+    def signal_all(self, number: int) -> None:
+        """Send it to the workers too, as systemd does with KillMode=control-group."""
+        os.killpg(self.process.pid, number)
 
     def stop(self) -> int:
         return self.end(signal.SIGTERM)

@@ -136,6 +136,30 @@ def test_a_second_signal_ends_the_grace(tmp_path, db, fifo):
     assert (job(db).state, job(db).attempts) == ("queued", 0)
 
 
+def test_a_signal_to_the_workers_too_ends_no_job(tmp_path, db, fifo):
+    add(db, source_hash=CRASHING)
+    with special(tmp_path, WAIT, grace_s=LIMIT_S) as daemon:
+        pid = int(fifo.read_text())
+        daemon.signal_all(signal.SIGTERM)
+        daemon.until("stopping")
+        daemon.signal_all(signal.SIGTERM)
+        assert daemon.until("given back", "done", "failed")["event"] == "given back"
+        assert daemon.end() == 0
+    assert (job(db).state, job(db).attempts) == ("queued", 0)
+    assert query(str(db), "SELECT * FROM trial") == []
+    assert ends(pid)
+
+
+def test_a_job_is_finished_although_the_workers_were_told_to_end(tmp_path, db):
+    add(db)
+    with special(tmp_path, grace_s=LIMIT_S) as daemon:
+        daemon.until("claim")
+        daemon.signal_all(signal.SIGTERM)
+        daemon.until("done")
+        assert daemon.end() == 0
+    assert {each["status"] for each in query(str(db), "SELECT status FROM trial")} <= {"ok", "pruned"}
+
+
 def test_the_job_of_a_killed_daemon_is_done_by_another(tmp_path, db, fifo):
     add(db, source_hash=CRASHING)
     with special(tmp_path, WAIT) as daemon:

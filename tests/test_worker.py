@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 
 import crashing
@@ -79,6 +81,36 @@ def test_a_worker_that_is_killed_is_replaced(executor, monkeypatch, tmp_path):
     assert failed.config == config_of(crashing.WAIT)
     assert "signal 9 (SIGKILL)" in failed.error
     assert tuned.record.config == GOOD
+
+
+def test_a_signal_to_every_process_is_no_crash(executor, fifo):
+    def signal_both():
+        pid = int(fifo.read_text())
+        os.kill(pid, signal.SIGTERM)
+        os.kill(pid, signal.SIGINT)
+
+    threading.Thread(target=signal_both, daemon=True).start()
+    (failed,) = (trial for trial in tuned_with(executor, crashing.WAIT).trials if trial.status == "failed")
+    assert failed.error.startswith("it did not end within")
+
+
+FORGETFUL = """
+from autotune.device import cpu_device
+from autotune.executors.local import LocalExecutor
+if __name__ == "__main__":
+    executor = LocalExecutor(cpu_device(), allow_busy=True)
+    executor.start()
+    executor._worker.wait_ready(200)
+    print(executor.worker_pid)
+"""
+
+
+def test_who_forgets_to_close_an_executor_ends_all_the_same(tmp_path):
+    path = tmp_path / "forgetful.py"
+    path.write_text(FORGETFUL)
+    ended = subprocess.run((sys.executable, path), capture_output=True, text=True, check=True, timeout=240)
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(ended.stdout), 0)
 
 
 def test_a_default_that_crashes_leaves_a_note(executor):

@@ -7,6 +7,7 @@ import logging
 import multiprocessing
 import signal
 import threading
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -276,15 +277,17 @@ class _Process:
         self._process: SpawnProcess = context.Process(
             target=entry, args=(theirs, device), name="autotune-worker", daemon=True
         )
-        # A Ctrl-C while the child starts must not reach it; it inherits the mask. Starting the tracker
-        # resets the mask, so that comes first.
+        # What a terminal or a service manager sends to every process must not reach the child, which inherits
+        # the mask: it would look like a config that crashes. Starting the tracker resets the mask, so that
+        # comes first.
         resource_tracker.ensure_running()
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
         try:
             self._process.start()
         finally:
             theirs.close()
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        weakref.finalize(self, self._process.kill)  # at exit too, where multiprocessing would send a SIGTERM
 
     @property
     def pid(self) -> int | None:
