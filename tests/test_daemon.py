@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 
 import crashing
@@ -12,6 +13,7 @@ from daemons import CRASHING, LAYER, LIMIT_S, PROBLEM, add, command_line, job, s
 from databases import query
 
 from autotune.device import cpu_device
+from autotune.executors.line import Line
 from autotune.job import Worker
 from autotune.layer import Problem
 from autotune.locks import device_lock
@@ -198,6 +200,24 @@ def test_another_autotune_that_measures_is_waited_for(tmp_path, db):
             daemon.until("done")
             assert daemon.end() == 0
         device_lock(cpu_device()).acquire()
+
+
+def test_who_waits_for_the_device_has_it_after_the_job_and_the_daemon_after_that(tmp_path, db, fifo):
+    add(db, PROBLEM, Problem(LAYER, 2), source_hash=CRASHING)
+    line = Line(cpu_device())
+    with special(tmp_path, WAIT) as daemon:
+        pid = int(fifo.read_text())
+        assert not line.take(0.0)
+        os.kill(pid, signal.SIGKILL)
+        daemon.until("done")
+        assert "another autotune wants to measure" in daemon.until("claim", "waiting")["reason"]
+        assert line.take(LIMIT_S)
+        while daemon.process.poll() is None and not line.wanted:
+            pass
+        line.leave()
+        os.kill(int(fifo.read_text()), signal.SIGKILL)
+        daemon.until("done")
+        assert daemon.stop() == 0
 
 
 def test_the_device_is_free_when_there_is_nothing_to_do(tmp_path, db):

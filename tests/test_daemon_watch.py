@@ -170,4 +170,4 @@ def test_a_gpu_that_another_process_holds_is_left_alone():
         other.communicate("\n")
     while turn.take(warm=False) is not None:
         pass
-    turn.leave()
+    turn.end()

@@ -89,6 +89,8 @@ class Serving:
                 self.error = error
         finally:
             self._leave()
+            if self._turn is not None:
+                self._turn.end()
             self._state("stopped")
             self._ended.set()
             self._on_end()
@@ -248,7 +250,7 @@ class Serving:
         """Let others have the device."""
         self._tuner.rest()
         if self._turn is not None:
-            self._turn.leave()
+            self._turn.pause()
 
     def _leave(self) -> None:
         """Free the device, and end the sweep that the results since belong to."""

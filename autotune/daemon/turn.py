@@ -2,46 +2,45 @@
 
 from __future__ import annotations
 
-from filelock import Timeout
-
 from autotune.device import Device
-from autotune.locks import device_lock
+from autotune.executors.line import Line
 
 _IDLE_PERCENT = 5
 
 
 class Turn:
-    """The right to tune on a device: nobody else computes there, and no other autotune measures.
+    """The right to tune on a device: nobody else computes there, and no other autotune measures or waits.
 
     A process that computes nothing now counts too when it holds the GPU: it is a model server, more often
     than not, and its next request should not meet a tuning.
     """
 
     def __init__(self, device: Device) -> None:
-        self._device = device
-        self._lock = device_lock(device)
-        self._mine = False
+        self._device, self._line = device, Line(device)
 
     def take(self, warm: bool) -> str | None:
-        """Take it, or look again whether it may be kept; None, or why not.
+        """Take the turn, or look again whether it may be kept for one more job; None, or why not.
 
         `warm` says that this daemon's own worker is on the device, and may have computed just now.
         """
         hindrance = self._hindrance(warm)
-        if hindrance is not None or self._mine:
-            return hindrance
-        try:
-            self._lock.acquire(blocking=False)
-        except Timeout:
-            return f"another autotune measures on {self._device.name}"
-        self._mine = True
-        return None
+        if hindrance is not None:
+            if not self._line.has_turn:
+                self._line.leave()  # nobody is to wait behind who cannot begin
+        elif self._line.has_turn and self._line.wanted:
+            hindrance = f"another autotune wants to measure on {self._device.name}"
+        elif not self._line.take(0.0):
+            hindrance = f"another autotune measures on {self._device.name}"
+        return hindrance
 
-    def leave(self) -> None:
-        """Let others have it."""
-        if self._mine:
-            self._mine = False
-            self._lock.release()
+    def pause(self) -> None:
+        """Let others have the device; a place in line is kept."""
+        if self._line.has_turn:
+            self._line.leave()
+
+    def end(self) -> None:
+        """Wait no longer for the device."""
+        self._line.leave()
 
     def _hindrance(self, warm: bool) -> str | None:
         if self._device.kind != "cuda":

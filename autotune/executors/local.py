@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import multiprocessing
 import signal
@@ -16,13 +15,11 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from typing import Any
 
-from filelock import Timeout
-
 from autotune.config import Config
 from autotune.device import Device, cuda_devices, find_device
 from autotune.errors import DeviceError
+from autotune.executors.line import Line
 from autotune.layer import Problem
-from autotune.locks import device_lock
 from autotune.record import Environment, Mode, Trial
 from autotune.search.environment import current_environment
 from autotune.search.tune import Cubins, Tuned
@@ -68,8 +65,7 @@ class LocalExecutor:
         allow_busy: bool = False,
     ) -> None:
         self._device, self._limit_s, self._entry, self._allow_busy = device, limit_s, entry, allow_busy
-        self._lock = device_lock(device)
-        self._has_lock = False
+        self._line = Line(device)
         self._worker: _Process | None = None
         self._cancelled = False
         self._guard = threading.Lock()  # between whoever cancels and a worker that is about to start
@@ -97,7 +93,7 @@ class LocalExecutor:
 
     def start(self) -> None:
         """Begin to start a worker, when there is none and nobody else measures here; do not wait for it."""
-        if self._take_lock(0.0):
+        if self._may_measure(0.0):
             self._start()
 
     def cancel(self) -> None:
@@ -111,9 +107,7 @@ class LocalExecutor:
         """End the worker at once."""
         self._end_worker()
         self._cancelled = False
-        if self._has_lock:
-            self._has_lock = False
-            self._lock.release()
+        self._line.leave()
 
     def _start(self) -> None:
         with self._guard:
@@ -122,12 +116,8 @@ class LocalExecutor:
             if self._worker is None:
                 self._worker = _STARTER.submit(_Process, self._entry, self._device).result()
 
-    def _take_lock(self, limit_s: float) -> bool:
-        if not self._allow_busy and not self._has_lock:
-            with contextlib.suppress(Timeout):
-                self._lock.acquire(timeout=limit_s)
-                self._has_lock = True
-        return self._allow_busy or self._has_lock
+    def _may_measure(self, limit_s: float) -> bool:
+        return self._allow_busy or self._line.take(limit_s)
 
     def _end_worker(self) -> None:
         with self._guard:
@@ -211,9 +201,9 @@ class LocalExecutor:
         """A worker whose device works; a start that fails is tried once more."""
         reason = ""
         for _ in range(2):
-            if not self._take_lock(0.0):
+            if not self._may_measure(0.0):
                 _LOG.warning("waiting for another autotune, which measures on %s", self._device.name)
-            while not self._cancelled and not self._take_lock(_LOCK_POLL_S):
+            while not self._cancelled and not self._may_measure(_LOCK_POLL_S):
                 pass
             self._start()
             assert self._worker is not None
