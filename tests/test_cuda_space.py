@@ -21,8 +21,8 @@ def decode(**changed):
 
 
 def wgmma(**changed):
-    values = {"tile_m": 32, "fragments": 2, "warpgroups": 1, "stages": 4, "split_k": 2, "scale_sums": 1}
-    return str(Config.of("wgmma", **values | changed))
+    values = {"tile_m": 32, "fragments": 2, "warpgroups_n": 1, "warpgroups_k": 1, "stages": 4, "split_k": 2}
+    return str(Config.of("wgmma", **values | {"scale_sums": 1} | changed))
 
 
 @pytest.mark.parametrize("m", BUCKETS)
@@ -38,7 +38,7 @@ def test_space_holds_the_default_and_only_valid_configs(layer, m):
 
 
 @pytest.mark.parametrize("layer", [Layer(8, 8, -1), Layer(72, 4104, -1), Layer(64, 32, 32)], ids=str)
-@pytest.mark.parametrize("m", [1, 5, 16, 64, 65, 4096])
+@pytest.mark.parametrize("m", [1, 5, 16, 64, 65, 129, 4096])
 @pytest.mark.parametrize("device", [A100, H200], ids=lambda device: device.arch)
 def test_the_smallest_layers_have_a_default(layer, m, device):
     problem = Problem(layer, m)
@@ -50,8 +50,7 @@ def test_tokens_from_prefill_down_have_other_defaults():
     families = {m: registry.default_config(Problem(layer, m), H200).family for m in BUCKETS[:9]}
     assert families == {
         **dict.fromkeys((1, 2, 4, 8), "decode"),
-        **dict.fromkeys((16, 32, 64), "wgmma"),
-        128: "mma",
+        **dict.fromkeys((16, 32, 64, 128), "wgmma"),
         256: "dequant_matmul",
     }
     assert {registry.default_config(Problem(layer, m), A100).family for m in BUCKETS[:8]} == {"mma"}
@@ -78,8 +77,8 @@ def test_fp32_is_not_for_the_gpu():
         (decode(fragments=2, warps_n=1, warps_k=8, split_k=4), "8 rows"),
         (decode(fragments=4, warps_n=1, warps_k=16, split_k=4), "4 slices of 16 warps"),
         (wgmma(stages=2), "stages=2"),
-        (wgmma(warpgroups=2), "256 rows"),
-        (wgmma(tile_m=64), "registers at tile_m=64"),
+        (wgmma(warpgroups_n=3), "(1, 3, 1)"),
+        (wgmma(tile_m=64), "registers from tile_m=64 on"),
     ],
 )
 def test_a_rejected_config_says_why(text, reason):
@@ -117,7 +116,9 @@ def wgmma_units():
     """Every shape and way to scale of family wgmma, by group size and dtype."""
     family = registry.families()["wgmma"]
     layers = [Layer(12288, 4096), Layer(4096, 4096, 64, "bf16"), Layer(4096, 4096, 32, "bf16", False)]
-    chosen = [(layer, family.space(Problem(layer, m), H200)) for layer in layers for m in (8, 16, 32, 64)]
+    chosen = [
+        (layer, family.space(Problem(layer, m), H200)) for layer in layers for m in (8, 16, 32, 64, 128)
+    ]
     units = (family.unit(config, layer, H200) for layer, space in chosen for config in space[::5])
     return list({unit.key: unit for unit in units}.values())
 

@@ -1,4 +1,4 @@
-"""Family `wgmma`: 5 to 64 tokens on sm_90 by wgmma, weights from registers, x by tensor copies."""
+"""Family `wgmma`: 5 to 128 tokens on sm_90 by wgmma, weights from registers, x by tensor copies."""
 
 from __future__ import annotations
 
@@ -24,32 +24,38 @@ if TYPE_CHECKING:
     from autotune.layer import Layer, Problem
     from autotune.packing import PackedWeight
 
-TOKENS = range(5, 65)
+TOKENS = range(5, 129)
 """Numbers of tokens for which the family has configs; it has a default for every layer of theirs."""
 
 _ALLOWED = {
-    "tile_m": (8, 16, 32, 64),
+    "tile_m": (8, 16, 32, 64, 128),
     "fragments": (1, 2),
-    "warpgroups": (1, 2),
+    "warpgroups_n": (1, 2, 3),
+    "warpgroups_k": (1, 2, 3),
     "stages": (3, 4),
     "split_k": (1, 2, 3, 4, 6, 8),
     "scale_sums": (0, 1),
 }
 _TUNABLES = tuple(_ALLOWED)
 
-# fragments and warpgroups. In a sweep of the Llama-7B layers on an H200, blocks of 256 rows, warpgroups that
-# share k, and x fetched by two blocks for each other never won from m = 16 on.
-_SHAPES = ((2, 1), (1, 2))
-# The default: blocks of a full wave up to which k is split, because clusters do not fill a device to the last
-# place, and the units of a block, by tile_m, up to which two warpgroups are faster than one.
-_FULL = 0.9
-_FEW_UNITS = {8: 0, 16: 5, 32: 5, 64: 16}
+# By tile_m: fragments, warpgroups_n, warpgroups_k, and the blocks for which a multiprocessor's registers must
+# suffice. In sweeps of the Llama-7B layers on an H200 more warpgroups, and x fetched by two blocks for each
+# other, never won.
+_SHAPES = {
+    8: {(2, 1, 1): 3, (1, 1, 2): 3, (1, 1, 3): 2, (1, 3, 1): 2},
+    16: {(2, 1, 1): 3, (1, 1, 2): 3, (1, 1, 3): 2, (1, 3, 1): 2},
+    32: {(2, 1, 1): 2, (1, 1, 2): 2, (1, 3, 1): 1},
+    64: {(2, 1, 1): 2, (1, 1, 2): 2, (1, 3, 1): 1},
+    128: {(1, 2, 1): 1, (1, 1, 2): 1, (1, 3, 1): 1},
+}
+# The default splits k no further than it takes to be this near to the evenest split.
+_EVEN_ENOUGH = 0.85
 
 # A Hopper multiprocessor: its shared memory, and what each block takes of it besides its own. The winners had
 # this many bytes of weights under way on each.
 _SHARED_BYTES = 233472
 _BLOCK_BYTES = 1024
-_LEAST_RING_BYTES = 40000
+_LEAST_RING_BYTES = 30000
 _MOST_RING_BYTES = 160000
 _APART_BYTES = 24 << 10
 _WAVES = 6
@@ -64,11 +70,11 @@ class _Geometry:
 
     @property
     def threads(self) -> int:
-        return self.config["warpgroups"] * 128 + 32
+        return self.config["warpgroups_n"] * self.config["warpgroups_k"] * 128 + 32
 
     @property
     def rows(self) -> int:
-        return self.config["warpgroups"] * self.config["fragments"] * 64
+        return self.config["warpgroups_n"] * self.config["fragments"] * 64
 
     @property
     def tiles(self) -> int:
@@ -80,28 +86,32 @@ class _Geometry:
 
     @property
     def units(self) -> int:
-        return _units(self.layer)
+        """Of 128 columns, that a warpgroup has at least."""
+        return ceil_div(self.layer.k, 128) // (self.config["split_k"] * self.config["warpgroups_k"])
 
     @property
     def ring_bytes(self) -> int:
         """Of weights."""
         groups = {32: 4, 64: 2}.get(self.layer.group_size, 1)
-        return self.rows // 16 * self.config["stages"] * (1024 + groups * 64)
+        fragments = self.rows // 16 * self.config["warpgroups_k"]
+        return fragments * self.config["stages"] * (1024 + groups * 64)
 
     @property
     def shared_bytes(self) -> int:
-        tile_m, stages, split_k = (self.config[name] for name in ("tile_m", "stages", "split_k"))
+        tile_m, along_k, split_k = (self.config[name] for name in ("tile_m", "warpgroups_k", "split_k"))
+        stages = self.config["stages"] * along_k
         rings = stages * 2 * tile_m * 128 + self.ring_bytes
         own_rows = ceil_div(self.rows // 16, split_k) * 16
-        sums = split_k * own_rows * (tile_m + 10) * 4
-        apart = self.rows * (tile_m + 10) * 4 <= _APART_BYTES
+        row_bytes = along_k * (tile_m + 10) * 4
+        sums = split_k * own_rows * row_bytes
+        apart = self.rows * row_bytes <= _APART_BYTES
         # The kernel rounds its base up to 1024 bytes, and has two barriers per stage and one more.
         return 1024 + (rings + sums if apart else max(rings, sums)) + stages * 16 + 16
 
     @property
     def resident(self) -> int:
         """Blocks that stand on a multiprocessor at once."""
-        return min(_SHARED_BYTES // (self.shared_bytes + _BLOCK_BYTES), _least_blocks(self.config["tile_m"]))
+        return min(_SHARED_BYTES // (self.shared_bytes + _BLOCK_BYTES), _least_blocks(self.config))
 
 
 class _WgmmaPlan:
@@ -154,9 +164,10 @@ class _WgmmaPlan:
 
 
 class WgmmaFamily:
-    """Tunables: `tile_m` tokens of a launch; `fragments` of 64 rows of a warpgroup; `warpgroups` of a block;
-    `stages` of the rings of x and of weights; `split_k` slices of k, the blocks of a cluster; `scale_sums` 1:
-    scales multiply the sums of a group, 0: the weights.
+    """Tunables: `tile_m` tokens of a launch; `fragments` of 64 rows of a warpgroup; `warpgroups_n` of a block
+    with rows of their own, `warpgroups_k` of these that share the columns; `stages` of the rings of x and of
+    weights; `split_k` slices of k, the blocks of a cluster; `scale_sums` 1: scales multiply the sums of a
+    group, 0: the weights.
     """
 
     name = "wgmma"
@@ -182,13 +193,13 @@ class WgmmaFamily:
     def space(self, problem: Problem, device: Device) -> list[Config]:
         if problem.m not in TOKENS:
             return []  # fewer waste most of a product, more read the weights again
-        tile_m, scale_sums = _tile_m(problem.m), _worth_scaling(problem)
         candidates = (
-            _config(tile_m, fragments, warpgroups, stages, split_k, scaling)
+            _config(tile_m, *shape, stages, split_k, scaling)
             for split_k in _ALLOWED["split_k"]
             for stages in _ALLOWED["stages"]
-            for fragments, warpgroups in _SHAPES
-            for scaling in scale_sums
+            for tile_m in _tiles_m(problem.m)
+            for shape in _SHAPES[tile_m]
+            for scaling in _worth_scaling(problem)
         )
         valid = [config for config in candidates if self.reject(config, problem, device) is None]
         # A layer too small to fill the device has only configs that leave some of it idle.
@@ -197,19 +208,23 @@ class WgmmaFamily:
     def default(self, problem: Problem, device: Device) -> Config | None:
         if problem.m not in TOKENS:
             return None
-        tile_m, scaling = _tile_m(problem.m), _worth_scaling(problem)[0]
-        units, tiles = _units(problem.layer), ceil_div(problem.layer.n, 128)
-        most = min(units, int(_FULL * _least_blocks(tile_m) * device.cores) // tiles)
-        split_k = max(split for split in _ALLOWED["split_k"] if split <= max(1, most))
-        shape = _SHAPES[units // split_k <= _FEW_UNITS[tile_m]]
-        config = _config(tile_m, *shape, 4, split_k, scaling)
-        return config if self.reject(config, problem, device) is None else None
+        tile_m, scaling = _tiles_m(problem.m)[-1], _worth_scaling(problem)[0]
+        preferred = _default_shape(tile_m, problem.layer, device)
+        for shape in (preferred, *_SHAPES[tile_m]):  # a k of few columns is not for warpgroups that share it
+            configs = [
+                _config(tile_m, *shape, stages, split_k, scaling)
+                for stages in reversed(_ALLOWED["stages"])
+                for split_k in _ALLOWED["split_k"]
+            ]
+            valid = [config for config in configs if self.reject(config, problem, device) is None]
+            if valid:
+                return _least_split_and_even(valid, problem.layer, device)
+        return None
 
     def unit(self, config: Config, layer: Layer, device: Device) -> Unit:
-        names = ("tile_m", "fragments", "warpgroups", "stages", "scale_sums")
-        tunables = tuple((name.upper(), config[name]) for name in names)
-        shape = (("SPLIT", config["split_k"]), ("BLOCKS", _least_blocks(config["tile_m"])))
-        defines = tunables + shape + layer_defines(layer)
+        names = {"warpgroups_n": "GROUPS_N", "warpgroups_k": "GROUPS_K", "split_k": "SPLIT"}
+        tunables = tuple((names.get(name, name.upper()), config[name]) for name in _TUNABLES)
+        defines = (*tunables, ("BLOCKS", _least_blocks(config)), *layer_defines(layer))
         return Unit("wgmma.cu", defines, f"{device.arch}a", self.source_hash())
 
     def plan(self, config: Config, layer: Layer, device: Device, cubin: bytes | None) -> _WgmmaPlan:
@@ -221,17 +236,37 @@ def _config(*values: int) -> Config:
     return Config("wgmma", tuple(zip(_TUNABLES, values, strict=True)))
 
 
-def _tile_m(m: int) -> int:
-    return next(tile for tile in _ALLOWED["tile_m"] if tile >= m)
+def _tiles_m(m: int) -> tuple[int, ...]:
+    """Values of tile_m worth timing; the last is that of the default."""
+    fits = next(tile for tile in _ALLOWED["tile_m"] if tile >= m)
+    return (64, 128) if fits == 128 else (fits,)
 
 
-def _units(layer: Layer) -> int:
-    return ceil_div(layer.k, 128)
+def _shape(config: Config) -> tuple[int, int, int]:
+    return config["fragments"], config["warpgroups_n"], config["warpgroups_k"]
 
 
-def _least_blocks(tile_m: int) -> int:
+def _least_blocks(config: Config) -> int:
     """Blocks for which a multiprocessor's registers must suffice."""
-    return 3 if tile_m <= 16 else 2
+    return _SHAPES[config["tile_m"]][_shape(config)]
+
+
+def _default_shape(tile_m: int, layer: Layer, device: Device) -> tuple[int, int, int]:
+    """Few rows and a share of k for each warpgroup, unless n alone has nearly enough rows for all."""
+    if tile_m <= 16:
+        return (2, 1, 1) if layer.n >= device.cores * 128 else (1, 1, 2)
+    return (1, 3, 1) if layer.n >= device.cores * 64 else (1, 1, 2)
+
+
+def _evenness(blocks: int, device: Device) -> float:
+    """Mean over largest number of blocks of a multiprocessor."""
+    return blocks / (ceil_div(blocks, device.cores) * device.cores)
+
+
+def _least_split_and_even(configs: list[Config], layer: Layer, device: Device) -> Config:
+    evenness = [_evenness(_Geometry(config, layer).blocks, device) for config in configs]
+    least = _EVEN_ENOUGH * max(evenness)
+    return next(config for config, even in zip(configs, evenness, strict=True) if even >= least)
 
 
 def _worth_scaling(problem: Problem) -> tuple[int, ...]:
@@ -242,17 +277,17 @@ def _worth_scaling(problem: Problem) -> tuple[int, ...]:
 
 
 def _reject_shape(config: Config) -> str | None:
-    shape = config["fragments"], config["warpgroups"]
-    if shape not in _SHAPES:
-        return f"a block would have {shape[0] * shape[1] * 64} rows; it has 128"
-    if config["scale_sums"] and config["tile_m"] == 64:
-        return "the sums of a group besides those of all groups do not fit the registers at tile_m=64"
+    if _shape(config) not in _SHAPES[config["tile_m"]]:
+        known = ", ".join(map(str, _SHAPES[config["tile_m"]]))
+        return f"fragments, warpgroups_n and warpgroups_k are one of {known} at tile_m={config['tile_m']}"
+    if config["scale_sums"] and config["tile_m"] >= 64:
+        return "the sums of a group besides those of all groups do not fit the registers from tile_m=64 on"
     return None
 
 
 def _reject_size(geometry: _Geometry, device: Device) -> str | None:
-    if geometry.config["split_k"] > geometry.units:
-        return f"k has {geometry.units} units for {geometry.config['split_k']} slices"
+    if not geometry.units:
+        return f"k={geometry.layer.k} has less than 128 columns for each slice's warpgroups"
     if geometry.shared_bytes > device.shared_bytes:
         return f"{geometry.shared_bytes} bytes of shared memory; a block has {device.shared_bytes}"
     return None
@@ -261,18 +296,16 @@ def _reject_size(geometry: _Geometry, device: Device) -> str | None:
 def _prune(config: Config, problem: Problem, device: Device) -> str | None:
     """Why a valid config is not worth timing, or None."""
     geometry = _Geometry(config, problem.layer)
-    split_k, blocks, resident = config["split_k"], geometry.blocks, geometry.resident
+    blocks, resident = geometry.blocks, geometry.resident
     wave = resident * device.cores
     if blocks * 4 < device.cores * 3:
         return f"{blocks} blocks leave multiprocessors idle"
-    if split_k > 1 and blocks > _WAVES * device.cores:
+    if config["split_k"] > 1 and blocks > _WAVES * device.cores:
         return f"{blocks} blocks fill the device without so many slices"
-    if split_k < 4 and blocks < wave // 2:
-        return f"{blocks} blocks leave half of {wave} places empty"
     if 1.1 * wave < blocks < 1.5 * wave:
         return f"{blocks - wave} blocks are a second wave of few"
-    if config["stages"] > max(_ALLOWED["stages"][0], geometry.units // split_k):
-        return f"a block has fewer units than {config['stages']} stages"
+    if config["stages"] > max(_ALLOWED["stages"][0], geometry.units):
+        return f"a warpgroup has fewer units than {config['stages']} stages"
     under_way = geometry.ring_bytes * min(resident, ceil_div(blocks, device.cores))
     if not _LEAST_RING_BYTES <= under_way <= _MOST_RING_BYTES:
         return f"{under_way} bytes of weights under way on a multiprocessor"

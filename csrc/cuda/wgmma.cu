@@ -1,16 +1,17 @@
-// out[m, n] = x[m, k] @ dequant(w[n, k]).T + bias[n] for 5 to 64 tokens on sm_90a, computed as out^T = w x^T
+// out[m, n] = x[m, k] @ dequant(w[n, k]).T + bias[n] for 5 to 128 tokens on sm_90a, computed as out^T = w x^T
 // by wgmma: weights are the operand A, in registers, x is B, in shared memory.
 //
-// A block owns kRows rows and one of SPLIT slices of k, the blocks of a cluster. WARPGROUPS warpgroups of
-// FRAGMENTS times 64 rows multiply; one warp more fetches x, unit by unit (128 columns), into a ring of
-// STAGES. Each of the others has a ring of STAGES units of weights, which it fills for itself (a lane reads
-// what it copied), from before the kernel ahead on the stream has ended. In the end each warp sends its sums
-// to the blocks of the cluster that own the rows. Sums are fp32 and added in a fixed order.
+// A block owns kRows rows and one of SPLIT slices of k, the blocks of a cluster. GROUPS_N x GROUPS_K
+// warpgroups of FRAGMENTS times 64 rows multiply: those along k take turns with the units (128 columns) of
+// the slice. One warp more fetches x, unit by unit, into a ring of STAGES for each group along k. Each of the
+// others has a ring of STAGES units of weights, which it fills for itself (a lane reads what it copied), from
+// before the kernel ahead on the stream has ended. In the end each warp sends its sums to the blocks of the
+// cluster that own the rows. Sums are fp32 and added in a fixed order.
 //
-// Compile-time: TILE_M (8, 16, 32, 64) FRAGMENTS WARPGROUPS STAGES SPLIT BLOCKS; SCALE_SUMS (scales multiply
-// the sums of a group; 0: the weights, rounded once more); GROUP (32, 64, 128; 0 is one group of all k);
-// ZERO_POINT; BF16. Every parameter after the tensor map of x is 8 bytes wide. autotune/kernels/wgmma.py
-// mirrors the constants.
+// Compile-time: TILE_M (8, 16, 32, 64, 128) FRAGMENTS GROUPS_N GROUPS_K STAGES SPLIT BLOCKS; SCALE_SUMS
+// (scales multiply the sums of a group; 0: the weights, rounded once more); GROUP (32, 64, 128; 0 is one
+// group of all k); ZERO_POINT; BF16. Every parameter after the tensor map of x is 8 bytes wide.
+// autotune/kernels/wgmma.py mirrors the constants.
 #include "common/layout.cuh"
 #include "common/wgmma.cuh"
 
@@ -18,9 +19,10 @@ namespace {
 
 constexpr int kFragments = FRAGMENTS;
 constexpr int kOctets = TILE_M / 8;
-constexpr int kWarps = WARPGROUPS * 4;
+constexpr int kWarps = GROUPS_N * GROUPS_K * 4;
 constexpr int kThreads = kWarps * 32 + 32;
-constexpr int kRows = WARPGROUPS * kFragments * 64;
+constexpr int kRows = GROUPS_N * kFragments * 64;
+constexpr int kSlots = GROUPS_K * SPLIT;                         // sums of each row
 constexpr int kOwnRows = (kRows / 16 + SPLIT - 1) / SPLIT * 16;  // the last blocks of a cluster may own fewer
 constexpr int kParts = GROUP == 32 ? 4 : GROUP == 64 ? 2 : 1;    // groups of a unit
 constexpr int kXBlockBytes = TILE_M * 128;
@@ -28,11 +30,12 @@ constexpr int kXStageBytes = 2 * kXBlockBytes;
 constexpr int kGroupBytes = 64;  // scale pairs of a warp's 16 rows, then zero words
 constexpr int kFragmentBytes = 1024 + kParts * kGroupBytes;
 constexpr int kStageBytes = kFragments * kFragmentBytes;
-constexpr int kRingBytes = STAGES * (kXStageBytes + kWarps * kStageBytes);
+constexpr int kXStages = STAGES * GROUPS_K;
+constexpr int kRingBytes = kXStages * kXStageBytes + kWarps * STAGES * kStageBytes;
 constexpr int kSumStride = TILE_M + 10;  // a warp's stores of its sums fall into different banks
-constexpr int kSumBytes = SPLIT * kOwnRows * kSumStride * 4;
+constexpr int kSumBytes = kSlots * kOwnRows * kSumStride * 4;
 // Sums beside the rings need not wait until all have read theirs; where they are large, that costs a block.
-constexpr bool kApart = kRows * kSumStride * 4 <= 24 << 10;
+constexpr bool kApart = GROUPS_K * kRows * kSumStride * 4 <= 24 << 10;
 constexpr int kSumAt = kApart ? kRingBytes : 0;
 constexpr int kBarrierAt = kApart ? kRingBytes + kSumBytes : kRingBytes > kSumBytes ? kRingBytes : kSumBytes;
 
@@ -57,13 +60,13 @@ struct Block {
 
   __device__ __forceinline__ u32 x(int stage) const { return base + stage * kXStageBytes; }
   __device__ __forceinline__ u32 weights(int warp) const {
-    return base + STAGES * (kXStageBytes + warp * kStageBytes);
+    return base + kXStages * kXStageBytes + warp * STAGES * kStageBytes;
   }
   __device__ __forceinline__ u32 sums() const { return base + kSumAt; }
   // x has come, x has been read, sums have come.
   __device__ __forceinline__ u32 full(int stage) const { return base + kBarrierAt + stage * 16; }
   __device__ __forceinline__ u32 empty(int stage) const { return full(stage) + 8; }
-  __device__ __forceinline__ u32 sent() const { return full(STAGES); }
+  __device__ __forceinline__ u32 sent() const { return full(kXStages); }
 };
 
 // The rows whose sums the block adds up.
@@ -78,13 +81,13 @@ struct Writer {
   static constexpr int kRounds = (kWords + 31) / 32;
   const uint4* words[kFragments];
   const u32* groups[kRounds];
-  int step;  // words from the groups of a unit to those of the next
+  int step;  // words from the groups of a unit to those of the warp's next
 
   __device__ __forceinline__ static int item(int round) { return round * 32 + lane(); }
   __device__ __forceinline__ static bool is_zero() { return lane() / 8 % 2 != 0; }
 
   __device__ __forceinline__ Writer(const PackedWeight& weight, int nb, int fragment, int unit) {
-    step = GROUP == 0 ? 0 : kParts * weight.n64 * (is_zero() ? 8 : 32);
+    step = GROUP == 0 ? 0 : kParts * GROUPS_K * weight.n64 * (is_zero() ? 8 : 32);
 #pragma unroll
     for (int f = 0; f < kFragments; ++f)  // rows past the last block repeat it
       words[f] = weight.fragment(min(nb + f, weight.n64 - 1), 2 * unit, fragment, lane());
@@ -103,13 +106,13 @@ struct Writer {
     for (int f = 0; f < kFragments; ++f) {
       cp_async_cg(target + f * kFragmentBytes + lane() * 16, words[f], 16);
       cp_async_cg(target + f * kFragmentBytes + 512 + lane() * 16, words[f] + (half ? 0 : 128), 16);
-      words[f] += 256;
+      words[f] += GROUPS_K * 256;
     }
 #pragma unroll
     for (int round = 0; round < kRounds; ++round) {
       const int i = item(round), part = i / 16 % kParts, f = i / 16 / kParts;
       const u32* source = groups[round];
-      if (kParts > 1 && half && part >= kParts / 2) source -= step / 2;
+      if (kParts > 1 && half && part >= kParts / 2) source -= step / GROUPS_K / 2;
       if (i < kWords && (ZERO_POINT || !is_zero()))
         cp_async_ca_4(target + f * kFragmentBytes + 1024 + part * kGroupBytes + i % 16 * 4, source);
       groups[round] += step;
@@ -241,26 +244,28 @@ struct Consumer {
 
 // x for all units, through the ring.
 __device__ __forceinline__ void fetch_x(const Block& block, const TensorMap* x) {
+  if (lane() == 0) prefetch_tensor_map(x);
   griddepcontrol_wait();
   if (lane() != 0) return;
   int stage = 0, parity = 1;
 #pragma unroll 1
   for (int unit = 0; unit < block.count; ++unit) {
-    if (unit >= STAGES) mbarrier_wait(block.empty(stage), parity);
+    if (unit >= kXStages) mbarrier_wait(block.empty(stage), parity);
     const int column = (block.begin + unit) * 128;
     mbarrier_arrive_expect_tx(block.full(stage), kXStageBytes);
     cp_async_bulk_tensor_2d(block.x(stage), x, column, 0, block.full(stage));
     cp_async_bulk_tensor_2d(block.x(stage) + kXBlockBytes, x, column + 64, 0, block.full(stage));
-    if (++stage == STAGES) stage = 0, parity ^= 1;
+    if (++stage == kXStages) stage = 0, parity ^= 1;
   }
 }
 
-// A warp's sums to the blocks that own their rows, [SPLIT][kOwnRows][kSumStride].
+// A warp's sums to the blocks that own their rows, [kSlots][kOwnRows][kSumStride].
 __device__ __forceinline__ void send_sums(const Block& block, const Sums (&sums)[kFragments], int tokens) {
-  const int warp = threadIdx.x / 32, slot = SPLIT > 1 ? blockIdx.x : 0;
+  const int warp = threadIdx.x / 32, group = warp / 4;
+  const int slot = (SPLIT > 1 ? blockIdx.x : 0) * GROUPS_K + group / GROUPS_N;
 #pragma unroll
   for (int f = 0; f < kFragments; ++f) {
-    const int row = (warp / 4 * kFragments + f) * 64 + warp % 4 * 16;
+    const int row = (group % GROUPS_N * kFragments + f) * 64 + warp % 4 * 16;
     const u32 own =
         block.sums() + ((slot * kOwnRows + row % kOwnRows + lane() / 4) * kSumStride + lane() % 4 * 2) * 4;
     const u32 target = SPLIT > 1 ? mapa(own, row / kOwnRows) : own;
@@ -291,7 +296,7 @@ __device__ __forceinline__ void add_slots(u32 slots, u16* out, const u16* bias, 
       const u32 at = slots + ((quad * 4 + j) * kSumStride + token) * 4;
       v[j] = __uint_as_float(ld_shared(at));
 #pragma unroll
-      for (int slot = 1; slot < SPLIT; ++slot)
+      for (int slot = 1; slot < kSlots; ++slot)
         v[j] += __uint_as_float(ld_shared(at + slot * kOwnRows * kSumStride * 4));
       if (bias != nullptr) v[j] += Type::to_float(bias[row + j]);
     }
@@ -301,35 +306,37 @@ __device__ __forceinline__ void add_slots(u32 slots, u16* out, const u16* bias, 
 }
 
 __device__ __forceinline__ void multiply(const Block& block, const PackedWeight& weight, int tokens) {
-  const int warp = threadIdx.x / 32, fragment = warp % 4;
+  const int warp = threadIdx.x / 32, fragment = warp % 4, group = warp / 4, along_k = group / GROUPS_N;
+  const int units = (block.count - along_k + GROUPS_K - 1) / GROUPS_K, first = block.begin + along_k;
   const u32 ring = block.weights(warp);
-  const bool odd = 2 * (block.begin + block.count) - 1 == weight.k64;  // the last unit is half a one
-  Writer writer(weight, (blockIdx.y * WARPGROUPS + warp / 4) * kFragments, fragment, block.begin);
+  const bool odd = 2 * (first + (units - 1) * GROUPS_K) + 1 == weight.k64;  // the last unit is half a one
+  Writer writer(weight, (blockIdx.y * GROUPS_N + group % GROUPS_N) * kFragments, fragment, first);
 #pragma unroll 1
   for (int unit = 0; unit < STAGES; ++unit) {
-    if (unit < block.count) writer.copy_unit(ring + unit * kStageBytes, odd && unit == block.count - 1);
+    if (unit < units) writer.copy_unit(ring + unit * kStageBytes, odd && unit == units - 1);
     cp_async_commit_group();
   }
 
   meet_blocks();
-  mbarrier_wait(block.full(0), 0);
+  mbarrier_wait(block.full(along_k), 0);
   griddepcontrol_launch_dependents();  // later than at the top: whoever waits here may still be read by it
 
   Consumer consumer{block, writer, fragment, {}};
   u32 stage = ring;
-  int at = 0, parity = 0, previous = -1;
+  int at = along_k, parity = 0, previous = -1;
 #pragma unroll 1
-  for (int unit = 0; unit < block.count; ++unit) {
+  for (int unit = 0; unit < units; ++unit) {
     mbarrier_wait(block.full(at), parity);
     cp_async_wait_group<STAGES - 1>();
     __syncwarp();
     const int next = unit + STAGES;
-    const int refill = next < block.count ? odd && next == block.count - 1 ? 1 : 2 : 0;
+    const int refill = next < units ? odd && next == units - 1 ? 1 : 2 : 0;
     consumer.multiply_unit(stage, block.x(at), previous, refill);
     if (SCALE_SUMS && refill) consumer.release(at);
     previous = refill ? at : -1;
     stage += kStageBytes;
-    if (++at == STAGES) at = 0, parity ^= 1, stage = ring;
+    at += GROUPS_K;
+    if (at >= kXStages) at = along_k, parity ^= 1, stage = ring;
   }
   wgmma_wait_group<0>();
   settle(consumer.sums);
@@ -339,14 +346,14 @@ __device__ __forceinline__ void multiply(const Block& block, const PackedWeight&
 
 __device__ __forceinline__ void init_barriers(const Block& block, int tokens) {
 #pragma unroll
-  for (int stage = 0; stage < STAGES; ++stage) {
+  for (int stage = 0; stage < kXStages; ++stage) {
     mbarrier_init(block.full(stage), 1);
-    mbarrier_init(block.empty(stage), kWarps);
+    mbarrier_init(block.empty(stage), GROUPS_N * 4);
   }
   if constexpr (SPLIT > 1) mbarrier_init(block.sent(), 1);
   fence_mbarrier_init();
   if constexpr (SPLIT > 1)
-    mbarrier_arrive_expect_tx(block.sent(), SPLIT * own_rows() * ((tokens + 7) / 8) * 32);
+    mbarrier_arrive_expect_tx(block.sent(), kSlots * own_rows() * ((tokens + 7) / 8) * 32);
 }
 
 }  // namespace
