@@ -56,6 +56,15 @@ def test_tokens_from_prefill_down_have_other_defaults():
     assert {registry.default_config(Problem(layer, m), A100).family for m in BUCKETS[:8]} == {"mma"}
 
 
+def test_decode_has_tiles_for_half_an_octet_of_tokens():
+    family = registry.families()["decode"]
+    for m, tile_m in {1: 4, 2: 4, 4: 4, 8: 8, 16: 16}.items():
+        configs = family.space(Problem(Layer(4096, 4096), m), H200)
+        assert {config["tile_m"] for config in configs} == {tile_m}
+    defaults = {m: family.default(Problem(Layer(4096, 4096), m), H200) for m in (1, 2, 4, 8)}
+    assert {m: config["tile_m"] for m, config in defaults.items()} == {1: 4, 2: 4, 4: 4, 8: 8}
+
+
 def test_fp32_is_not_for_the_gpu():
     problem = Problem(Layer(64, 64, 64, dtype="fp32"), 1)
     assert registry.space(problem, H200) == []

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from autotune.packing import PackedWeight
 
 _ALLOWED = {
-    "tile_m": (8, 16),
+    "tile_m": (4, 8, 16),
     "fragments": (2, 4),
     "warps_n": (1, 2, 4),
     "warps_k": (1, 2, 4, 8, 16),
@@ -47,7 +47,7 @@ _DEFAULTS = (
     (False, 64 << 10, 2, 2, 4, 3, 2),
     (False, 256 << 10, 4, 1, 8, 2, 2),
 )
-_DEFAULT_TILE_M = 8
+_MOST_TOKENS = 8
 
 _HEAD_BYTES = 128
 # A Hopper multiprocessor: its shared memory, and what each block takes of it besides its own. The winners of
@@ -164,10 +164,10 @@ class _DecodePlan:
 
 
 class DecodeFamily:
-    """Tunables: `tile_m` tokens of a launch; `fragments` of 16 rows of a warp; `warps_n` and `warps_k` of a
-    block along n and k; `stages` of weights in the ring of a warp; `split_k` slices of k, the blocks of a
-    cluster; `chunks` of x, each waited for on its own; `waves` of blocks that live for several tiles, 0: a
-    cluster per tile.
+    """Tunables: `tile_m` tokens of a launch (4 take half the work on sums of 8); `fragments` of 16 rows of a
+    warp; `warps_n` and `warps_k` of a block along n and k; `stages` of weights in the ring of a warp;
+    `split_k` slices of k, the blocks of a cluster; `chunks` of x, each waited for on its own; `waves` of
+    blocks that live for several tiles, 0: a cluster per tile.
     """
 
     name = "decode"
@@ -208,7 +208,7 @@ class DecodeFamily:
         return [config for config in valid if _prune(config, problem, device) is None] or valid
 
     def default(self, problem: Problem, device: Device) -> Config | None:
-        if problem.m > _DEFAULT_TILE_M:
+        if problem.m > _MOST_TOKENS:
             return None
         chunks = 1 if problem.m <= 2 else 4
         x_bytes = problem.m * problem.layer.k * 2
@@ -216,7 +216,7 @@ class DecodeFamily:
         row = next((row for row in _DEFAULTS if row[0] == wide and x_bytes <= row[1]), None)
         if row is None:
             return None
-        config = _config(_DEFAULT_TILE_M, *row[2:], chunks, 1)
+        config = _config(_tile_m(problem.m), *row[2:], chunks, 1)
         return config if self.reject(config, problem, device) is None else None
 
     def unit(self, config: Config, layer: Layer, device: Device) -> Unit:
@@ -240,7 +240,7 @@ def _tile_m(m: int) -> int:
 
 def _least_blocks(config: Config) -> int:
     """Blocks for which a multiprocessor's registers must suffice: a running wave and a waiting one."""
-    warps, sums = config["warps_n"] * config["warps_k"], config["fragments"] * config["tile_m"]
+    warps, sums = config["warps_n"] * config["warps_k"], config["fragments"] * max(config["tile_m"], 8)
     if warps == 16:
         return 2 if sums <= 16 else 1
     return 2 if warps == 8 else 4 if sums <= 32 else 3

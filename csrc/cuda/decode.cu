@@ -8,7 +8,8 @@
 // order.
 //
 // Zeros are subtracted from the sums of a group: sum (q - z) x = sum q x - z sum x. Tensor cores form sum x
-// too, with weights of one.
+// too, with weights of one. A tile of 4 tokens has them in the even columns of B, so that the sums of the odd
+// ones are never scaled, sent or kept.
 //
 // Compile-time: TILE_M FRAGMENTS WARPS_N WARPS_K STAGES SPLIT CHUNKS BLOCKS; GROUP (32, 64, 128; 0 is one
 // group of all k); ZERO_POINT; BF16. Every parameter is 8 bytes wide. autotune/kernels/decode.py mirrors the
@@ -18,7 +19,8 @@
 namespace {
 
 constexpr int kFragments = FRAGMENTS;
-constexpr int kOctets = TILE_M / 8;
+constexpr int kOctets = (TILE_M + 7) / 8;
+constexpr int kColumns = TILE_M == 4 ? 1 : 2;  // a lane's columns of an octet with tokens in them
 constexpr int kWarps = WARPS_N * WARPS_K;
 constexpr int kThreads = kWarps * 32;
 constexpr int kRows = WARPS_N * kFragments * 16;
@@ -46,44 +48,46 @@ struct Way {
   int first, units, tiles;  // its first unit, its units in a tile, its tiles
 };
 
-// Fills the ring of a warp.
+// Fills the ring of a warp, by pointers that go from unit to unit. Lanes 0 to 7 copy the scales of the 64
+// rows, lanes 8 and 9 their zeros.
 struct Writer {
   const PackedWeight& weight;
   const Way& way;
-  u32 ring, target;
-  int row, unit, left;
+  int row, left;  // its first row in the tile, units yet to copy
+  int unit, group_step;
+  const uint4* words;
+  const u32* groups;
 
-  __device__ __forceinline__ void copy_words(int nb, int at) const {
-    const uint4* words = weight.fragment(nb, at * kBlocks, row / 16 % 4, lane());
-#pragma unroll
-    for (int block = 0; block < kBlocks; ++block)
-#pragma unroll
-      for (int f = 0; f < kFragments; ++f)
-        cp_async_cg(target + block * kPieceBytes + f * 512 + lane() * 16, words + block * 128 + f * 32, 16);
+  // To the first unit of the tile.
+  __device__ __forceinline__ void seek() {
+    const int nb = min(row / 64, weight.n64 - 1);  // rows past the last block repeat it
+    words = weight.fragment(nb, way.first * kBlocks, row / 16 % 4, lane());
+    const u64 group = static_cast<u64>(GROUP == 0 ? 0 : way.first * kGroups) * weight.n64 + nb;
+    groups = lane() < 8 ? reinterpret_cast<const u32*>(weight.scales) + group * 32 + lane() * 4
+                        : weight.zeros + group * 8 + lane() % 2 * 4;
+    group_step = GROUP == 0 ? 0 : weight.n64 * (lane() < 8 ? 32 : 8);
+    unit = 0;
   }
-  // Lanes 0 to 7 copy the scales of the 64 rows, lanes 8 and 9 their zeros.
-  __device__ __forceinline__ void copy_groups(int nb, int at) const {
-    if (lane() >= kGroupBytes / 16) return;
-#pragma unroll
-    for (int part = 0; part < kGroups; ++part) {
-      const u64 group = static_cast<u64>(GROUP == 0 ? 0 : at * kGroups + part) * weight.n64 + nb;
-      const u32* source = lane() < 8 ? reinterpret_cast<const u32*>(weight.scales) + group * 32 + lane() * 4
-                                     : weight.zeros + group * 8 + lane() % 2 * 4;
-      cp_async_cg(target + kBlocks * kPieceBytes + part * kGroupBytes + lane() * 16, source, 16);
-    }
-  }
-  __device__ __forceinline__ void copy_unit() {
+  // The next unit to a stage: a warp has as many under way as stages, so it is the one just read.
+  __device__ __forceinline__ void copy_unit(u32 stage) {
     if (left > 0) {
       --left;
-      const int nb = min(row / 64, weight.n64 - 1);  // rows past the last block repeat it
-      copy_words(nb, way.first + unit * WARPS_K);
-      copy_groups(nb, way.first + unit * WARPS_K);
+#pragma unroll
+      for (int block = 0; block < kBlocks; ++block)
+#pragma unroll
+        for (int f = 0; f < kFragments; ++f)
+          cp_async_cg(stage + block * kPieceBytes + f * 512 + lane() * 16, words + block * 128 + f * 32, 16);
+      const u32 group_target = stage + kBlocks * kPieceBytes + lane() * 16;
+#pragma unroll
+      for (int part = 0; part < kGroups; ++part)
+        if (lane() < kGroupBytes / 16)
+          cp_async_cg(group_target + part * kGroupBytes, groups + part * group_step, 16);
+      words += WARPS_K * kBlocks * 128;
+      groups += WARPS_K * kGroups * group_step;
       if (++unit == way.units) {
-        unit = 0;
         row += gridDim.y * kRows;
+        seek();
       }
-      target += kStageBytes;
-      if (target == ring + STAGES * kStageBytes) target = ring;
     }
     cp_async_commit_group();
   }
@@ -123,7 +127,7 @@ __device__ __forceinline__ void add_group(Sums& sums, const Sums& parts, const f
 #pragma unroll
       for (int octet = 0; octet < kOctets; ++octet)
 #pragma unroll
-        for (int i = 0; i < 2; ++i) {
+        for (int i = 0; i < kColumns; ++i) {
           const float part = fmaf(-zero, totals[octet][i], parts[f][octet][half * 2 + i]);
           sums[f][octet][half * 2 + i] = fmaf(part, scale, sums[f][octet][half * 2 + i]);
         }
@@ -178,7 +182,7 @@ __device__ __forceinline__ void multiply_unit(Sums& sums, u32 stage, u32 x,
           words[f] = ld_shared_v4(stage + block * kPieceBytes + f * 512 + lane() * 16);
         if (block == kBlocks - 1) {
           __syncwarp();
-          writer.copy_unit();
+          writer.copy_unit(stage);
         }
       }
       multiply_half(parts, totals, words, x + block * 128, token_offset, half % 2);
@@ -200,7 +204,8 @@ __device__ __forceinline__ void send_sums(u32 slots, const Sums& sums, int token
     for (int octet = 0; octet < kOctets; ++octet)
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
-        const int token = octet * 8 + lane() % 4 * 2 + i % 2;
+        if (i % 2 >= kColumns) continue;
+        const int token = octet * 8 + lane() % 4 * kColumns + i % 2;
         const u32 at = target + (token * kSumStride + i / 2 * 8) * 4;
         const float sum = sums[f][octet][i] * (i < 2 ? Raw::kUnit : Raw::kUnit8);
         if (token >= tokens) continue;
@@ -288,9 +293,10 @@ __cluster_dims__(SPLIT, 1, 1)
 
   const u32 head = shared_address(shared);
   const u32 ring = head + kHeadBytes + warp * STAGES * kStageBytes;
-  Writer writer{weight, way, ring, ring, row0 + warp_row, 0, way.tiles * way.units};
+  Writer writer{weight, way, row0 + warp_row, way.tiles * way.units};
+  writer.seek();
 #pragma unroll 1
-  for (int stage = 0; stage < STAGES; ++stage) writer.copy_unit();
+  for (int stage = 0; stage < STAGES; ++stage) writer.copy_unit(ring + stage * kStageBytes);
 
   const u32 slots = head + kHeadBytes + kWarps * STAGES * kStageBytes;
   const u32 slot_bytes = kSlots * tokens * kSumStride * 4;
@@ -318,7 +324,8 @@ __cluster_dims__(SPLIT, 1, 1)
   int token_offset[kOctets];
 #pragma unroll
   for (int octet = 0; octet < kOctets; ++octet) {
-    const int token = min(octet * 8 + lane() % 8, tokens - 1);  // a missing token repeats the last one
+    // A missing token repeats the last one.
+    const int token = min(octet * 8 + lane() % 8 * kColumns / 2, tokens - 1);
     token_offset[octet] = (token * columns.stride + lane() / 8 * 8) * 2;
   }
   if constexpr (SPLIT > 1) barrier_cluster_wait();

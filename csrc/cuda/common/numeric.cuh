@@ -34,16 +34,27 @@ struct Half {
   }
 };
 
-// bf16: 0x4300 | q is 128 + q, exact; it has no room for a shifted nibble.
+// bf16: 0x4300 | q is 128 + q, exact; it has no room for a shifted nibble. An fp16 FMA shifts it, because the
+// ALU has more to do: 0x6400 | q << 4 is 1024 + 16 q, and 2^-13 of it + 3.375 is 3.5 + q 2^-9, whose bits
+// are 0x4300 | q.
+__device__ __forceinline__ u32 lower_bf16(u32 word) { return lop3_and_or<0x000F000Fu, 0x43004300u>(word); }
+__device__ __forceinline__ u32 upper_bf16(u32 word) {
+  return fma_f16x2(lop3_and_or<0x00F000F0u, 0x64006400u>(word), 0x08000800u, 0x42C042C0u);
+}
+__device__ __forceinline__ uint4 biased_bf16(u32 word) {
+  const u32 upper = word >> 8;
+  return {lower_bf16(word), upper_bf16(word), lower_bf16(upper), upper_bf16(upper)};
+}
+
 struct Bfloat {
   static __device__ __forceinline__ Zeros zeros(u32 z_g, u32 z_g8) {
     return {0xC300C300u + z_g * 0x00010001u, 0xC300C300u + z_g8 * 0x00010001u};
   }
-  static __device__ __forceinline__ u32 centre(u32 nibbles, u32 zero) {
-    return fma_bf16x2(lop3_and_or<0x000F000Fu, 0x43004300u>(nibbles), 0x3F803F80u, zero);
-  }
   static __device__ __forceinline__ uint4 dequantize(u32 word, Zeros z) {
-    return {centre(word, z.g), centre(word >> 4, z.g8), centre(word >> 8, z.g), centre(word >> 12, z.g8)};
+    const uint4 a = biased_bf16(word);
+    const u32 one = 0x3F803F80u;
+    return {fma_bf16x2(a.x, one, z.g), fma_bf16x2(a.y, one, z.g8), fma_bf16x2(a.z, one, z.g),
+            fma_bf16x2(a.w, one, z.g8)};
   }
   // sm_80 has no bf16 multiply; -0 as the addend keeps every product's sign.
   static __device__ __forceinline__ u32 multiply(u32 a, u32 b) { return fma_bf16x2(a, b, 0x80008000u); }
@@ -84,12 +95,7 @@ struct RawHalf {
 struct RawBfloat {
   static constexpr u32 kOne = 0x3F803F80u;
   static constexpr float kUnit = 1.f, kUnit8 = 1.f;
-  static __device__ __forceinline__ u32 biased(u32 nibbles) {
-    return lop3_and_or<0x000F000Fu, 0x43004300u>(nibbles);
-  }
-  static __device__ __forceinline__ uint4 fragment(u32 word) {
-    return {biased(word), biased(word >> 4), biased(word >> 8), biased(word >> 12)};
-  }
+  static __device__ __forceinline__ uint4 fragment(u32 word) { return biased_bf16(word); }
   static __device__ __forceinline__ float zero(u32 zero_word, int b, int half) {
     return __uint_as_float(0x43000000u | (zero_word >> (8 * b + 4 * half) & 15u) << 16);
   }
