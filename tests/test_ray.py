@@ -27,6 +27,9 @@ from autotune.executors.ray import ray_executors  # noqa: E402
 
 PROBLEMS = [Problem(Layer(n=n, k=256, group_size=64), m) for n in (64, 128) for m in (1, 2, 4)]
 
+MANY = sorted(Problem(each.layer, m) for each in PROBLEMS for m in (each.m, 8 * each.m))
+"""So many that some are left when the loss of a node is noticed."""
+
 
 @pytest.fixture(scope="module")
 def cluster():
@@ -57,17 +60,47 @@ def test_the_problems_of_a_node_that_is_killed_are_tuned_elsewhere(cluster, exec
     two = executors()
     assert [each.device for each in two] == [cpu_device()] * 2
     with Store.open(str(tmp_path / "ray.db")) as store:
-        running = sweep(PROBLEMS, store, two, budget_s=30.0)
+        running = sweep(MANY, store, two, budget_s=60.0)
         outcomes = [next(running)]
         cluster.remove_node(lost, allow_graceful=False)
         outcomes.extend(running)
-        assert sorted(outcome.problem for outcome in outcomes) == PROBLEMS
-        assert [record.problem for record in store.records(cpu_device())] == PROBLEMS
-        for problem in PROBLEMS:
+        assert sorted(outcome.problem for outcome in outcomes) == MANY
+        assert [record.problem for record in store.records(cpu_device())] == MANY
+        for problem in MANY:
             times = collections.Counter(trial.config for trial in store.trials(problem, cpu_device()))
             assert set(times) == set(registry.space(problem, cpu_device()))
             assert set(times.values()) == {1}
     assert "the others go on without it" in caplog.text
+
+
+def notice_lost_nodes(left):
+    """Wait until the head misses the nodes that were killed."""
+    while ray.is_initialized() and sum(node["Alive"] for node in ray.nodes()) > left:
+        pass
+
+
+def test_a_node_that_returns_is_used_again(cluster, executors, monkeypatch):
+    notice_lost_nodes(2)
+    node = cluster.add_node(num_cpus=1)
+    two = executors()
+    assert len(two) == 2
+    candidates = registry.space(PROBLEMS[0], cpu_device())[:2]
+    cluster.remove_node(node, allow_graceful=False)
+    notice_lost_nodes(2)
+    lost = []
+    for each in two:
+        try:
+            each.tune(PROBLEMS[0], candidates, {}, 1.0)
+        except DeviceError:
+            lost.append(each)
+    monkeypatch.setattr("autotune.executors.ray._PLACE_LIMIT_S", 1.0)
+    with pytest.raises(DeviceError, match=r"^node .*: it was not free within"):
+        lost[0].tune(PROBLEMS[0], candidates, {}, 1.0)
+    monkeypatch.undo()
+    another = cluster.add_node(num_cpus=1)
+    assert another.node_id != node.node_id
+    assert lost[0].tune(PROBLEMS[0], candidates, {}, 1.0).record is not None
+    cluster.remove_node(another)
 
 
 ARGUMENTS = (

@@ -23,7 +23,7 @@ from autotune.search.tune import Cubins, Tuned
 
 try:
     import ray
-    from ray.exceptions import RayError, RayTaskError
+    from ray.exceptions import GetTimeoutError, RayError, RayTaskError
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 except ImportError as error:
     raise DeviceError(f"Ray does not import ({error}); pip install 'autotune-int4[ray]'") from None
@@ -31,6 +31,7 @@ except ImportError as error:
 _LOG = logging.getLogger(__name__)
 _CONNECT_LIMIT_S = 10.0
 _PLACE_LIMIT_S = 60.0
+_NOT_FREE = f"it was not free within {_PLACE_LIMIT_S:g} s"
 _TYPE = "accelerator_type:"
 
 
@@ -75,9 +76,13 @@ class _Place:
     resources: dict[str, Any]
     allow_busy: bool
 
-    def begin(self) -> tuple[Any, Any]:
-        """A new actor, and the answer of its `open` that is to come."""
-        strategy = NodeAffinitySchedulingStrategy(self.node_id, soft=False)
+    def begin(self, again: bool = False) -> tuple[Any, Any]:
+        """A new actor, and the answer of its `open` that is to come.
+
+        A node that was lost returns by another id. So `again` may be on any node while there is none of this
+        id, and no answer comes while none has what it needs.
+        """
+        strategy = NodeAffinitySchedulingStrategy(self.node_id, soft=again)
         actor = ray.remote(_Actor).options(scheduling_strategy=strategy, **self.resources).remote()
         return actor, actor.open.remote(self.device, self.allow_busy)
 
@@ -85,11 +90,13 @@ class _Place:
 class RayExecutor:
     """Tunes on a device of a Ray cluster; use it as a context manager.
 
-    What was closed gives the device back to the cluster and asks for it again when there is something to do.
+    What was closed, or lost with its node, asks the cluster for such a device again when there is something
+    to do, and waits for it for a minute.
     """
 
     def __init__(self, actor: Any, place: _Place, device: Device, environment: Environment) -> None:
         self._actor, self._place, self._device, self._environment = actor, place, device, environment
+        self._opened: Any = None  # the answer to come of an actor that is not known to be like the first one
         self._sent: set[str] = set()
         self._cancelled = False
         self._guard = threading.Lock()
@@ -128,12 +135,13 @@ class RayExecutor:
             DeviceError: the node or the device is lost, or it was cancelled.
         """
         actor = self._running_actor()
-        more = unsent(cubins, self._sent)
         try:
+            self._check_opened()
+            more = unsent(cubins, self._sent)
             tuned: Tuned = ray.get(
                 actor.tune.remote(problem, candidates, tuple(cubins), more, budget_s, mode)
             )
-        except RayError as error:
+        except (RayError, DeviceError) as error:
             self._end_actor()  # another one has no cubins, and may be where this one is lost
             raise DeviceError(f"{self._place.name}: {_reason(error)}") from None
         return tuned
@@ -154,8 +162,22 @@ class RayExecutor:
                 raise DeviceError(f"{self._place.name}: tuning was cancelled")
             if self._actor is None:
                 self._sent.clear()
-                self._actor, _ = self._place.begin()
+                self._actor, self._opened = self._place.begin(again=True)
             return self._actor
+
+    def _check_opened(self) -> None:
+        """Wait for an actor that was begun anew, and check that its device and software are as they were.
+
+        Raises:
+            RayError, DeviceError: it is not, or there is no place for it.
+        """
+        if self._opened is None:
+            return
+        now = _software(*_same_here(*_answer(self._opened)))
+        before = _software(self._device, self._environment)
+        if now != before:
+            raise DeviceError(f"it came back as {now}, it was {before}; start autotune anew")
+        self._opened = None
 
     def _end_actor(self) -> None:
         with self._guard:
@@ -188,8 +210,8 @@ def ray_executors(
     for answer, (actor, place) in asked.items():
         try:
             if answer not in answered:
-                raise DeviceError(f"it was not free within {_PLACE_LIMIT_S:g} s")
-            found.append(_executor(actor, place, *ray.get(answer)))
+                raise DeviceError(_NOT_FREE)
+            found.append(RayExecutor(actor, place, *_same_here(*ray.get(answer))))
         except (RayError, DeviceError) as error:
             ray.kill(actor)
             trouble = f"{place.name}: {_reason(error)}"
@@ -253,10 +275,18 @@ def _name(node: dict[str, Any]) -> str:
     return f"node {node['NodeManagerAddress']}"
 
 
-def _executor(
-    actor: Any, place: _Place, device_fields: dict[str, Any], environment_fields: dict[str, Any]
-) -> RayExecutor:
-    """The executor of an actor that runs the same autotune as this process.
+def _answer(opened: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    try:
+        answer: tuple[dict[str, Any], dict[str, Any]] = ray.get(opened, timeout=_PLACE_LIMIT_S)
+    except GetTimeoutError:
+        raise DeviceError(_NOT_FREE) from None
+    return answer
+
+
+def _same_here(
+    device_fields: dict[str, Any], environment_fields: dict[str, Any]
+) -> tuple[Device, Environment]:
+    """Device and environment of an actor that runs the same autotune as this process.
 
     Raises:
         DeviceError: it runs another one.
@@ -274,7 +304,11 @@ def _executor(
         )
     if device.kind == "cuda":
         environment = replace(environment, compiler=compiler.compiler_version())
-    return RayExecutor(actor, place, device, environment)
+    return device, environment
+
+
+def _software(device: Device, environment: Environment) -> str:
+    return f"{device.name} ({device.arch}) with {environment.driver} and torch {environment.torch}"
 
 
 def _reason(error: Exception) -> str:
