@@ -6,8 +6,11 @@ tunables, its constraints with their reasons, its launch geometry and its defaul
 
 from __future__ import annotations
 
+import functools
 import hashlib
+import os
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from autotune.paths import shipped
@@ -94,7 +97,20 @@ class Family(Protocol):
 
 def hash_sources(*names: str) -> str:
     """Hash of files of csrc, by name and content, that an installed package also carries."""
+    folder = str(_source_folder())
+    files = tuple((name, os.stat(f"{folder}/{name}").st_mtime_ns) for name in sorted(names))
+    return _hash(folder, files)
+
+
+@functools.cache
+def _source_folder() -> Path:
+    return shipped("csrc/cuda")
+
+
+@functools.lru_cache
+def _hash(folder: str, files: tuple[tuple[str, int], ...]) -> str:
+    """By time of change too, because a sweep asks for the hash once per candidate."""
     digest = hashlib.sha256()
-    for name in sorted(names):
-        digest.update(name.encode() + b"\0" + shipped("csrc/cuda").joinpath(name).read_bytes() + b"\0")
+    for name, _ in files:
+        digest.update(name.encode() + b"\0" + Path(folder, name).read_bytes() + b"\0")
     return digest.hexdigest()[:16]
