@@ -65,6 +65,22 @@ def test_decode_has_tiles_for_half_an_octet_of_tokens():
     assert {m: config["tile_m"] for m, config in defaults.items()} == {1: 4, 2: 4, 4: 4, 8: 8}
 
 
+@pytest.mark.parametrize(("m", "tiles"), {5: {8}, 64: {64}, 65: {64, 128}, 256: {128}, 512: {128}}.items())
+def test_wgmma_takes_more_tokens_than_a_tile_in_several_launches(m, tiles):
+    configs = registry.families()["wgmma"].space(Problem(Layer(4096, 4096), m), H200)
+    assert {config["tile_m"] for config in configs} == tiles
+
+
+@pytest.mark.parametrize("m", [4, 513])
+def test_wgmma_leaves_fewest_and_most_tokens_to_others(m):
+    assert registry.families()["wgmma"].space(Problem(Layer(4096, 4096), m), H200) == []
+
+
+@pytest.mark.parametrize("m", [129, 200, 255])
+def test_tokens_past_a_tile_have_a_default_in_wgmma_before_matmul_pays(m):
+    assert registry.default_config(Problem(Layer(4096, 4096), m), H200).family == "wgmma"
+
+
 def test_fp32_is_not_for_the_gpu():
     problem = Problem(Layer(64, 64, 64, dtype="fp32"), 1)
     assert registry.space(problem, H200) == []
