@@ -9,11 +9,11 @@ last one without fused linears. Each load says its peak of the GPU's memory besi
 Decode feeds each token back into a static cache, prefill ends with the next token; on a GPU both are CUDA
 graphs of the model's forward (generation.py). The logits of all variants are compared before anything is
 timed. Variants take turns, in a new order each round; figures are medians with 95 % intervals, and ratios are
-of the same round. Then some batches are decoded again with compiled norms and rotary embeddings, the same for
-all variants: as transformers has them they are two dozen small kernels for each layer, which no kernel of
-ours can make faster. At the end, fresh processes load the checkpoint and say what the time to their first
-token is made of (first_token.py). The checkpoint is written to the folder for temporary files;
-TMPDIR=/dev/shm keeps it in memory.
+of the same round. Then batches are decoded again with compiled blocks (compiled.py), the same for all
+variants: between the linears of a block transformers runs some 36 small kernels, which no kernel of ours can
+make faster; compiled, as in a server, they are seven. At the end, fresh processes load the checkpoint and say
+what the time to their first token is made of (first_token.py). The checkpoint is written to the folder for
+temporary files; TMPDIR=/dev/shm keeps it in memory. Without a GPU, `--compiled 1` saves minutes.
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ import first_token
 import llama
 import torch
 import transformers
-from generation import Case, Variant, synchronize
+from compiled import compile_blocks
+from generation import Case, Choice, Variant, synchronize
 
 import autotune
 from autotune.bench.statistics import Estimate, median_interval, ratio_interval
 from autotune.device import Device, find_device
 from autotune.errors import AutotuneError
 from autotune.runtime.linear import Int4Linear
-from autotune.runtime.plans import plans_for
 
 _LARGEST_ERROR = 0.05
 """Of the logits, relative to their norm; rounding differs in every linear of every block."""
@@ -84,12 +84,15 @@ class Loads:
                 name, lambda fuse=fuse: autotune.load(self._folder, place, db=self._db, fuse=fuse)
             )
             linears = [module for module in model.modules() if isinstance(module, Int4Linear)]
+            untuned = llama.Untuned(self._device, self._db)
+            tuned = {linear.plans for linear in linears}
+            choices = {plans: Choice(plans.layer, untuned) for plans in tuned}
+            for linear in linears:
+                linear.plans = choices[linear.plans]
             if fuse:
-                untuned = llama.Untuned(self._device, self._db)
-                plans = {linear: plans_for(linear.layer, untuned) for linear in linears}
-                found.append(Variant("default", model, plans))
+                found.append(Variant("default", model, dict.fromkeys(choices.values())))
                 print(model.autotune_report)
-            found.append(Variant(name, model, {linear: linear.plans for linear in linears}))
+            found.append(Variant(name, model, {choice: plans for plans, choice in choices.items()}))
         return found
 
     def _loaded(self, name: str, load: Callable[[], Any]) -> Any:
@@ -188,7 +191,7 @@ def show_starts(taken: list[dict[str, float]]) -> None:
     )
     for part in taken[0]:
         values = [each[part] for each in taken]
-        print(f"  {part:<16} {statistics.median(values):8.3f}  ({min(values):.3f} to {max(values):.3f})")
+        print(f"  {part:<20} {statistics.median(values):8.3f}  ({min(values):.3f} to {max(values):.3f})")
 
 
 class Cases:
@@ -229,7 +232,9 @@ def options_of() -> argparse.Namespace:
     parser.add_argument("--layers", type=int, default=32, help="blocks of the model")
     parser.add_argument("--batches", type=numbers, default=[1, 8, 32], help="sequences that are decoded")
     parser.add_argument("--prompts", type=numbers, default=[512, 2048], help="tokens that are prefilled")
-    parser.add_argument("--compiled", type=numbers, default=[1], help="batches that are decoded compiled too")
+    parser.add_argument(
+        "--compiled", type=numbers, default=[1, 8, 32], help="batches that are decoded compiled too"
+    )
     parser.add_argument("--unfused", action="store_true", help="measure the tuned model without fusion too")
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--starts", type=int, default=2, help="fresh processes, 0 for none")
@@ -263,9 +268,10 @@ def main() -> None:
         for case in (*map(Case.decode, options.batches), *map(Case.prefill, options.prompts)):
             cases.measure(case)
         if options.compiled:
-            llama.compile_small_parts()
+            for model in {variant.model for variant in found}:
+                compile_blocks(model)
         for batch in options.compiled:
-            cases.measure(replace(Case.decode(batch), name=f"decode, batch {batch}, compiled small parts"))
+            cases.measure(replace(Case.decode(batch), name=f"decode, batch {batch}, compiled"))
         if options.starts:
             taken = fresh_processes(folder, device, options.db, options.starts, end - _START_S)
             journal.add({"case": "first token", "starts": taken})

@@ -5,31 +5,43 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers import StaticCache
 
 from autotune.device import Device
-from autotune.runtime.linear import Int4Linear
 from autotune.runtime.plans import LayerPlans
+
+if TYPE_CHECKING:
+    from autotune.kernels.family import Plan
 
 _CONTEXT = 128
 _DECODE_STEPS = 16
 
 
+class Choice(LayerPlans):
+    """The plans of a layer by this Lookup, or others in their place: what was compiled for one runs both."""
+
+    chosen: LayerPlans | None = None
+
+    def plan(self, m: int) -> Plan:
+        """The plan for m >= 1 tokens, of those that are chosen."""
+        return self.chosen.plan(m) if self.chosen else super().plan(m)
+
+
 @dataclass
 class Variant:
-    """A model, and the plans of its int4 linears: two variants may share a model's weights."""
+    """A model, and what its choices are: two variants may share a model's weights."""
 
     name: str
     model: Any
-    plans: dict[Int4Linear, LayerPlans]
+    plans: dict[Choice, LayerPlans | None]
 
     def use(self) -> None:
         """Have the model run these plans."""
-        for linear, plans in self.plans.items():
-            linear.plans = plans
+        for choice, plans in self.plans.items():
+            choice.chosen = plans
 
 
 class Run:
@@ -44,13 +56,17 @@ class Run:
         # A multiple of 64, because attention is slow with a mask of an odd width.
         self._length = -(-(start + steps * tokens.shape[1]) // 64) * 64
         self._cache = StaticCache(config=variant.model.config, max_cache_len=self._length)
+        # Of numbers, because torch makes numbers of booleans in every block.
+        hidden = torch.full((self._length, self._length), -torch.inf, device=tokens.device)
+        self._masks = hidden.triu(1).to(variant.model.dtype)
         variant.use()
-        # The cache is made by the first call, whose shape is met once and not worth to compile for.
+        # The cache is made by the first call, whose shape is met once; the second one says what is right.
         with torch.compiler.set_stance("force_eager"):
             self._forward(torch.zeros_like(tokens[:, :1]).expand(-1, max(start, 1)))
+            self._rewind()
+            self.logits = self._forward(self._ids).float()
         self._rewind()
-        self.logits = self._forward(self._ids).float()
-        self._rewind()
+        self._step()
         self._call = self._step if device.kind == "cpu" else self._captured()
 
     def first_logits(self) -> torch.Tensor:
@@ -83,12 +99,11 @@ class Run:
             self._ids.copy_(self._latest.argmax(-1, keepdim=True))
 
     def _forward(self, ids: torch.Tensor) -> torch.Tensor:
-        seen, columns = self._cache.get_seq_length(), torch.arange(self._length, device=ids.device)
-        rows = torch.arange(ids.shape[1], device=ids.device) + seen
+        rows = torch.arange(ids.shape[1], device=ids.device) + self._cache.get_seq_length()
         output = self._variant.model(
             input_ids=ids,
             # Given, because without one a pass of one token would attend to the empty part of the cache.
-            attention_mask=(columns <= rows[:, None])[None, None],
+            attention_mask=self._masks.index_select(0, rows)[None, None],
             position_ids=rows[None],
             past_key_values=self._cache,
             use_cache=True,

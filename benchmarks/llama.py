@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig
-from transformers.models.llama import modeling_llama
 
 from autotune.device import Device, find_device
 from autotune.formats import awq_gemm
@@ -109,11 +108,3 @@ def _weight(checkpoint: Checkpoint, name: str, device: torch.device) -> torch.Te
     linear = name.removesuffix(".weight")
     stored = (checkpoint[f"{linear}.{last}"].to(device) for last in _NAMES)
     return dequantize(awq_gemm.to_quantized(*stored))
-
-
-def compile_small_parts() -> None:
-    """From now on norms and rotary embeddings are one kernel each, compiled for each shape that they meet."""
-    torch._dynamo.config.recompile_limit = 64
-    compiled = torch.compile(modeling_llama.LlamaRMSNorm.forward, dynamic=False)
-    modeling_llama.LlamaRMSNorm.forward = compiled
-    modeling_llama.apply_rotary_pos_emb = torch.compile(modeling_llama.apply_rotary_pos_emb, dynamic=False)
