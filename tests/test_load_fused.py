@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import threading
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 import torch
 from checkpoints import KINDS, logits, one_thread, prompt, quantize, stored, tiny, write
 from runtime_tools import assert_is_linear, tokens_of, weight_of
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import autotune
 from autotune.layer import Layer
@@ -147,3 +149,29 @@ def test_compiles_as_one_graph(tmp_path: Path) -> None:
             torch.testing.assert_close(compiled(tokens), mlp(tokens))
     whole = torch.compile(model, fullgraph=True, backend="aot_eager")
     torch.testing.assert_close(logits(whole, prompt()), logits(model, prompt()))
+
+
+def test_between_linears_runs_what_runs_without(tmp_path: Path) -> None:
+    reference = tiny()
+    model = autotune.load(stored(tmp_path / "model", reference), "cpu")
+    ours, theirs = (computed(each, prompt()) for each in (model, reference))
+    blocks = len(model.model.layers)
+    assert ours.pop("autotune::int4_linear") == 4 * blocks
+    assert theirs.pop("aten::mm") - ours.pop("aten::mm") == 7 * blocks
+    assert ours == theirs
+
+
+def computed(model: Any, ids: torch.Tensor) -> Counter[str]:
+    """How often each op runs that is no view."""
+    ran: Counter[str] = Counter()
+
+    class Listener(TorchDispatchMode):
+        def __torch_dispatch__(
+            self, op: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+        ) -> Any:
+            ran[op.name()] += not (op.is_view or op is torch.ops.aten._unsafe_view.default)
+            return op(*args, **(kwargs or {}))
+
+    with torch.no_grad(), Listener():
+        model(ids)
+    return +ran
