@@ -33,6 +33,25 @@ def test_the_command_says_what_became_of_each_record(tmp_path: Path):
     assert nothing.stderr.splitlines()[-1].startswith("error: there is nothing to recheck")
 
 
+def test_without_shapes_every_record_of_the_device_is_rechecked(tmp_path: Path):
+    place = ("--device", "cpu", "--db", "here.db")
+    none = autotune("sweep", "--recheck", *place, cwd=tmp_path)
+    assert none.returncode == 1
+    assert "has no record of" in none.stderr.splitlines()[-1]
+    layers = ("--shapes", "n=64,k=128,dtype=fp32", "--m", "1,4")
+    swept = autotune("sweep", *layers, *place, "--budget", "2s", cwd=tmp_path)
+    assert swept.returncode == 0, swept.stderr
+    for more, expected in ((), [1, 4]), (("--m", "3"), [4]):
+        shown = autotune("sweep", "--recheck", *more, *place, "--budget", "2s", "--json", cwd=tmp_path)
+        assert shown.returncode == 0, shown.stderr
+        lines = list(map(json.loads, shown.stdout.splitlines()))
+        assert [(line["n"], line["dtype"]) for line in lines] == [(64, "fp32")] * len(expected)
+        assert [line["m"] for line in lines] == expected
+    partly = autotune("sweep", "--recheck", "--dtype", "fp32", *place, cwd=tmp_path)
+    assert partly.returncode == 2
+    assert "--shapes" in partly.stderr
+
+
 def test_evidence_is_explained_and_samples_are_exported(tmp_path: Path):
     place = ("--device", "cpu", "--db", "here.db")
     one = ("--shapes", "n=128,k=256", "--m", "1")

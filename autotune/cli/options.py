@@ -142,6 +142,17 @@ def chosen_shapes(
     return parse_shapes(";".join(shapes), group_size, dtype, zero_point, tp)
 
 
+def names_no_layer(
+    shapes: Sequence[str],
+    group_size: int | None,
+    dtype: str | None,
+    zero_point: bool | None,
+    tp: int,
+) -> bool:
+    """Whether all of them were left out."""
+    return not shapes and (group_size, dtype, zero_point, tp) == (None, None, None, 1)
+
+
 def chosen_executors(device: str, executor: str, address: str | None, allow_busy: bool) -> Sequence[Executor]:
     """One executor for each device that the options name.
 

@@ -12,17 +12,41 @@ import click
 from autotune.cli.output import layer_name, microseconds, model_name, problem_fields, table
 from autotune.cli.progress import ProblemProgress
 from autotune.errors import AutotuneError
+from autotune.layer import Problem, bucket_of
+from autotune.shapes import Shape
 
 if TYPE_CHECKING:
     from autotune.device import Device
-    from autotune.layer import Problem
     from autotune.record import Record
     from autotune.search.executor import Executor
     from autotune.search.recheck import Rechecked
-    from autotune.shapes import Shape
     from autotune.store.store import Store
 
 _VERDICTS = ("kept", "replaced", "dropped", "unchecked")
+
+
+def stored_shapes(
+    store: Store, executor: Executor, m: Sequence[int] | None
+) -> tuple[list[Problem], list[Shape]]:
+    """The problems that have records of the executor's families on its device, of these m or all.
+
+    Raises:
+        AutotuneError: there are none.
+    """
+    device, families = executor.device, executor.environment.sources
+    buckets = None if m is None else {bucket_of(each) for each in m}
+    records = [
+        record
+        for record in store.records(device)
+        if record.config.family in families and (buckets is None or record.problem.m in buckets)
+    ]
+    if not records:
+        of_m = "" if buckets is None else f" with m={','.join(map(str, sorted(buckets)))}"
+        raise AutotuneError(
+            f"{store.name} has no record of {device.name}{of_m}; autotune sweep --shapes MODEL makes some"
+        )
+    problems = list(dict.fromkeys(record.problem for record in records))
+    return problems, [Shape((), layer) for layer in dict.fromkeys(problem.layer for problem in problems)]
 
 
 def run_recheck(

@@ -15,6 +15,7 @@ from autotune.cli.options import (
     chosen_shapes,
     chosen_tokens,
     fleet_options,
+    names_no_layer,
     seconds,
     tuned_problems,
 )
@@ -39,7 +40,7 @@ Examples:
   autotune sweep --shapes llama7b
   autotune sweep --shapes ./my-model --m 1,16 --tp 2 --device all
   autotune sweep --shapes n=4096,k=4096,group_size=64 --budget 60s --json
-  autotune sweep --shapes llama7b --recheck
+  autotune sweep --recheck
   autotune sweep --shapes llama7b --kernel ./kernels.py:my_gemm"""
 
 
@@ -57,7 +58,9 @@ Examples:
     help="Tune a kernel of your own, decorated with @autotune.kernel, instead of autotune's; or MODULE:NAME.",
 )
 @click.option(
-    "--recheck", is_flag=True, help="Only measure stored winners, their rivals and the default again."
+    "--recheck",
+    is_flag=True,
+    help="Only measure stored winners, their rivals and the default again; without --shapes all of them.",
 )
 @click.option(
     "--mode",
@@ -93,7 +96,7 @@ def command(
     After a driver or compiler change, --recheck confirms stored records in seconds: it keeps, replaces or
     drops each, and says why.
     """
-    shapes = chosen_shapes(**layers)
+    shapes = None if recheck and names_no_layer(**layers) else chosen_shapes(**layers)
     if recheck and mode is not None:
         raise click.UsageError("--recheck times each record in its own mode; leave --mode out.")
     from autotune.search.executor import by_model
@@ -108,19 +111,16 @@ def command(
         from autotune.cli.recheck import run_recheck
         from autotune.store.store import Store
 
-        plans = [
-            _doable(kernel, tuned_problems(shapes, chosen_tokens(m, group[0].device)), group[0].device)
-            for group in groups
-        ]
         store = stack.enter_context(Store.open(db))
-        progress = stack.enter_context(ProblemProgress(sum(map(len, plans))))
-        for group, problems in zip(groups, plans, strict=True):
+        plans = [_chosen(kernel, shapes, m, group[0], store) for group in groups]
+        progress = stack.enter_context(ProblemProgress(sum(len(problems) for problems, _ in plans)))
+        for group, (problems, named) in zip(groups, plans, strict=True):
             limit_s = _CPU_BUDGET_S if budget is None and group[0].device.kind == "cpu" else budget
             share_s = None if limit_s is None else limit_s / len(groups)
             if recheck:
-                run_recheck(problems, shapes, group, store, progress, share_s, as_json)
+                run_recheck(problems, named, group, store, progress, share_s, as_json)
             else:
-                _run(problems, shapes, group, store, progress, share_s, as_json, mode or "graph")
+                _run(problems, named, group, store, progress, share_s, as_json, mode or "graph")
 
 
 def _executors(
@@ -134,6 +134,22 @@ def _executors(
     from autotune.executors.kernel import kernel_executors
 
     return kernel_executors(kernel, device, allow_busy)
+
+
+def _chosen(
+    kernel: str | None,
+    shapes: Sequence[Shape] | None,
+    m: tuple[int, ...] | None,
+    executor: Executor,
+    store: Store,
+) -> tuple[Sequence[Problem], Sequence[Shape]]:
+    """The problems of these shapes, or those that have records, with the shapes that name them."""
+    if shapes is None:
+        from autotune.cli.recheck import stored_shapes
+
+        return stored_shapes(store, executor, m)
+    problems = tuned_problems(shapes, chosen_tokens(m, executor.device))
+    return _doable(kernel, problems, executor.device), shapes
 
 
 def _doable(kernel: str | None, problems: Sequence[Problem], device: Device) -> Sequence[Problem]:
