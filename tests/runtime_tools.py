@@ -14,6 +14,7 @@ from autotune.kernels import registry
 from autotune.layer import Layer, Problem
 from autotune.packing import QuantizedWeight, dequantize, random_weight
 from autotune.record import Environment, Record
+from autotune.runtime.lookup import Lookup
 from autotune.store.store import Store
 
 ROUNDOFF = {torch.float16: 2.0**-11, torch.bfloat16: 2.0**-8, torch.float32: 2.0**-24}
@@ -92,3 +93,13 @@ def store_records(path: Path, device: Device, choices: dict[Problem, Config]) ->
             )
             store.add_result(sweep, [], record, None)
         store.finish_sweep(sweep, "finished")
+
+
+def splitting_lookup(layer: Layer, device: Device, folder: Path) -> Lookup:
+    """A Lookup whose records make the layer split k for few tokens, by the family that needs a workspace."""
+    choices = {}
+    for m in (1, 2, 4, 8, 16):
+        space = registry.space(Problem(layer, m), device, ("mma",))
+        choices[Problem(layer, m)] = next(config for config in space if config["split_k"] == 4)
+    store_records(folder / "split.db", device, choices)
+    return Lookup(device, str(folder / "split.db"))

@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from runtime_tools import AwqLinear, assert_is_linear, store_records, tokens_of, weight_of
+from runtime_tools import AwqLinear, assert_is_linear, splitting_lookup, store_records, tokens_of, weight_of
 
 from autotune.config import Config
 from autotune.device import find_device
 from autotune.errors import DeviceError, LayerError
 from autotune.executors.local import LocalExecutor
 from autotune.formats import awq_gemm
-from autotune.kernels import compiler, registry
+from autotune.kernels import compiler
 from autotune.layer import Layer, Problem
 from autotune.packing.quantized import TORCH_DTYPES
 from autotune.runtime.apply import apply
@@ -35,14 +35,7 @@ def _own_database(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 @pytest.fixture
 def split(tmp_path: Path) -> Lookup:
-    """A Lookup whose records make LAYER split k for few tokens, so that the workspace is at work."""
-    device = find_device("cuda")
-    choices = {}
-    for m in (1, 2, 4, 8, 16):
-        space = registry.space(Problem(LAYER, m), device)
-        choices[Problem(LAYER, m)] = next(c for c in space if "split_k" in c and c["split_k"] == 4)
-    store_records(tmp_path / "split.db", device, choices)
-    return Lookup(device, str(tmp_path / "split.db"))
+    return splitting_lookup(LAYER, find_device("cuda"), tmp_path)
 
 
 def cuda_tokens(shape: tuple[int, ...], seed: int = 1, dtype: torch.dtype = torch.float16) -> torch.Tensor:

@@ -8,11 +8,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from runtime_tools import assert_is_linear, store_records, tokens_of, weight_of
+from runtime_tools import assert_is_linear, splitting_lookup, tokens_of, weight_of
 
 from autotune.device import find_device
-from autotune.kernels import registry
-from autotune.layer import Layer, Problem
+from autotune.layer import Layer
 from autotune.packing.quantized import TORCH_DTYPES
 from autotune.runtime.linear import Int4Linear
 from autotune.runtime.lookup import Lookup
@@ -30,14 +29,7 @@ def _own_database(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 @pytest.fixture
 def split(tmp_path: Path) -> Lookup:
-    """A Lookup whose records split k for few tokens, so that the workspace is at work."""
-    device = find_device("cuda")
-    choices = {}
-    for m in (1, 16):
-        space = registry.space(Problem(LAYER, m), device, ("mma",))
-        choices[Problem(LAYER, m)] = next(config for config in space if config["split_k"] == 4)
-    store_records(tmp_path / "split.db", device, choices)
-    return Lookup(device, str(tmp_path / "split.db"))
+    return splitting_lookup(LAYER, find_device("cuda"), tmp_path)
 
 
 @pytest.fixture

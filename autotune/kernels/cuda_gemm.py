@@ -12,6 +12,10 @@ if TYPE_CHECKING:
     from autotune.device import Device
     from autotune.layer import Layer
 
+# A Hopper multiprocessor: its shared memory, and what each block takes of it besides its own.
+SM90_SHARED_BYTES = 233472
+SM90_BLOCK_BYTES = 1024
+
 COMMON_SOURCES = ("common/layout.cuh", "common/numeric.cuh", "common/ptx.cuh")
 
 

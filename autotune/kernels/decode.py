@@ -9,6 +9,8 @@ from autotune import _C
 from autotune.config import Config
 from autotune.kernels.cuda_gemm import (
     COMMON_SOURCES,
+    SM90_BLOCK_BYTES,
+    SM90_SHARED_BYTES,
     ceil_div,
     current_stream,
     layer_defines,
@@ -50,10 +52,7 @@ _DEFAULTS = (
 _MOST_TOKENS = 8
 
 _HEAD_BYTES = 128
-# A Hopper multiprocessor: its shared memory, and what each block takes of it besides its own. The winners of
-# a sweep had this many bytes of rings on each.
-_SHARED_BYTES = 233472
-_BLOCK_BYTES = 1024
+# The winners of a sweep had this many bytes of rings on each multiprocessor.
 _LEAST_RING_BYTES = 40000
 _MOST_RING_BYTES = 150000
 
@@ -277,7 +276,7 @@ def _prune(config: Config, problem: Problem, device: Device) -> str | None:
         2, geometry.tiles_of_cluster * ceil_div(geometry.slice_units, config["warps_k"])
     ):
         return f"a warp has fewer units than {config['stages']} stages"
-    if (geometry.shared_bytes(problem.m) + _BLOCK_BYTES) * max(waves, 1) > _SHARED_BYTES:
+    if (geometry.shared_bytes(problem.m) + SM90_BLOCK_BYTES) * max(waves, 1) > SM90_SHARED_BYTES:
         return f"{waves} waves do not fit a multiprocessor"
     if waves == 0:
         return None if blocks >= 2 * device.cores else "a cluster has one tile anyway"

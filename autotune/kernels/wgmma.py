@@ -9,6 +9,8 @@ from autotune import _C
 from autotune.config import Config
 from autotune.kernels.cuda_gemm import (
     COMMON_SOURCES,
+    SM90_BLOCK_BYTES,
+    SM90_SHARED_BYTES,
     ceil_div,
     current_stream,
     layer_defines,
@@ -53,10 +55,7 @@ _SHAPES = {
 # The default splits k no further than it takes to be this near to the evenest split.
 _EVEN_ENOUGH = 0.85
 
-# A Hopper multiprocessor: its shared memory, and what each block takes of it besides its own. The winners had
-# this many bytes of weights under way on each.
-_SHARED_BYTES = 233472
-_BLOCK_BYTES = 1024
+# The winners had this many bytes of weights under way on each multiprocessor.
 _LEAST_RING_BYTES = 30000
 _MOST_RING_BYTES = 160000
 _APART_BYTES = 24 << 10
@@ -113,7 +112,7 @@ class _Geometry:
     @property
     def resident(self) -> int:
         """Blocks that stand on a multiprocessor at once."""
-        return min(_SHARED_BYTES // (self.shared_bytes + _BLOCK_BYTES), _least_blocks(self.config))
+        return min(SM90_SHARED_BYTES // (self.shared_bytes + SM90_BLOCK_BYTES), _least_blocks(self.config))
 
 
 class _WgmmaPlan:
