@@ -15,6 +15,8 @@ from autotune.layer import Problem
 from autotune.packing.quantized import TORCH_DTYPES
 
 _ROUNDS = 11
+_FEW_CORES = 8
+"""Cores that a matmul of side 1024 keeps busy for milliseconds: a larger one would only take longer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +39,8 @@ def measure_peaks(device: Device, dtype: str) -> Peaks:
     The matmul is in `dtype` on a GPU and in fp32 on a CPU, where 16-bit types are computed in fp32 too.
     """
     elements, side = (1 << 29, 8192) if device.kind == "cuda" else (1 << 26, 2048)
+    if device.kind == "cpu" and device.cores <= _FEW_CORES:
+        side = 1024
     multiplied = TORCH_DTYPES[dtype] if device.kind == "cuda" else torch.float32
     stream = torch.ones(elements, dtype=torch.float32, device=device.torch_name)
     read_us = _median_us(lambda: stream.sum(), device)
