@@ -31,10 +31,14 @@ MANY = sorted(Problem(each.layer, m) for each in PROBLEMS for m in (each.m, 8 * 
 """So many that some are left when the loss of a node is noticed."""
 
 
+SOON = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 100}
+"""A head that looks every 100 ms whether its nodes are alive; a node that is only slow has as long as ever."""
+
+
 @pytest.fixture(scope="module")
 def cluster():
     """A node with a CPU, which a test may double, and one that says it has a GPU."""
-    started = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+    started = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "_system_config": SOON})
     started.add_node(num_cpus=0, num_gpus=1, resources={"accelerator_type:H200": 1})
     yield started
     ray.shutdown()
