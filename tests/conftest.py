@@ -14,6 +14,10 @@ from autotune import _C
 from autotune.device import cuda_devices
 from autotune.store.schema import upgrade
 
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # Threads of torch that share cores with another test wait for each other in a loop.
+    os.environ["OMP_NUM_THREADS"] = "1"
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if cuda_devices():
