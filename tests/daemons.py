@@ -32,7 +32,7 @@ from autotune.store.queue import Queue
 from autotune.store.store import Store
 
 ROOT = Path(__file__).resolve().parent.parent
-LAYER = Layer(n=64, k=64, group_size=64)
+LAYER = Layer(n=256, k=256, group_size=64)  # a smaller one takes a worker longer: it has more copies
 PROBLEM = Problem(LAYER, 1)
 LIMIT_S = 240
 SOON = {"beat_s": 0.1, "poll_s": 0.05}

@@ -58,7 +58,7 @@ def test_records_of_a_drained_queue_are_found(tmp_path, db):
     assert first["config"].startswith("cpu:")
     assert first["gain"] >= 1
     assert first["seconds"] > 0
-    shapes = ("--shapes", "n=64,k=64,group_size=64", "--m", "1,2", "--device", "cpu")
+    shapes = ("--shapes", "n=256,k=256,group_size=64", "--m", "1,2", "--device", "cpu")
     found = autotune("lookup", *shapes, "--db", "here.db", "--require", "exact", "--json", cwd=tmp_path)
     assert [each["config"] for each in json.loads(found.stdout)] == [first["config"], second["config"]]
     assert job(db).state == "done"
