@@ -32,7 +32,7 @@ MANY = sorted(Problem(each.layer, m) for each in PROBLEMS for m in (each.m, 8 * 
 
 
 SOON = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 100}
-"""A head that looks every 100 ms whether its nodes are alive; a node that is only slow has as long as ever."""
+"""A head that looks every 100 ms whether its nodes live; one that is only slow has as long as ever."""
 
 
 @pytest.fixture(scope="module")
