@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from autotune.packing import PackedWeight
 
 _ALLOWED = {
-    "tile_m": (4, 8, 16),
+    "tile_m": (4, 8),
     "fragments": (2, 4),
     "warps_n": (1, 2, 4),
     "warps_k": (1, 2, 4, 8, 16),
@@ -38,10 +38,11 @@ _ALLOWED = {
 }
 _TUNABLES = tuple(_ALLOWED)
 _WARPS = (4, 8, 16)
+_MOST_TOKENS = 8  # beyond, wgmma is faster
 
-# For up to 8 tokens: whether n gives every multiprocessor 64 rows, and up to this many bytes of x: fragments,
-# warps_n, warps_k, stages, split_k. The rows had little mean regret over the Llama-7B layers in a sweep on an
-# H200; where none fits, and for more tokens, another family is faster.
+# Whether n gives every multiprocessor 64 rows, and up to this many bytes of x: fragments, warps_n, warps_k,
+# stages, split_k. The rows had little mean regret over the Llama-7B layers in a sweep on an H200; where none
+# fits, another family is faster.
 _DEFAULTS = (
     (True, 16 << 10, 4, 1, 8, 4, 1),
     (True, 64 << 10, 4, 1, 8, 3, 1),
@@ -49,9 +50,10 @@ _DEFAULTS = (
     (False, 64 << 10, 2, 2, 4, 3, 2),
     (False, 256 << 10, 4, 1, 8, 2, 2),
 )
-_MOST_TOKENS = 8
 
 _HEAD_BYTES = 128
+# Warps have 128 registers a lane and need more than 64, so a multiprocessor has room for this many.
+_MOST_WARPS = 16
 # The winners of a sweep had this many bytes of rings on each multiprocessor.
 _LEAST_RING_BYTES = 40000
 _MOST_RING_BYTES = 150000
@@ -190,8 +192,8 @@ class DecodeFamily:
         )
 
     def space(self, problem: Problem, device: Device) -> list[Config]:
-        if problem.m > _ALLOWED["tile_m"][-1]:
-            return []  # mma.sync is what takes the time there, and larger tiles of tokens feed it better
+        if problem.m > _MOST_TOKENS:
+            return []
         tile_m = _tile_m(problem.m)
         chunks = 1 if problem.m <= 2 else 4
         candidates = (
@@ -221,8 +223,8 @@ class DecodeFamily:
     def unit(self, config: Config, layer: Layer, device: Device) -> Unit:
         names = ("tile_m", "fragments", "warps_n", "warps_k", "stages", "chunks")
         tunables = tuple((name.upper(), config[name]) for name in names)
-        shape = (("SPLIT", config["split_k"]), ("BLOCKS", _least_blocks(config)))
-        return Unit("decode.cu", tunables + shape + layer_defines(layer), device.arch, self.source_hash())
+        defines = (*tunables, ("SPLIT", config["split_k"]), *layer_defines(layer))
+        return Unit("decode.cu", defines, device.arch, self.source_hash())
 
     def plan(self, config: Config, layer: Layer, device: Device, cubin: bytes | None) -> _DecodePlan:
         assert cubin is not None
@@ -234,15 +236,7 @@ def _config(*values: int) -> Config:
 
 
 def _tile_m(m: int) -> int:
-    return next((tile for tile in _ALLOWED["tile_m"] if tile >= m), _ALLOWED["tile_m"][-1])
-
-
-def _least_blocks(config: Config) -> int:
-    """Blocks for which a multiprocessor's registers must suffice: a running wave and a waiting one."""
-    warps, sums = config["warps_n"] * config["warps_k"], config["fragments"] * max(config["tile_m"], 8)
-    if warps == 16:
-        return 2 if sums <= 16 else 1
-    return 2 if warps == 8 else 4 if sums <= 32 else 3
+    return 4 if m <= 4 else 8
 
 
 def _reject_shape(config: Config) -> str | None:
@@ -282,6 +276,8 @@ def _prune(config: Config, problem: Problem, device: Device) -> str | None:
         return None if blocks >= 2 * device.cores else "a cluster has one tile anyway"
     if waves > 1 and geometry.tiles <= device.cores * (waves - 1) // config["split_k"]:
         return f"{waves - 1} waves have a cluster for every tile"
+    if geometry.warps * waves > _MOST_WARPS:
+        return f"{geometry.warps * waves} warps have too few registers on a multiprocessor"
     if not _LEAST_RING_BYTES <= geometry.ring_bytes * waves <= _MOST_RING_BYTES:
         return f"{geometry.ring_bytes * waves} bytes of weights under way on a multiprocessor"
     return None

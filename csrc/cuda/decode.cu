@@ -1,17 +1,18 @@
-// out[m, n] = x[m, k] @ dequant(w[n, k]).T + bias[n] for few tokens on sm_90, computed as out^T = w x^T.
+// out[m, n] = x[m, k] @ dequant(w[n, k]).T + bias[n] for up to 8 tokens on sm_90, computed as out^T = w x^T.
 //
 // A cluster of SPLIT blocks has tiles of kRows rows, one after the other; each of its blocks has a slice of
 // k, whose columns of x stay in its shared memory. A block's warps stand WARPS_N along n and WARPS_K along k.
 // Each has a ring of STAGES units of weights in shared memory, which it fills for itself (a lane reads what
 // it copied), from before the kernel ahead on the stream has ended, so warps meet only once per tile: then
-// each sends its sums to the block of the cluster that owns the rows. Sums are fp32 and added in a fixed
+// each sends its sums to the block of the cluster that owns the rows. A barrier there counts them, for which
+// no block waits for copies of its own under way, as a release would. Sums are fp32 and added in a fixed
 // order.
 //
 // Zeros are subtracted from the sums of a group: sum (q - z) x = sum q x - z sum x. Tensor cores form sum x
 // too, with weights of one. A tile of 4 tokens has them in the even columns of B, so that the sums of the odd
 // ones are never scaled, sent or kept.
 //
-// Compile-time: TILE_M FRAGMENTS WARPS_N WARPS_K STAGES SPLIT CHUNKS BLOCKS; GROUP (32, 64, 128; 0 is one
+// Compile-time: TILE_M (4, 8) FRAGMENTS WARPS_N WARPS_K STAGES SPLIT CHUNKS; GROUP (32, 64, 128; 0 is one
 // group of all k); ZERO_POINT; BF16. Every parameter is 8 bytes wide. autotune/kernels/decode.py mirrors the
 // constants.
 #include "common/layout.cuh"
@@ -19,8 +20,7 @@
 namespace {
 
 constexpr int kFragments = FRAGMENTS;
-constexpr int kOctets = (TILE_M + 7) / 8;
-constexpr int kColumns = TILE_M == 4 ? 1 : 2;  // a lane's columns of an octet with tokens in them
+constexpr int kColumns = TILE_M == 4 ? 1 : 2;  // a lane's columns of B with tokens in them
 constexpr int kWarps = WARPS_N * WARPS_K;
 constexpr int kThreads = kWarps * 32;
 constexpr int kRows = WARPS_N * kFragments * 16;
@@ -33,57 +33,60 @@ constexpr int kPieceBytes = kFragments * 512;
 constexpr int kScaleBytes = 128;
 constexpr int kGroupBytes = kScaleBytes + (ZERO_POINT ? 32 : 0);
 constexpr int kStageBytes = kBlocks * kPieceBytes + kGroups * kGroupBytes;
-constexpr int kHeadBytes = 128;  // a barrier per chunk of x
+constexpr int kHeadBytes = 128;  // a barrier per chunk of x, two for sums of other blocks
+constexpr int kBarriers = CHUNKS + (SPLIT > 1 ? 2 : 0);
 
 static_assert(kOwnRows % 16 == 0, "a fragment has one owner");
 static_assert(4 % kFragments == 0, "a warp's rows lie in one block");
-static_assert(CHUNKS * 8 <= kHeadBytes, "barriers fit the head");
+static_assert(kBarriers * 8 <= kHeadBytes, "barriers fit the head");
 
-using Sums = float[kFragments][kOctets][4];
+using Sums = float[kFragments][4];
 
 __device__ __forceinline__ int lane() { return threadIdx.x % 32; }
+
+// The warp's first row in a tile.
+__device__ __forceinline__ int warp_row() { return threadIdx.x / 32 % WARPS_N * kFragments * 16; }
 
 // A warp's way through its block's slice of k.
 struct Way {
   int first, units, tiles;  // its first unit, its units in a tile, its tiles
 };
 
-// Fills the ring of a warp, by pointers that go from unit to unit. Lanes 0 to 7 copy the scales of the 64
-// rows, lanes 8 and 9 their zeros.
+// Fills the ring of a warp, by offsets that go from unit to unit: of 32 bits, which leaves registers, and
+// enough for 32 GB of words. Lanes 0 to 7 copy the scales of the 64 rows, lanes 8 and 9 their zeros.
 struct Writer {
   const PackedWeight& weight;
   const Way& way;
-  int row, left;  // its first row in the tile, units yet to copy
-  int unit, group_step;
-  const uint4* words;
-  const u32* groups;
+  int row;  // its first row in all
+  int unit, word, group;
 
+  // What the lane copies from of 64 rows and one group: scales or zeros.
+  __device__ __forceinline__ static int group_words() { return lane() < 8 ? 32 : 8; }
   // To the first unit of the tile.
   __device__ __forceinline__ void seek() {
     const int nb = min(row / 64, weight.n64 - 1);  // rows past the last block repeat it
-    words = weight.fragment(nb, way.first * kBlocks, row / 16 % 4, lane());
-    const u64 group = static_cast<u64>(GROUP == 0 ? 0 : way.first * kGroups) * weight.n64 + nb;
-    groups = lane() < 8 ? reinterpret_cast<const u32*>(weight.scales) + group * 32 + lane() * 4
-                        : weight.zeros + group * 8 + lane() % 2 * 4;
-    group_step = GROUP == 0 ? 0 : weight.n64 * (lane() < 8 ? 32 : 8);
+    word = static_cast<int>(weight.fragment(nb, way.first * kBlocks, row / 16 % 4, lane()) - weight.words);
+    group = ((GROUP == 0 ? 0 : way.first * kGroups * weight.n64) + nb) * group_words() + lane() % 8 * 4;
     unit = 0;
   }
   // The next unit to a stage: a warp has as many under way as stages, so it is the one just read.
   __device__ __forceinline__ void copy_unit(u32 stage) {
-    if (left > 0) {
-      --left;
+    if (row - warp_row() < weight.n64 * 64) {
 #pragma unroll
       for (int block = 0; block < kBlocks; ++block)
 #pragma unroll
         for (int f = 0; f < kFragments; ++f)
-          cp_async_cg(stage + block * kPieceBytes + f * 512 + lane() * 16, words + block * 128 + f * 32, 16);
+          cp_async_cg(stage + block * kPieceBytes + f * 512 + lane() * 16,
+                      weight.words + word + (block * 128 + f * 32), 16);
+      const u32* source = lane() < 8 ? reinterpret_cast<const u32*>(weight.scales) : weight.zeros;
+      const int group_step = weight.n64 * group_words();
       const u32 group_target = stage + kBlocks * kPieceBytes + lane() * 16;
 #pragma unroll
       for (int part = 0; part < kGroups; ++part)
         if (lane() < kGroupBytes / 16)
-          cp_async_cg(group_target + part * kGroupBytes, groups + part * group_step, 16);
-      words += WARPS_K * kBlocks * 128;
-      groups += WARPS_K * kGroups * group_step;
+          cp_async_cg(group_target + part * kGroupBytes, source + group + part * group_step, 16);
+      word += WARPS_K * kBlocks * 128;
+      if constexpr (GROUP != 0) group += WARPS_K * kGroups * group_step;
       if (++unit == way.units) {
         row += gridDim.y * kRows;
         seek();
@@ -116,7 +119,7 @@ __device__ __forceinline__ Group load_group(u32 address, int fragment) {
 }
 
 // Adds a group's sums, scaled, to those of all groups. `totals` are the sums of its columns of x.
-__device__ __forceinline__ void add_group(Sums& sums, const Sums& parts, const float (&totals)[kOctets][4],
+__device__ __forceinline__ void add_group(Sums& sums, const Sums& parts, const float (&totals)[4],
                                           const Group& group) {
 #pragma unroll
   for (int f = 0; f < kFragments; ++f)
@@ -125,44 +128,30 @@ __device__ __forceinline__ void add_group(Sums& sums, const Sums& parts, const f
       const float scale = Type::to_float(static_cast<u16>(half ? group.scales[f] >> 16 : group.scales[f]));
       const float zero = Raw::zero(group.zeros, f, half);
 #pragma unroll
-      for (int octet = 0; octet < kOctets; ++octet)
-#pragma unroll
-        for (int i = 0; i < kColumns; ++i) {
-          const float part = fmaf(-zero, totals[octet][i], parts[f][octet][half * 2 + i]);
-          sums[f][octet][half * 2 + i] = fmaf(part, scale, sums[f][octet][half * 2 + i]);
-        }
+      for (int i = 0; i < kColumns; ++i) {
+        const float part = fmaf(-zero, totals[i], parts[f][half * 2 + i]);
+        sums[f][half * 2 + i] = fmaf(part, scale, sums[f][half * 2 + i]);
+      }
     }
 }
 
-// Half a block of 64 k: two MMAs of 16 columns for every fragment and octet of tokens.
-__device__ __forceinline__ void multiply_half(Sums& parts, float (&totals)[kOctets][4],
-                                              const uint4 (&words)[kFragments], u32 x,
-                                              const int (&token_offset)[kOctets], int half) {
-  uint4 tokens[kOctets];
-#pragma unroll
-  for (int octet = 0; octet < kOctets; ++octet)
-    tokens[octet] = ldmatrix_x4(x + token_offset[octet] + half * 64);
+// Half a block of 64 k: two MMAs of 16 columns for every fragment. `x` is what the lane names to ldmatrix.
+__device__ __forceinline__ void multiply_half(Sums& parts, float (&totals)[4],
+                                              const uint4 (&words)[kFragments], u32 x, int half) {
+  const uint4 tokens = ldmatrix_x4(x + half * 64);
 #pragma unroll
   for (int s = 0; s < 2; ++s) {
+    const u32 b0 = s ? tokens.z : tokens.x, b1 = s ? tokens.w : tokens.y;
+    Type::mma(totals, {Raw::kOne, Raw::kOne, Raw::kOne, Raw::kOne}, b0, b1);
 #pragma unroll
-    for (int octet = 0; octet < kOctets; ++octet)
-      Type::mma(totals[octet], {Raw::kOne, Raw::kOne, Raw::kOne, Raw::kOne},
-                s ? tokens[octet].z : tokens[octet].x, s ? tokens[octet].w : tokens[octet].y);
-#pragma unroll
-    for (int f = 0; f < kFragments; ++f) {
-      const uint4 a = Raw::fragment(half ? (s ? words[f].w : words[f].z) : (s ? words[f].y : words[f].x));
-#pragma unroll
-      for (int octet = 0; octet < kOctets; ++octet)
-        Type::mma(parts[f][octet], a, s ? tokens[octet].z : tokens[octet].x,
-                  s ? tokens[octet].w : tokens[octet].y);
-    }
+    for (int f = 0; f < kFragments; ++f)
+      Type::mma(parts[f], Raw::fragment(half ? (s ? words[f].w : words[f].z) : (s ? words[f].y : words[f].x)),
+                b0, b1);
   }
 }
 
 // One unit of k from the ring; its stage is filled anew as soon as the last words are in registers.
-__device__ __forceinline__ void multiply_unit(Sums& sums, u32 stage, u32 x,
-                                              const int (&token_offset)[kOctets], int fragment,
-                                              Writer& writer) {
+__device__ __forceinline__ void multiply_unit(Sums& sums, u32 stage, u32 x, int fragment, Writer& writer) {
   constexpr int kHalves = kBlocks * 2 / kGroups;
   Group groups[kGroups];
 #pragma unroll
@@ -172,7 +161,7 @@ __device__ __forceinline__ void multiply_unit(Sums& sums, u32 stage, u32 x,
 #pragma unroll
   for (int part = 0; part < kGroups; ++part) {
     Sums parts = {};
-    float totals[kOctets][4] = {};
+    float totals[4] = {};
 #pragma unroll
     for (int half = part * kHalves; half < (part + 1) * kHalves; ++half) {
       const int block = half / 2;
@@ -185,35 +174,34 @@ __device__ __forceinline__ void multiply_unit(Sums& sums, u32 stage, u32 x,
           writer.copy_unit(stage);
         }
       }
-      multiply_half(parts, totals, words, x + block * 128, token_offset, half % 2);
+      multiply_half(parts, totals, words, x + block * 128, half % 2);
     }
     add_group(sums, parts, totals, groups[part]);
   }
 }
 
-// A warp's sums to the blocks that own their rows, [kSlots][tokens][kSumStride].
-__device__ __forceinline__ void send_sums(u32 slots, const Sums& sums, int tokens) {
-  const int warp = threadIdx.x / 32, rank = SPLIT > 1 ? blockIdx.x : 0;
-  const int slot = rank * WARPS_K + warp / WARPS_N;
+// A warp's sums to the blocks that own their rows, [kSlots][tokens][kSumStride]; `sent` is the barrier that
+// counts them there.
+__device__ __forceinline__ void send_sums(u32 slots, u32 sent, const Sums& sums, int tokens) {
+  const int slot = (SPLIT > 1 ? blockIdx.x : 0) * WARPS_K + threadIdx.x / 32 / WARPS_N;
 #pragma unroll
   for (int f = 0; f < kFragments; ++f) {
-    const int row = (warp % WARPS_N * kFragments + f) * 16;
+    const int row = warp_row() + f * 16;
     const u32 own = slots + (slot * tokens * kSumStride + row % kOwnRows + lane() / 4) * 4;
     const u32 target = SPLIT > 1 ? mapa(own, row / kOwnRows) : own;
+    const u32 counted = SPLIT > 1 ? mapa(sent, row / kOwnRows) : 0;
 #pragma unroll
-    for (int octet = 0; octet < kOctets; ++octet)
-#pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        if (i % 2 >= kColumns) continue;
-        const int token = octet * 8 + lane() % 4 * kColumns + i % 2;
-        const u32 at = target + (token * kSumStride + i / 2 * 8) * 4;
-        const float sum = sums[f][octet][i] * (i < 2 ? Raw::kUnit : Raw::kUnit8);
-        if (token >= tokens) continue;
-        if constexpr (SPLIT > 1)
-          st_shared_cluster(at, sum);
-        else
-          st_shared(at, sum);
-      }
+    for (int i = 0; i < 4; ++i) {
+      if (i % 2 >= kColumns) continue;
+      const int token = lane() % 4 * kColumns + i % 2;
+      const u32 at = target + (token * kSumStride + i / 2 * 8) * 4;
+      const float sum = sums[f][i] * (i < 2 ? Raw::kUnit : Raw::kUnit8);
+      if (token >= tokens) continue;
+      if constexpr (SPLIT > 1)
+        st_async(at, sum, counted);
+      else
+        st_shared(at, sum);
+    }
   }
 }
 
@@ -278,22 +266,21 @@ extern "C" __global__ void
 #if SPLIT > 1
 __cluster_dims__(SPLIT, 1, 1)
 #endif
-    __launch_bounds__(kThreads, BLOCKS)
-        int4_decode(const u16* x, const uint4* qweight, const u16* scales, const u32* zeros, const u16* bias,
-                    u16* out, long long m, long long n, long long k) {
+    __launch_bounds__(kThreads, 16 / kWarps)  // 128 registers; with fewer, warps spill
+    int4_decode(const u16* x, const uint4* qweight, const u16* scales, const u32* zeros, const u16* bias,
+                u16* out, long long m, long long n, long long k) {
   extern __shared__ __align__(128) unsigned char shared[];
   const int rank = SPLIT > 1 ? blockIdx.x : 0, warp = threadIdx.x / 32;
   const int n64 = static_cast<int>((n + 63) / 64), k64 = static_cast<int>((k + 63) / 64);
   const int tokens = static_cast<int>(m), rows = n64 * 64, units = k64 / kBlocks;
   const int begin = units * rank / SPLIT, end = units * (rank + 1) / SPLIT, first = begin + warp / WARPS_N;
-  const int row0 = blockIdx.y * kRows, warp_row = warp % WARPS_N * kFragments * 16;
-  const int step = gridDim.y * kRows;
+  const int row0 = blockIdx.y * kRows, step = gridDim.y * kRows;
   const PackedWeight weight{qweight, scales, zeros, n64, k64};
   const Way way{first, (end - first + WARPS_K - 1) / WARPS_K, (rows - row0 + step - 1) / step};
 
   const u32 head = shared_address(shared);
   const u32 ring = head + kHeadBytes + warp * STAGES * kStageBytes;
-  Writer writer{weight, way, row0 + warp_row, way.tiles * way.units};
+  Writer writer{weight, way, row0 + warp_row()};
   writer.seek();
 #pragma unroll 1
   for (int stage = 0; stage < STAGES; ++stage) writer.copy_unit(ring + stage * kStageBytes);
@@ -312,28 +299,24 @@ __cluster_dims__(SPLIT, 1, 1)
   columns.clear_past(shared);
   if (threadIdx.x == 0) {
 #pragma unroll
-    for (int chunk = 0; chunk < CHUNKS; ++chunk) mbarrier_init(head + chunk * 8, 1);
+    for (int i = 0; i < kBarriers; ++i) mbarrier_init(head + i * 8, 1);
     fence_mbarrier_init();
   }
-  if constexpr (SPLIT > 1) barrier_cluster_arrive();
+  if constexpr (SPLIT > 1) barrier_cluster_arrive_relaxed();  // the fence above is all that it must release
   __syncthreads();
   griddepcontrol_wait();
   columns.copy();
   griddepcontrol_launch_dependents();  // later than at the top: whoever waits here may still be read by it
 
-  int token_offset[kOctets];
-#pragma unroll
-  for (int octet = 0; octet < kOctets; ++octet) {
-    // A missing token repeats the last one.
-    const int token = min(octet * 8 + lane() % 8 * kColumns / 2, tokens - 1);
-    token_offset[octet] = (token * columns.stride + lane() / 8 * 8) * 2;
-  }
+  // The lane's row of x; a missing token repeats the last one.
+  const u32 x_row =
+      columns.shared + (min(lane() % 8 * kColumns / 2, tokens - 1) * columns.stride + lane() / 8 * 8) * 2;
   if constexpr (SPLIT > 1) barrier_cluster_wait();
 
   u32 stage = ring;
   int chunk = 0;
   for (int tile = 0; tile < way.tiles; ++tile) {
-    const int row = row0 + tile * step, fragment = (row + warp_row) / 16 % 4;
+    const int row = row0 + tile * step, fragment = (row + warp_row()) / 16 % 4;
     Sums sums = {};
 #pragma unroll 1
     for (int unit = 0; unit < way.units; ++unit) {
@@ -341,19 +324,22 @@ __cluster_dims__(SPLIT, 1, 1)
       for (; chunk < CHUNKS && chunk * columns.units <= at; ++chunk) mbarrier_wait(head + chunk * 8, 0);
       cp_async_wait_group<STAGES - 1>();
       __syncwarp();
-      multiply_unit(sums, stage, columns.shared + at * kBlocks * 128, token_offset, fragment, writer);
+      multiply_unit(sums, stage, x_row + at * kBlocks * 128, fragment, writer);
       stage += kStageBytes;
       if (stage == ring + STAGES * kStageBytes) stage = ring;
     }
-    // Two buffers take turns: who writes one has passed the barrier behind the reads of it.
-    const u32 sent = slots + tile % 2 * slot_bytes;
-    send_sums(sent, sums, tokens);
+    // Two buffers take turns, each with a barrier: a block sends to one again after it has got the sums of
+    // the tile between, which another block sends only once all its warps have read that buffer.
+    const u32 buffer = slots + tile % 2 * slot_bytes, sent = head + (CHUNKS + tile % 2) * 8;
     if constexpr (SPLIT > 1) {
-      barrier_cluster_arrive();
-      barrier_cluster_wait();
+      if (tile > 0) __syncthreads();
+      if (threadIdx.x == 0) mbarrier_arrive_expect_tx(sent, kSlots * kOwnRows * tokens * 4);
+      send_sums(buffer, sent, sums, tokens);
+      mbarrier_wait(sent, tile / 2 % 2);
     } else {
+      send_sums(buffer, 0, sums, tokens);
       __syncthreads();
     }
-    add_slots(sent, out, bias, tokens, row + rank * kOwnRows, static_cast<int>(n));
+    add_slots(buffer, out, bias, tokens, row + rank * kOwnRows, static_cast<int>(n));
   }
 }

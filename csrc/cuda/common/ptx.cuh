@@ -175,7 +175,8 @@ __device__ __forceinline__ void mbarrier_arrive_expect_tx(u32 barrier, u32 bytes
   asm volatile("mbarrier.arrive.expect_tx.shared.b64 _, [%0], %1;" ::"r"(barrier), "r"(bytes) : "memory");
 }
 
-// Until the phase of this parity has ended.
+// Until the phase of this parity has ended. The scope is the block: that of the cluster adds an invalidation
+// of the L1, which shared memory, also what other blocks stored there, does not need.
 __device__ __forceinline__ void mbarrier_wait(u32 barrier, u32 parity) {
   asm volatile(
       "{\n.reg .pred done;\n"
@@ -200,9 +201,11 @@ __device__ __forceinline__ u32 mapa(u32 shared, u32 rank) {
   return address;
 }
 
-// 4 bytes to any block of the cluster.
-__device__ __forceinline__ void st_shared_cluster(u32 address, float v) {
-  asm volatile("st.shared::cluster.f32 [%0], %1;" ::"r"(address), "f"(v) : "memory");
+// 4 bytes to a block of the cluster, whose barrier counts them.
+__device__ __forceinline__ void st_async(u32 address, float v, u32 barrier) {
+  asm volatile("st.async.shared::cluster.mbarrier::complete_tx::bytes.f32 [%0], %1, [%2];" ::"r"(address),
+               "f"(v), "r"(barrier)
+               : "memory");
 }
 
 __device__ __forceinline__ void st_shared(u32 address, float v) {
@@ -233,8 +236,9 @@ __device__ __forceinline__ u32 ld_shared(u32 address) {
   return v;
 }
 
-__device__ __forceinline__ void barrier_cluster_arrive() {
-  asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory");
+// Unlike .release, it waits for no access under way.
+__device__ __forceinline__ void barrier_cluster_arrive_relaxed() {
+  asm volatile("barrier.cluster.arrive.relaxed.aligned;" ::: "memory");
 }
 
 __device__ __forceinline__ void barrier_cluster_wait() {

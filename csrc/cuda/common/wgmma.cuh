@@ -33,11 +33,6 @@ __device__ __forceinline__ void mbarrier_arrive(u32 barrier) {
   asm volatile("mbarrier.arrive.shared.b64 _, [%0];" ::"r"(barrier) : "memory");
 }
 
-// Unlike .release, it waits for no access under way.
-__device__ __forceinline__ void barrier_cluster_arrive_relaxed() {
-  asm volatile("barrier.cluster.arrive.relaxed.aligned;" ::: "memory");
-}
-
 // 8 bytes to a block of the cluster, whose barrier counts them.
 __device__ __forceinline__ void st_async_v2(u32 address, float a, float b, u32 barrier) {
   asm volatile(
