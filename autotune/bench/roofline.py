@@ -16,7 +16,7 @@ from autotune.packing.quantized import TORCH_DTYPES
 
 _ROUNDS = 11
 _FEW_CORES = 8
-"""Cores that a matmul of side 1024 keeps busy for milliseconds: a larger one would only take longer."""
+"""Cores that a matmul of side 768 keeps busy for over a millisecond: a larger one would only take longer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +40,7 @@ def measure_peaks(device: Device, dtype: str) -> Peaks:
     """
     elements, side = (1 << 29, 8192) if device.kind == "cuda" else (1 << 26, 2048)
     if device.kind == "cpu" and device.cores <= _FEW_CORES:
-        side = 1024
+        elements, side = 1 << 25, 768
     multiplied = TORCH_DTYPES[dtype] if device.kind == "cuda" else torch.float32
     stream = torch.ones(elements, dtype=torch.float32, device=device.torch_name)
     read_us = _median_us(lambda: stream.sum(), device)
