@@ -24,10 +24,11 @@ def run(*command: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of the checkout's own build folder, where the extension that is here was compiled."""
     folder = tmp_path_factory.mktemp("wheel")
     built = run(
         sys.executable, "-m", "pip", "wheel", ROOT, "--no-deps", "--no-build-isolation", "--no-index",
-        f"--config-settings=build-dir={folder / 'build'}", f"--wheel-dir={folder}", cwd=folder,
+        f"--wheel-dir={folder}", cwd=folder,
     )  # fmt: skip
     assert built.returncode == 0, built.stderr
     (path,) = folder.glob("autotune_int4-*.whl")
