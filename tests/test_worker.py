@@ -32,10 +32,18 @@ def _families(monkeypatch):
     monkeypatch.setattr(registry, "families", crashing.families)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def executor():
+    """One for all tests, because a worker takes over a second to start."""
     with LocalExecutor(cpu_device(), LIMIT_S, crashing.work) as local:
         yield local
+
+
+@pytest.fixture
+def fifo(fifo, executor):
+    """Of the executor's next worker, which inherits its name."""
+    executor.close()
+    return fifo
 
 
 @pytest.fixture
@@ -69,10 +77,7 @@ def test_who_crashes_fails_and_the_others_are_measured(executor, act, reason):
     assert tuned.record.config == GOOD
 
 
-def test_a_worker_that_is_killed_is_replaced(executor, monkeypatch, tmp_path):
-    fifo = tmp_path / "pid"
-    os.mkfifo(fifo)
-    monkeypatch.setenv(crashing.PID_FIFO, str(fifo))
+def test_a_worker_that_is_killed_is_replaced(executor, fifo):
     killer = threading.Thread(target=lambda: os.kill(int(fifo.read_text()), signal.SIGKILL), daemon=True)
     killer.start()
     tuned = tuned_with(executor, crashing.WAIT)
@@ -180,11 +185,7 @@ def test_the_worker_lives_from_problem_to_problem_and_ends_with_its_executor(exe
         os.kill(pid, 0)
 
 
-def test_an_executor_that_was_interrupted_can_be_used_again(executor, monkeypatch, tmp_path):
-    fifo = tmp_path / "pid"
-    os.mkfifo(fifo)
-    monkeypatch.setenv(crashing.PID_FIFO, str(fifo))
-
+def test_an_executor_that_was_interrupted_can_be_used_again(executor, fifo):
     def interrupt():
         fifo.read_text()
         signal.raise_signal(signal.SIGINT)
