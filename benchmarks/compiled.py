@@ -39,6 +39,14 @@ def _through(blocks: torch.nn.ModuleList, hidden: torch.Tensor, **others: Any) -
     return hidden
 
 
+def _options(device: torch.device) -> dict[str, bool]:
+    """Kernels that do not wait for each other share a launch; from sm_90 on kernels also start before those
+    ahead of them have ended, as our own do.
+    """
+    early = device.type == "cuda" and torch.cuda.get_device_capability(device) >= (9, 0)
+    return {"combo_kernels": True, "triton.enable_pdl": early}
+
+
 def compile_blocks(model: Any) -> None:
     """From now on the model runs compiled, but for what is once a token: the embedding and the head.
 
@@ -46,10 +54,11 @@ def compile_blocks(model: Any) -> None:
     """
     # Models share the function's code, and its graphs count together.
     torch._dynamo.config.recompile_limit = 64
-    inner, run = model.model, torch.compile(_through, fullgraph=True, dynamic=False)
+    inner, options = model.model, _options(model.device)
+    run = torch.compile(_through, fullgraph=True, dynamic=False, options=options)
     blocks = list(inner.layers)
     inner.layers = torch.nn.ModuleList(
         Blocks(blocks[first : first + _TOGETHER], first, run) for first in range(0, len(blocks), _TOGETHER)
     )
     for part in (inner.norm, inner.rotary_emb):
-        part.compile(dynamic=False)
+        part.compile(dynamic=False, options=options)
