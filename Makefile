@@ -12,7 +12,7 @@ EXTRAS := $(if $(GPU),dev$(comma)cuda,dev)
 POSTGRES := $(firstword $(shell command -v initdb) $(wildcard /usr/lib/postgresql/*/bin/initdb))
 APT := $(if $(filter 0,$(shell id -u)),$(shell command -v apt-get))
 GET_POSTGRES = $(APT) update -qq && DEBIAN_FRONTEND=noninteractive $(APT) install -qq postgresql >/dev/null
-# Two at a time, the second half from the start; who is done takes over half of what the other has left. On a GPU
+# Two at a time, each from its half of the list; who is done takes over half of what the other has left. On a GPU
 # one after the other, because they share it.
 PARALLEL := $(if $(GPU),,--numprocesses 2 --dist worksteal)
 SOURCES := $(shell find csrc -name '*.cpp' -o -name '*.h')
