@@ -1,5 +1,6 @@
 """The CUDA families' spaces and their compilation, without a GPU: an H200 and an A100 as values."""
 
+import re
 from dataclasses import replace
 
 import pytest
@@ -93,6 +94,37 @@ def test_wgmma_takes_more_tokens_than_a_tile_in_several_launches(m, tiles):
     assert {config["tile_m"] for config in configs} == tiles
 
 
+@pytest.mark.parametrize(
+    ("n", "k", "m", "shapes"),
+    [
+        (12288, 4096, 8, {(1, 1, 2, 3, 2), (1, 1, 2, 4, 2)}),
+        (4096, 4096, 8, {(1, 1, 2, 6, 2)}),
+        (22016, 4096, 8, {(2, 1, 1, 3, 2), (2, 1, 1, 4, 2)}),
+        (4096, 11008, 8, {(1, 1, 2, 4, 2), (1, 1, 2, 6, 2)}),
+        (12288, 4096, 16, {(1, 1, 2, 3, 2), (1, 1, 2, 4, 2)}),
+        (4096, 4096, 16, {(1, 1, 2, 6, 2), (1, 1, 3, 4, 2)}),
+        (22016, 4096, 16, {(2, 1, 1, 3, 2), (2, 1, 1, 4, 2)}),
+        (4096, 11008, 16, {(1, 1, 2, 6, 2), (1, 1, 3, 4, 2)}),
+        (12288, 4096, 32, {(1, 3, 1, 3, 2), (1, 1, 1, 4, 2)}),
+        (4096, 4096, 32, {(1, 1, 2, 4, 2)}),
+        (22016, 4096, 32, {(1, 3, 1, 4, 1), (1, 3, 1, 6, 1)}),
+        (4096, 11008, 32, {(1, 1, 2, 4, 2)}),
+        (12288, 4096, 64, {(1, 3, 1, 3, 2), (1, 3, 1, 4, 2)}),
+        (4096, 4096, 64, {(1, 1, 3, 3, 2), (1, 1, 2, 4, 2)}),
+        (22016, 4096, 64, {(1, 3, 1, 3, 1), (1, 3, 1, 4, 1)}),
+        (4096, 11008, 64, {(1, 1, 3, 3, 2), (1, 1, 2, 4, 2)}),
+        (12288, 4096, 128, {(1, 3, 1, 3, 2), (1, 3, 1, 4, 2)}),
+        (4096, 4096, 128, {(1, 1, 2, 3, 2)}),
+        (22016, 4096, 128, {(1, 3, 1, 3, 1), (1, 3, 1, 4, 1)}),
+        (4096, 11008, 128, {(1, 1, 2, 3, 2)}),
+    ],
+)
+def test_wgmma_prunes_nothing_that_won_a_race_on_an_h200(n, k, m, shapes):
+    names = ("fragments", "warpgroups_n", "warpgroups_k", "stages", "split_k")
+    space = registry.families()["wgmma"].space(Problem(Layer(n, k), m), H200)
+    assert shapes <= {tuple(config[name] for name in names) for config in space}
+
+
 @pytest.mark.parametrize("m", [4, 513])
 def test_wgmma_leaves_fewest_and_most_tokens_to_others(m):
     assert registry.families()["wgmma"].space(Problem(Layer(4096, 4096), m), H200) == []
@@ -179,10 +211,10 @@ def is_serialised(log):
     return "C75" in log
 
 
-def test_wgmma_neither_spills_nor_waits_for_each_product():
+def test_wgmma_hardly_spills_and_waits_for_no_product_by_itself():
     logs = [ptxas_log(unit) for unit in wgmma_units()]
     assert len(logs) > 20
-    assert all("0 bytes spill stores" in log for log in logs)
+    assert max(int(re.search(r"(\d+) bytes spill stores", log)[1]) for log in logs) <= 32
     assert not any(map(is_serialised, logs))
 
 

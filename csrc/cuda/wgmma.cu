@@ -4,75 +4,17 @@
 // A block owns kRows rows and one of SPLIT slices of k, the blocks of a cluster. GROUPS_N x GROUPS_K
 // warpgroups of FRAGMENTS times 64 rows multiply: those along k take turns with the units (128 columns) of
 // the slice. One warp more fetches x, unit by unit, into a ring of STAGES for each group along k. Each of the
-// others has a ring of STAGES units of weights, which it fills for itself (a lane reads what it copied), from
-// before the kernel ahead on the stream has ended. In the end each warp sends its sums to the blocks of the
-// cluster that own the rows. Sums are fp32 and added in a fixed order.
+// others has a ring of STAGES units of weights, which it fills for itself, from before the kernel ahead on
+// the stream has ended. In the end groups along k add up their sums where the rings were, and each warp sends
+// what came of it to the blocks of the cluster that own the rows. Sums are fp32 and added in a fixed order.
 //
 // Compile-time: TILE_M (8, 16, 32, 64, 128) FRAGMENTS GROUPS_N GROUPS_K STAGES SPLIT BLOCKS; SCALE_SUMS
 // (scales multiply the sums of a group; 0: the weights, rounded once more); GROUP (32, 64, 128; 0 is one
 // group of all k); ZERO_POINT; BF16. Every parameter after the tensor map of x is 8 bytes wide.
-// autotune/kernels/wgmma.py mirrors the constants.
-#include "common/layout.cuh"
-#include "common/wgmma.cuh"
+#include "wgmma/block.cuh"
+#include "wgmma/sums.cuh"
 
 namespace {
-
-constexpr int kFragments = FRAGMENTS;
-constexpr int kOctets = TILE_M / 8;
-constexpr int kWarps = GROUPS_N * GROUPS_K * 4;
-constexpr int kThreads = kWarps * 32 + 32;
-constexpr int kRows = GROUPS_N * kFragments * 64;
-constexpr int kSlots = GROUPS_K * SPLIT;                         // sums of each row
-constexpr int kOwnRows = (kRows / 16 + SPLIT - 1) / SPLIT * 16;  // the last blocks of a cluster may own fewer
-constexpr int kParts = GROUP == 32 ? 4 : GROUP == 64 ? 2 : 1;    // groups of a unit
-constexpr int kXBlockBytes = TILE_M * 128;
-constexpr int kXStageBytes = 2 * kXBlockBytes;
-constexpr int kGroupBytes = 64;  // scale pairs of a warp's 16 rows, then zero words
-constexpr int kFragmentBytes = 1024 + kParts * kGroupBytes;
-constexpr int kStageBytes = kFragments * kFragmentBytes;
-constexpr int kXStages = STAGES * GROUPS_K;
-constexpr int kRingBytes = kXStages * kXStageBytes + kWarps * STAGES * kStageBytes;
-constexpr int kSumStride = TILE_M + 10;  // a warp's stores of its sums fall into different banks
-constexpr int kSumBytes = kSlots * kOwnRows * kSumStride * 4;
-// Sums beside the rings need not wait until all have read theirs; where they are large, that costs a block.
-constexpr bool kApart = GROUPS_K * kRows * kSumStride * 4 <= 24 << 10;
-constexpr int kSumAt = kApart ? kRingBytes : 0;
-constexpr int kBarrierAt = kApart ? kRingBytes + kSumBytes : kRingBytes > kSumBytes ? kRingBytes : kSumBytes;
-
-using Sums = float[kOctets][4];
-
-__device__ __forceinline__ int lane() { return threadIdx.x % 32; }
-
-// All blocks of the cluster have come this far; what they wrote is not yet seen.
-__device__ __forceinline__ void meet_blocks() {
-  if constexpr (SPLIT > 1) {
-    barrier_cluster_arrive_relaxed();
-    barrier_cluster_wait();
-  } else {
-    __syncthreads();
-  }
-}
-
-// The block's units of k, and what stands where in its shared memory.
-struct Block {
-  u32 base;
-  int begin, count;
-
-  __device__ __forceinline__ u32 x(int stage) const { return base + stage * kXStageBytes; }
-  __device__ __forceinline__ u32 weights(int warp) const {
-    return base + kXStages * kXStageBytes + warp * STAGES * kStageBytes;
-  }
-  __device__ __forceinline__ u32 sums() const { return base + kSumAt; }
-  // x has come, x has been read, sums have come.
-  __device__ __forceinline__ u32 full(int stage) const { return base + kBarrierAt + stage * 16; }
-  __device__ __forceinline__ u32 empty(int stage) const { return full(stage) + 8; }
-  __device__ __forceinline__ u32 sent() const { return full(kXStages); }
-};
-
-// The rows whose sums the block adds up.
-__device__ __forceinline__ int own_rows() {
-  return SPLIT > 1 ? min(kOwnRows, max(0, kRows - static_cast<int>(blockIdx.x) * kOwnRows)) : kRows;
-}
 
 // Copies a warp's weights, unit by unit. Lane i copies a scale pair or a zero word too: row g, part,
 // fragment.
@@ -125,16 +67,33 @@ struct Group {
   Zeros zeros;
 };
 
-__device__ __forceinline__ Group load_group(u32 stage, int f, int part, int fragment) {
-  const u32 at = stage + f * kFragmentBytes + 1024 + part * kGroupBytes + lane() / 4 * 4;
-  return {ld_shared(at),
-          fragment_zeros(ZERO_POINT ? ld_shared(at + 32) : kSymmetricZero * 0x11111111u, fragment)};
-}
-
 __device__ __forceinline__ uint4 operand(u32 word, const Group& group) {
   const uint4 a = Type::dequantize(word, group.zeros);
   return SCALE_SUMS ? a : scale_fragment(a, group.scales);
 }
+
+__device__ __forceinline__ uint4 load_words(u32 stage, int f, int half) {
+  return ld_shared_v4(stage + f * kFragmentBytes + half * 512 + lane() * 16);
+}
+
+// What a unit begins with, as it stands in shared memory; its words give way to those of the second half.
+struct Head {
+  uint4 words[kFragments];
+  u32 scales[kParts][kFragments], zeros[kParts][kFragments];
+
+  __device__ __forceinline__ void load(u32 stage) {
+#pragma unroll
+    for (int f = 0; f < kFragments; ++f) words[f] = load_words(stage, f, 0);
+#pragma unroll
+    for (int part = 0; part < kParts; ++part)
+#pragma unroll
+      for (int f = 0; f < kFragments; ++f) {
+        const u32 at = stage + f * kFragmentBytes + 1024 + part * kGroupBytes + lane() / 4 * 4;
+        scales[part][f] = ld_shared(at);
+        zeros[part][f] = ZERO_POINT ? ld_shared(at + 32) : kSymmetricZero * 0x11111111u;
+      }
+  }
+};
 
 // Keeps what reads sums behind the wait for them.
 __device__ __forceinline__ void settle(Sums (&sums)[kFragments]) {
@@ -155,8 +114,8 @@ __device__ __forceinline__ void add_scaled(Sums& sums, const Sums& parts, u32 sc
     for (int i = 0; i < 4; ++i) sums[octet][i] = fmaf(parts[octet][i], i < 2 ? g : g8, sums[octet][i]);
 }
 
-// K-major, swizzled by 128 bytes, 1024 bytes from eight tokens to the next eight. The low word is that of a
-// stage, made the same in all lanes, which spares a move to uniform registers per product; no offset carries.
+// K-major, swizzled by 128 bytes, 1024 bytes from eight tokens to the next eight. The low word is made the
+// same in all lanes, which spares a move to uniform registers per product; no offset carries.
 __device__ __forceinline__ u32 descriptor_low(u32 shared) {
   return __shfl_sync(0xFFFFFFFFu, (shared >> 4) + (1u << 16), 0);
 }
@@ -182,70 +141,78 @@ __device__ __forceinline__ void start_products(Sums (&sums)[kFragments], const u
   wgmma_commit_group();
 }
 
+struct Unit {
+  u32 stage, next;   // of weights: its own, and that of the warp's next unit
+  u32 low, full;     // of x: its descriptor and barrier
+  u32 empty_before;  // the barrier of the warp's unit before, or 0
+  u32 parity;
+  bool last;
+};
+
 struct Consumer {
-  const Block& block;
-  Writer& writer;
   int fragment;
   Sums sums[kFragments];
   uint4 a[2][kFragments][2];
+  Head head;
 
-  // The warp has read a stage of x.
-  __device__ __forceinline__ void release(int stage) const {
-    if (lane() == 0) mbarrier_arrive(block.empty(stage));
+  // Lanes read scales and zeros that others copied.
+  __device__ __forceinline__ void load_head(u32 stage) {
+    cp_async_wait_group<STAGES - 1>();
+    __syncwarp();
+    head.load(stage);
+  }
+  __device__ __forceinline__ static void release(u32 empty) {
+    if (lane() == 0) mbarrier_arrive(empty);
   }
 
-  // A unit in four steps of 32 columns: the products of one are under way while the next is dequantised.
-  // Unless SCALE_SUMS, those of the last still are at the end, and `previous` is the stage of x of the unit
-  // before, to be released once its products have ended, or -1. `refill`: 0, or the halves of the unit that
-  // takes its place.
-  __device__ __forceinline__ void multiply_unit(u32 stage, u32 x, int previous, int refill) {
-    constexpr int kPartSteps = 4 / kParts;
-    const u32 low = descriptor_low(x);
-    Group groups[kParts][kFragments];
-#pragma unroll
-    for (int part = 0; part < kParts; ++part)
-#pragma unroll
-      for (int f = 0; f < kFragments; ++f) groups[part][f] = load_group(stage, f, part, fragment);
+  // A unit in four steps of 32 columns: the products of one are under way while the next is dequantised,
+  // those of the last while the head of the next unit is loaded. Unless SCALE_SUMS they still are at the end,
+  // and x is released in the next unit. `refill` may overwrite the stage.
+  template <typename Refill>
+  __device__ __forceinline__ void multiply_unit(const Unit& unit, Refill refill) {
+    Group group[kFragments];
     uint4 words[kFragments];
     Sums parts[kFragments];
 #pragma unroll
     for (int step = 0; step < 4; ++step) {
-      const Group(&group)[kFragments] = groups[step / kPartSteps];
-      if (step % 2 == 0) {
 #pragma unroll
-        for (int f = 0; f < kFragments; ++f)
-          words[f] = ld_shared_v4(stage + f * kFragmentBytes + step / 2 * 512 + lane() * 16);
+      for (int f = 0; f < kFragments; ++f) {
+        const int part = step / kPartSteps;
+        if (step % kPartSteps == 0)
+          group[f] = {head.scales[part][f], fragment_zeros(head.zeros[part][f], fragment)};
+        if (step % 2 == 0) words[f] = head.words[f];
+        if (step == 1) head.words[f] = load_words(unit.stage, f, 1);
       }
-      if (step == 2) {
-        __syncwarp();
-        if (refill) writer.copy_unit(stage, refill == 1);
-        cp_async_commit_group();
-      }
+      if (step == 2) refill();
       wgmma_wait_group<1>();
-      if (!SCALE_SUMS && step == 1 && previous >= 0) release(previous);
+      if (!SCALE_SUMS && step == 1 && unit.empty_before) release(unit.empty_before);
 #pragma unroll
       for (int f = 0; f < kFragments; ++f) {
         a[step % 2][f][0] = operand(step % 2 ? words[f].z : words[f].x, group[f]);
         a[step % 2][f][1] = operand(step % 2 ? words[f].w : words[f].y, group[f]);
       }
-      if constexpr (!SCALE_SUMS) {
-        start_products(sums, a[step % 2], low, step, false);
-      } else {
-        start_products(parts, a[step % 2], low, step, step % kPartSteps == 0);
-        if (step % kPartSteps < kPartSteps - 1) continue;
-        wgmma_wait_group<0>();
-        settle(parts);
+      if (step == 0) mbarrier_wait(unit.full, unit.parity);
+      if constexpr (SCALE_SUMS)
+        start_products(parts, a[step % 2], unit.low, step, step % kPartSteps == 0);
+      else
+        start_products(sums, a[step % 2], unit.low, step, false);
+      if (step == 3 && !unit.last) load_head(unit.next);
+      if (!SCALE_SUMS || step % kPartSteps < kPartSteps - 1) continue;
+      wgmma_wait_group<0>();
+      settle(parts);
+      if (step == 3) release(unit.full + 8);
 #pragma unroll
-        for (int f = 0; f < kFragments; ++f) add_scaled(sums[f], parts[f], group[f].scales);
-      }
+      for (int f = 0; f < kFragments; ++f) add_scaled(sums[f], parts[f], group[f].scales);
     }
   }
 };
 
-// x for all units, through the ring.
+// x for all units, through the rings. The kernel behind may start once none ahead still runs, so that no more
+// than two share the device.
 __device__ __forceinline__ void fetch_x(const Block& block, const TensorMap* x) {
   if (lane() == 0) prefetch_tensor_map(x);
   griddepcontrol_wait();
+  griddepcontrol_launch_dependents();
   if (lane() != 0) return;
   int stage = 0, parity = 1;
 #pragma unroll 1
@@ -259,89 +226,67 @@ __device__ __forceinline__ void fetch_x(const Block& block, const TensorMap* x) 
   }
 }
 
-// A warp's sums to the blocks that own their rows, [kSlots][kOwnRows][kSumStride].
-__device__ __forceinline__ void send_sums(const Block& block, const Sums (&sums)[kFragments], int tokens) {
-  const int warp = threadIdx.x / 32, group = warp / 4;
-  const int slot = (SPLIT > 1 ? blockIdx.x : 0) * GROUPS_K + group / GROUPS_N;
+// All units of the warp, of which it has one at least. STAGES are unrolled, so that what depends on the stage
+// alone is constant.
+__device__ __forceinline__ void multiply_units(Consumer& consumer, Writer& writer, const Block& block,
+                                               u32 ring, int along_k, int units, bool odd) {
+  const u32 low = descriptor_low(block.x(along_k)), barriers = block.full(along_k);
+  const auto x_barrier = [&](int stage) { return barriers + stage * GROUPS_K * 16; };
+  u32 parity = 0, empty_before = 0;
+  int left = units;
+  consumer.load_head(ring);
+#pragma unroll 1
+  do {
 #pragma unroll
-  for (int f = 0; f < kFragments; ++f) {
-    const int row = (group % GROUPS_N * kFragments + f) * 64 + warp % 4 * 16;
-    const u32 own =
-        block.sums() + ((slot * kOwnRows + row % kOwnRows + lane() / 4) * kSumStride + lane() % 4 * 2) * 4;
-    const u32 target = SPLIT > 1 ? mapa(own, row / kOwnRows) : own;
-    const u32 sent = SPLIT > 1 ? mapa(block.sent(), row / kOwnRows) : 0;
-#pragma unroll
-    for (int octet = 0; octet < kOctets; ++octet)
-#pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        const u32 at = target + octet * 32 + half * 8 * kSumStride * 4;
-        if (octet * 8 >= tokens) continue;
-        if constexpr (SPLIT > 1)
-          st_async_v2(at, sums[f][octet][half * 2], sums[f][octet][half * 2 + 1], sent);
-        else
-          st_shared_v2(at, sums[f][octet][half * 2], sums[f][octet][half * 2 + 1]);
-      }
-  }
-}
-
-// The sums of the rows that this block owns, the first of which is `row0`.
-__device__ __forceinline__ void add_slots(u32 slots, u16* out, const u16* bias, int tokens, int row0, int n) {
-  constexpr int kQuads = kOwnRows / 4;
-  for (int i = threadIdx.x; i < kQuads * TILE_M; i += kThreads) {
-    const int token = i % 8 + i / 8 / kQuads * 8, quad = i / 8 % kQuads, row = row0 + quad * 4;
-    if (token >= tokens || row >= n || quad * 4 >= own_rows()) continue;
-    float v[4];
-#pragma unroll
-    for (int j = 0; j < 4; ++j) {
-      const u32 at = slots + ((quad * 4 + j) * kSumStride + token) * 4;
-      v[j] = __uint_as_float(ld_shared(at));
-#pragma unroll
-      for (int slot = 1; slot < kSlots; ++slot)
-        v[j] += __uint_as_float(ld_shared(at + slot * kOwnRows * kSumStride * 4));
-      if (bias != nullptr) v[j] += Type::to_float(bias[row + j]);
+    for (int s = 0; s < STAGES; ++s) {
+      const Unit unit{ring + s * kStageBytes,
+                      ring + (s + 1) % STAGES * kStageBytes,
+                      low + s * GROUPS_K * kXStageBytes / 16,
+                      x_barrier(s),
+                      s == 0 ? empty_before : x_barrier(s - 1) + 8,
+                      parity,
+                      s + 1 >= left};
+      consumer.multiply_unit(unit, [&] {
+        __syncwarp();
+        if (s + STAGES < left) writer.copy_unit(unit.stage, odd && s + STAGES == left - 1);
+        cp_async_commit_group();
+      });
+      if (unit.last) break;
     }
-    *reinterpret_cast<uint2*>(out + static_cast<u64>(token) * n + row) = {Type::from_floats(v[0], v[1]),
-                                                                          Type::from_floats(v[2], v[3])};
-  }
+    empty_before = x_barrier(STAGES - 1) + 8;
+    parity ^= 1;
+    left -= STAGES;
+  } while (left > 0);
 }
 
-__device__ __forceinline__ void multiply(const Block& block, const PackedWeight& weight, int tokens) {
-  const int warp = threadIdx.x / 32, fragment = warp % 4, group = warp / 4, along_k = group / GROUPS_N;
+__device__ __forceinline__ void multiply(const Block& block, const PackedWeight& weight,
+                                         const Results& results) {
+  const int warp = threadIdx.x / 32, along_n = warp / 4 % GROUPS_N, along_k = warp / 4 / GROUPS_N;
   const int units = (block.count - along_k + GROUPS_K - 1) / GROUPS_K, first = block.begin + along_k;
   const u32 ring = block.weights(warp);
   const bool odd = 2 * (first + (units - 1) * GROUPS_K) + 1 == weight.k64;  // the last unit is half a one
-  Writer writer(weight, (blockIdx.y * GROUPS_N + group % GROUPS_N) * kFragments, fragment, first);
+  Writer writer(weight, (blockIdx.y * GROUPS_N + along_n) * kFragments, warp % 4, first);
 #pragma unroll 1
   for (int unit = 0; unit < STAGES; ++unit) {
     if (unit < units) writer.copy_unit(ring + unit * kStageBytes, odd && unit == units - 1);
     cp_async_commit_group();
   }
+  if constexpr (SPLIT > 1) barrier_cluster_arrive_relaxed();
+  bar_sync<kThreads>(kMade);
 
-  meet_blocks();
-  mbarrier_wait(block.full(along_k), 0);
-  griddepcontrol_launch_dependents();  // later than at the top: whoever waits here may still be read by it
-
-  Consumer consumer{block, writer, fragment, {}};
-  u32 stage = ring;
-  int at = along_k, parity = 0, previous = -1;
-#pragma unroll 1
-  for (int unit = 0; unit < units; ++unit) {
-    mbarrier_wait(block.full(at), parity);
-    cp_async_wait_group<STAGES - 1>();
-    __syncwarp();
-    const int next = unit + STAGES;
-    const int refill = next < units ? odd && next == units - 1 ? 1 : 2 : 0;
-    consumer.multiply_unit(stage, block.x(at), previous, refill);
-    if (SCALE_SUMS && refill) consumer.release(at);
-    previous = refill ? at : -1;
-    stage += kStageBytes;
-    at += GROUPS_K;
-    if (at >= kXStages) at = along_k, parity ^= 1, stage = ring;
-  }
+  Consumer consumer{warp % 4};  // its sums are zero
+  multiply_units(consumer, writer, block, ring, along_k, units, odd);
   wgmma_wait_group<0>();
   settle(consumer.sums);
-  if constexpr (!kApart) meet_blocks();
-  send_sums(block, consumer.sums, tokens);
+  meet_blocks();
+  const Sender sender{block, results, warp, along_n, along_k};
+  if constexpr (GROUPS_K > 1) sender.pass(consumer.sums);
+#pragma unroll
+  for (int f = 0; f < kFragments; ++f) sender.send(consumer.sums[f], f);
+  if constexpr (SPLIT > 1) {
+    __syncwarp();
+    if (lane() == 0) mbarrier_arrive(block.sent());
+  }
 }
 
 __device__ __forceinline__ void init_barriers(const Block& block, int tokens) {
@@ -350,10 +295,10 @@ __device__ __forceinline__ void init_barriers(const Block& block, int tokens) {
     mbarrier_init(block.full(stage), 1);
     mbarrier_init(block.empty(stage), GROUPS_N * 4);
   }
-  if constexpr (SPLIT > 1) mbarrier_init(block.sent(), 1);
+  if constexpr (SPLIT > 1) mbarrier_init(block.sent(), 1 + kWarps);
   fence_mbarrier_init();
   if constexpr (SPLIT > 1)
-    mbarrier_arrive_expect_tx(block.sent(), kSlots * own_rows() * ((tokens + 7) / 8) * 32);
+    mbarrier_arrive_expect_tx(block.sent(), (SPLIT - 1) * own_rows() / 16 * ((tokens + 7) / 8) * kOctetBytes);
 }
 
 }  // namespace
@@ -371,20 +316,20 @@ __cluster_dims__(SPLIT, 1, 1)
   const int rank = SPLIT > 1 ? blockIdx.x : 0, units = (weight.k64 + 1) / 2, tokens = static_cast<int>(m);
   const int begin = units * rank / SPLIT, end = units * (rank + 1) / SPLIT;
   const Block block{(shared_address(shared) + 1023) / 1024 * 1024, begin, end - begin};
+  const Results results{out, bias, tokens, static_cast<int>(n)};
   if (threadIdx.x / 32 == kWarps) {
     if (lane() == 0) init_barriers(block, tokens);
     __syncwarp();
-    meet_blocks();
+    if constexpr (SPLIT > 1) barrier_cluster_arrive_relaxed();
+    bar_arrive<kThreads>(kMade);
     fetch_x(block, &x);
     __syncwarp();
-    griddepcontrol_launch_dependents();
-    if constexpr (!kApart) meet_blocks();
+    meet_blocks();
   } else {
-    multiply(block, weight, tokens);
+    multiply(block, weight, results);
   }
-  if constexpr (SPLIT > 1)
+  if constexpr (SPLIT > 1) {
     mbarrier_wait(block.sent(), 0);
-  else
-    __syncthreads();
-  add_slots(block.sums(), out, bias, tokens, blockIdx.y * kRows + rank * kOwnRows, static_cast<int>(n));
+    add_sums(block, results, blockIdx.y * kRows + rank * kOwnRows);
+  }
 }

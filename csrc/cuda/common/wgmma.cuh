@@ -33,16 +33,38 @@ __device__ __forceinline__ void mbarrier_arrive(u32 barrier) {
   asm volatile("mbarrier.arrive.shared.b64 _, [%0];" ::"r"(barrier) : "memory");
 }
 
-// 8 bytes to a block of the cluster, whose barrier counts them.
-__device__ __forceinline__ void st_async_v2(u32 address, float a, float b, u32 barrier) {
+// 16 bytes to a block of the cluster, whose barrier counts them.
+__device__ __forceinline__ void st_async_v4(u32 address, float4 v, u32 barrier) {
   asm volatile(
-      "st.async.shared::cluster.mbarrier::complete_tx::bytes.v2.f32 [%0], {%1, %2}, [%3];" ::"r"(address),
-      "f"(a), "f"(b), "r"(barrier)
+      "st.async.shared::cluster.mbarrier::complete_tx::bytes.v4.f32 [%0], {%1, %2, %3, %4}, [%5];" ::"r"(
+          address),
+      "f"(v.x), "f"(v.y), "f"(v.z), "f"(v.w), "r"(barrier)
       : "memory");
 }
 
-__device__ __forceinline__ void st_shared_v2(u32 address, float a, float b) {
-  asm volatile("st.shared.v2.f32 [%0], {%1, %2};" ::"r"(address), "f"(a), "f"(b) : "memory");
+__device__ __forceinline__ void st_shared_v4(u32 address, float4 v) {
+  asm volatile("st.shared.v4.f32 [%0], {%1, %2, %3, %4};" ::"r"(address), "f"(v.x), "f"(v.y), "f"(v.z),
+               "f"(v.w)
+               : "memory");
+}
+
+// Transposes an 8x8 matrix of 16-bit values, of which lane l has row l/4, columns 2(l%4) and 2(l%4)+1.
+__device__ __forceinline__ u32 movmatrix_trans(u32 a) {
+  u32 v;
+  asm volatile("movmatrix.sync.aligned.m8n8.trans.b16 %0, %1;" : "=r"(v) : "r"(a));
+  return v;
+}
+
+// A named barrier of the block, for so many of its threads.
+template <int Threads>
+__device__ __forceinline__ void bar_sync(int barrier) {
+  asm volatile("bar.sync %0, %1;" ::"r"(barrier), "n"(Threads) : "memory");
+}
+
+// Counts there without waiting; what came before is seen by those who wait.
+template <int Threads>
+__device__ __forceinline__ void bar_arrive(int barrier) {
+  asm volatile("bar.arrive %0, %1;" ::"r"(barrier), "n"(Threads) : "memory");
 }
 
 // Orders registers, before the first product that uses them.
