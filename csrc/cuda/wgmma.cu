@@ -283,10 +283,6 @@ __device__ __forceinline__ void multiply(const Block& block, const PackedWeight&
   if constexpr (GROUPS_K > 1) sender.pass(consumer.sums);
 #pragma unroll
   for (int f = 0; f < kFragments; ++f) sender.send(consumer.sums[f], f);
-  if constexpr (SPLIT > 1) {
-    __syncwarp();
-    if (lane() == 0) mbarrier_arrive(block.sent());
-  }
 }
 
 __device__ __forceinline__ void init_barriers(const Block& block, int tokens) {
@@ -295,7 +291,7 @@ __device__ __forceinline__ void init_barriers(const Block& block, int tokens) {
     mbarrier_init(block.full(stage), 1);
     mbarrier_init(block.empty(stage), GROUPS_N * 4);
   }
-  if constexpr (SPLIT > 1) mbarrier_init(block.sent(), 1 + kWarps);
+  if constexpr (SPLIT > 1) mbarrier_init(block.sent(), 1);
   fence_mbarrier_init();
   if constexpr (SPLIT > 1)
     mbarrier_arrive_expect_tx(block.sent(), (SPLIT - 1) * own_rows() / 16 * ((tokens + 7) / 8) * kOctetBytes);
@@ -329,6 +325,7 @@ __cluster_dims__(SPLIT, 1, 1)
     multiply(block, weight, results);
   }
   if constexpr (SPLIT > 1) {
+    __syncthreads();  // the block's own shares
     mbarrier_wait(block.sent(), 0);
     add_sums(block, results, blockIdx.y * kRows + rank * kOwnRows);
   }
