@@ -47,13 +47,17 @@ def test_the_smallest_layers_have_a_default(layer, m, device):
 
 
 def test_tokens_from_prefill_down_have_other_defaults():
-    layer = Layer(4096, 4096)
+    layer, large = Layer(4096, 4096), Layer(12288, 4096)
     families = {m: registry.default_config(Problem(layer, m), H200).family for m in BUCKETS[:9]}
     assert families == {
-        **dict.fromkeys((1, 2, 4, 8), "decode"),
-        **dict.fromkeys((16, 32, 64, 128), "wgmma"),
+        **dict.fromkeys((1, 2, 4), "decode"),
+        **dict.fromkeys((8, 16, 32, 64, 128), "wgmma"),
         256: "dequant_matmul",
     }
+    # Dequantised, its weights do not fit the L2.
+    assert registry.default_config(Problem(large, 256), H200).family == "wgmma"
+    assert registry.default_config(Problem(large, 512), H200).family == "dequant_matmul"
+    assert registry.default_config(Problem(large, 256), A100).family == "dequant_matmul"
     assert {registry.default_config(Problem(layer, m), A100).family for m in BUCKETS[:8]} == {"mma"}
 
 
@@ -62,8 +66,8 @@ def test_decode_has_tiles_for_half_an_octet_of_tokens():
     for m, tiles in {1: {4}, 2: {4}, 4: {4}, 5: {8}, 8: {8}, 9: set(), 16: set()}.items():
         configs = family.space(Problem(Layer(4096, 4096), m), H200)
         assert {config["tile_m"] for config in configs} == tiles
-    defaults = {m: family.default(Problem(Layer(4096, 4096), m), H200) for m in (1, 2, 4, 8)}
-    assert {m: config["tile_m"] for m, config in defaults.items()} == {1: 4, 2: 4, 4: 4, 8: 8}
+    defaults = {m: family.default(Problem(Layer(4096, 4096), m), H200) for m in (1, 2, 4)}
+    assert {m: config["tile_m"] for m, config in defaults.items()} == {1: 4, 2: 4, 4: 4}
 
 
 @pytest.mark.parametrize(

@@ -38,7 +38,8 @@ _ALLOWED = {
 }
 _TUNABLES = tuple(_ALLOWED)
 _WARPS = (4, 8, 16)
-_MOST_TOKENS = 8  # beyond, wgmma is faster
+_MOST_TOKENS = 8  # beyond, wgmma is always faster
+_DEFAULT_TOKENS = 4  # beyond, it mostly is
 
 # Whether n gives every multiprocessor 64 rows, and up to this many bytes of x: fragments, warps_n, warps_k,
 # stages, split_k. The rows had little mean regret over the Llama-7B layers in a sweep on an H200; where none
@@ -209,7 +210,7 @@ class DecodeFamily:
         return [config for config in valid if _prune(config, problem, device) is None] or valid
 
     def default(self, problem: Problem, device: Device) -> Config | None:
-        if problem.m > _MOST_TOKENS:
+        if problem.m > _DEFAULT_TOKENS:
             return None
         chunks = 1 if problem.m <= 2 else 4
         x_bytes = problem.m * problem.layer.k * 2

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 _CHUNK_MB = (32, 64, 256)
 _FEWEST_TOKENS = 64
 _DEFAULT_TOKENS = 256
+# On sm_90, family `wgmma` is faster up to here for weights that do not fit the L2 once dequantised.
+_WGMMA_TOKENS = 256
 
 
 def _chunk_rows(config: Config, layer: Layer) -> int:
@@ -101,8 +103,11 @@ class DequantMatmulFamily:
             sizes.setdefault(_chunk_rows(config, problem.layer), config)
         return list(sizes.values())
 
-    def default(self, problem: Problem, device: Device) -> Config | None:  # noqa: ARG002
+    def default(self, problem: Problem, device: Device) -> Config | None:
         if problem.m < _DEFAULT_TOKENS or reject_layer(problem.layer) is not None:
+            return None
+        large = 2 * problem.layer.n * problem.layer.k > device.l2_bytes
+        if device.arch == "sm_90" and problem.m <= _WGMMA_TOKENS and large:
             return None
         return Config.of("dequant_matmul", chunk_mb=_CHUNK_MB[-1])
 
