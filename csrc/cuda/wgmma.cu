@@ -324,8 +324,8 @@ __cluster_dims__(SPLIT, 1, 1)
   } else {
     multiply(block, weight, results);
   }
-  if constexpr (SPLIT > 1) {
-    __syncthreads();  // the block's own shares
+  if (SPLIT > 1 && threadIdx.x / 32 < kWarps) {
+    bar_sync<kWarps * 32>(kMultiplied);  // the block's own shares
     mbarrier_wait(block.sent(), 0);
     add_sums(block, results, blockIdx.y * kRows + rank * kOwnRows);
   }

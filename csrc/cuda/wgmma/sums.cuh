@@ -95,7 +95,7 @@ __device__ __forceinline__ int own_rows() {
 __device__ __forceinline__ void add_sums(const Block& block, const Results& results, int row0) {
   const int octets = (results.tokens + 7) / 8, count = own_rows() / 16 * octets;
 #pragma unroll 1
-  for (int i = threadIdx.x / 32; i < count; i += kThreads / 32) {
+  for (int i = threadIdx.x / 32; i < count; i += kWarps) {
     const int fragment = i / octets, octet = i % octets;
     const u32 at = block.sums() + (fragment * kOctets + octet) * kOctetBytes + lane() * 16;
     float4 v = ld_shared_v4_f32(at);
