@@ -86,12 +86,10 @@ def work(pipe: Connection, device: Device, pack: Pack | None = None) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process; the parent decides
     with contextlib.suppress(OSError):
         os.dup2(2, 1)  # what a kernel prints is no result
-    from autotune.bench.health import trouble, use
+    from autotune.bench.health import trouble
 
     with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):
         error = trouble(device)
-        if error is None:
-            use(device)
         pipe.send(Ready(error))
         worker = _Worker(pipe, device, pack)
         while error is None:

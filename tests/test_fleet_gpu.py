@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pynvml
 import pytest
 
 from autotune.device import cuda_devices
@@ -42,3 +43,17 @@ def test_every_gpu_times_what_runs_on_it(executors, tmp_path):
             (outcome,) = sweep(PROBLEMS[:1], store, [executor])
         assert outcome.record is not None
         assert outcome.record.median_us > outcome.record.evidence.floor_us / 2
+
+
+def users(gpu: int) -> int:
+    """How many processes have a context on it."""
+    pynvml.nvmlInit()
+    return len(pynvml.nvmlDeviceGetComputeRunningProcesses(pynvml.nvmlDeviceGetHandleByIndex(gpu)))
+
+
+def test_a_worker_is_on_its_own_gpu_only(executors, tmp_path):
+    gpus = [executor.device.index for executor in executors]
+    before = [users(gpu) for gpu in gpus]
+    with Store.open(str(tmp_path / "fleet.db")) as store:
+        list(sweep(PROBLEMS, store, executors))
+    assert [users(gpu) for gpu in gpus] == [count + 1 for count in before]

@@ -16,12 +16,14 @@ def use(device: Device) -> None:
 def trouble(device: Device) -> str | None:
     """What keeps the device from working, in one line, or None; waits for all that was enqueued on it.
 
-    The first call makes the process' context on a GPU, which takes a second or more.
+    It is the one in `use` from then on. The first call makes the process' context there, and on no other GPU,
+    which takes a second or more.
     """
     if device.kind != "cuda":
         return None
     try:
-        torch.cuda.synchronize(device.index)
+        use(device)
+        torch.cuda.synchronize()
     except RuntimeError as error:
         return str(error).partition("\n")[0]
     return None
