@@ -91,10 +91,8 @@ def work(pipe: Connection, device: Device, pack: Pack | None = None) -> None:
     with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):
         error = trouble(device)
         pipe.send(Ready(error))
-        if error is not None:
-            return
         worker = _Worker(pipe, device, pack)
-        while True:
+        while error is None:
             worker.do(pipe.recv())
 
 
@@ -102,19 +100,18 @@ class _Worker:
     """Keeps the operands of the current layer and every cubin that was sent."""
 
     def __init__(self, pipe: Connection, device: Device, pack: Pack | None) -> None:
-        from autotune.bench.monitor import monitor_for
-        from autotune.bench.sharing import Neighbours
-
         self._pipe, self._device, self._pack = pipe, device, pack
-        self._neighbours = Neighbours(monitor_for(device))
         self._cubins: Cubins = {}
         self._operands: Operands | None = None
 
     def do(self, task: Task) -> None:
         """Tune, and send what came of it."""
+        from autotune.bench.monitor import monitor_for
+        from autotune.bench.sharing import wait_until_free
+
         self._cubins |= task.cubins
         if not task.allow_busy:
-            self._neighbours.wait_until_idle(lambda reason: self._pipe.send(Waiting(reason)))
+            wait_until_free(monitor_for(self._device), lambda reason: self._pipe.send(Waiting(reason)))
         self._pipe.send(Testing(None))
         try:
             operands = self._operands_of(task.problem)

@@ -14,7 +14,7 @@ import pytest
 from autotune import _C
 from autotune.bench.cores import own_cores
 from autotune.bench.monitor import Reading, monitor_for
-from autotune.bench.sharing import Neighbours
+from autotune.bench.sharing import wait_until_free
 from autotune.device import cpu_device, find_device
 from autotune.locks import device_lock
 
@@ -44,37 +44,16 @@ class Readings:
 )
 def test_nobody_is_waited_for(free):
     said = []
-    Neighbours(Readings(free)).wait_until_idle(said.append)
+    wait_until_free(Readings(free), said.append)
     assert said == []
 
 
 def test_a_device_that_others_use_is_waited_for():
     busy = Reading(used_percent=90, others=(7, 9))
     said = []
-    Neighbours(Readings(*[busy] * 12, Reading())).wait_until_idle(said.append)
+    wait_until_free(Readings(*[busy] * 12, Reading()), said.append)
     assert said
     assert all("processes 7, 9" in line and "--allow-busy" in line for line in said)
-
-
-IDLE, USED, JOINED = (
-    Reading(used_percent=0, others=(7,)),
-    Reading(used_percent=90, others=(7,)),
-    Reading(used_percent=90, others=(7, 9)),
-)
-
-
-@pytest.mark.parametrize(
-    ("trust_s", "later", "reads"),
-    [(60.0, USED, 1), (0.0, USED, 3), (60.0, JOINED, 3)],
-    ids=["trusted", "no longer trusted", "another one joined"],
-)
-def test_who_did_nothing_is_not_looked_at_before_every_problem(trust_s, later, reads):
-    monitor = Readings(IDLE, later, later, Reading(), Reading())
-    neighbours, said = Neighbours(monitor, trust_s), []
-    neighbours.wait_until_idle(said.append)
-    before = len(monitor.left)
-    neighbours.wait_until_idle(said.append)
-    assert before - len(monitor.left) == reads
 
 
 def sweep(folder, *arguments):
@@ -145,7 +124,7 @@ def test_a_gpu_that_another_process_computes_on_is_waited_for():
             said.append(line)
             other.kill()
 
-        Neighbours(monitor_for(device)).wait_until_idle(say)
+        wait_until_free(monitor_for(device), say)
         assert said
     finally:
         other.kill()
