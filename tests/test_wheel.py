@@ -12,6 +12,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 ROOT = Path(__file__).resolve().parent.parent
 ON_CPU = ("n=256,k=256", "--m", "1", "--device", "cpu", "--db", "here.db")
@@ -26,10 +27,12 @@ def run(*command: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Of the checkout's own build folder, where the extension that is here was compiled."""
     folder = tmp_path_factory.mktemp("wheel")
-    built = run(
-        sys.executable, "-m", "pip", "wheel", ROOT, "--no-deps", "--no-build-isolation", "--no-index",
-        f"--wheel-dir={folder}", cwd=folder,
-    )  # fmt: skip
+    # Both of two test processes may have tests of this file.
+    with FileLock(tmp_path_factory.getbasetemp().parent / "wheel.lock"):
+        built = run(
+            sys.executable, "-m", "pip", "wheel", ROOT, "--no-deps", "--no-build-isolation", "--no-index",
+            f"--wheel-dir={folder}", cwd=folder,
+        )  # fmt: skip
     assert built.returncode == 0, built.stderr
     (path,) = folder.glob("autotune_int4-*.whl")
     return path

@@ -116,7 +116,10 @@ class _Geometry:
     @property
     def resident(self) -> int:
         """Blocks that stand on a multiprocessor at once."""
-        return min(SM90_SHARED_BYTES // (self.shared_bytes + SM90_BLOCK_BYTES), _least_blocks(self.config))
+        return min(
+            SM90_SHARED_BYTES // (self.shared_bytes + SM90_BLOCK_BYTES),
+            _least_blocks(self.config, self.layer),
+        )
 
 
 class _WgmmaPlan:
@@ -229,7 +232,7 @@ class WgmmaFamily:
     def unit(self, config: Config, layer: Layer, device: Device) -> Unit:
         names = {"warpgroups_n": "GROUPS_N", "warpgroups_k": "GROUPS_K", "split_k": "SPLIT"}
         tunables = tuple((names.get(name, name.upper()), config[name]) for name in _TUNABLES)
-        defines = (*tunables, ("BLOCKS", _least_blocks(config)), *layer_defines(layer))
+        defines = (*tunables, ("BLOCKS", _least_blocks(config, layer)), *layer_defines(layer))
         return Unit("wgmma.cu", defines, f"{device.arch}a", self.source_hash())
 
     def plan(self, config: Config, layer: Layer, device: Device, cubin: bytes | None) -> _WgmmaPlan:
@@ -254,9 +257,10 @@ def _shape(config: Config) -> tuple[int, int, int]:
     return config["fragments"], config["warpgroups_n"], config["warpgroups_k"]
 
 
-def _least_blocks(config: Config) -> int:
-    """Blocks for which a multiprocessor's registers must suffice."""
-    return _SHAPES[config["tile_m"]][_shape(config)]
+def _least_blocks(config: Config, layer: Layer) -> int:
+    """Blocks for which a multiprocessor's registers must suffice; one less where that would spill."""
+    blocks = _SHAPES[config["tile_m"]][_shape(config)]
+    return max(1, blocks - 1) if config["scale_sums"] and layer.group_size == 64 else blocks
 
 
 def _default_shape(tile_m: int, layer: Layer, device: Device) -> tuple[int, int, int]:
