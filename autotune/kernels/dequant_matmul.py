@@ -27,7 +27,7 @@ _CHUNK_MB = (32, 64, 256)
 _FEWEST_TOKENS = 64
 _DEFAULT_TOKENS = 256
 # On sm_90, family `wgmma` is faster up to here for weights that do not fit the L2 once dequantised.
-_WGMMA_TOKENS = 256
+_WGMMA_TOKENS = 512
 
 
 def _chunk_rows(config: Config, layer: Layer) -> int:

@@ -39,6 +39,7 @@ _ALLOWED = {
     "warpgroups_n": (1, 2, 3),
     "warpgroups_k": (1, 2, 3),
     "stages": (3, 4, 6),
+    "ahead": (1, 2, 3, 4, 6),
     "split_k": (1, 2, 3, 4, 6, 8),
     "scale_sums": (0, 1),
 }
@@ -54,6 +55,9 @@ _SHAPES = {
     64: {(2, 1, 1): 2, (1, 1, 2): 2, (1, 1, 3): 1, (1, 3, 1): 1, (1, 1, 1): 3},
     128: {(1, 2, 1): 1, (1, 1, 2): 1, (1, 3, 1): 1},
 }
+# By tile_m: values of ahead worth timing, that of the default first; all stages where it is more. Blocks for
+# many tokens start when those of the kernel ahead have ended, and then x is what they wait for.
+_AHEAD = {8: (6,), 16: (2, 6), 32: (2,), 64: (1, 2), 128: (1,)}
 # Stages of the default, the better first; the defaults of the four linears of a Llama-7B layer add up to at
 # most 1.1 % more than the best configs of a race on an H200 at 8, 16, 32 and 64 tokens. The default splits k
 # no further than it takes to be this near to the evenest split.
@@ -174,8 +178,9 @@ class _WgmmaPlan:
 class WgmmaFamily:
     """Tunables: `tile_m` tokens of a launch, of which more tokens take several; `fragments` of 64 rows of a
     warpgroup; `warpgroups_n` of a block with rows of their own, `warpgroups_k` of these that share the
-    columns; `stages` of the rings of x and of weights; `split_k` slices of k, the blocks of a cluster;
-    `scale_sums` 1: scales multiply the sums of a group, 0: the weights.
+    columns; `stages` of the rings of x and of weights, of which `ahead` of weights are asked for
+    before x; `split_k` slices of k, the blocks of a cluster; `scale_sums` 1: scales multiply the sums of a
+    group, 0: the weights.
     """
 
     name = "wgmma"
@@ -201,11 +206,12 @@ class WgmmaFamily:
     def space(self, problem: Problem, device: Device) -> list[Config]:
         if problem.m not in TOKENS:
             return []  # fewer waste most of a product, more dequantise the weights too often
+        tile_m = _tile_m(problem.m)
         candidates = (
-            _config(tile_m, *shape, stages, split_k, scaling)
+            _config(tile_m, *shape, stages, ahead, split_k, scaling)
             for split_k in _ALLOWED["split_k"]
             for stages in _ALLOWED["stages"]
-            for tile_m in _tiles_m(problem.m)
+            for ahead in _worth_ahead(tile_m, stages)
             for shape in _SHAPES[tile_m]
             for scaling in _worth_scaling(problem)
         )
@@ -216,11 +222,11 @@ class WgmmaFamily:
     def default(self, problem: Problem, device: Device) -> Config | None:
         if problem.m not in TOKENS:
             return None
-        tile_m, scaling = _tiles_m(problem.m)[-1], _worth_scaling(problem)[0]
+        tile_m, scaling = _tile_m(problem.m), _worth_scaling(problem)[0]
         preferred = _default_shape(tile_m, problem.layer, device)
         for shape in (preferred, *_SHAPES[tile_m]):  # a k of few columns is not for warpgroups that share it
             configs = [
-                _config(tile_m, *shape, stages, split_k, scaling)
+                _config(tile_m, *shape, stages, _worth_ahead(tile_m, stages)[0], split_k, scaling)
                 for stages in _DEFAULT_STAGES
                 for split_k in _ALLOWED["split_k"]
             ]
@@ -244,13 +250,15 @@ def _config(*values: int) -> Config:
     return Config("wgmma", tuple(zip(_TUNABLES, values, strict=True)))
 
 
-def _tiles_m(m: int) -> tuple[int, ...]:
-    """Values of tile_m worth timing; the last is that of the default."""
+def _tile_m(m: int) -> int:
+    """The smallest tile that holds m tokens, or the largest of all: two of 64 never beat one of 128."""
     tiles = _ALLOWED["tile_m"]
-    if m > tiles[-1]:
-        return tiles[-1:]
-    fits = next(tile for tile in tiles if tile >= m)
-    return (64, 128) if fits == 128 else (fits,)
+    return next((tile for tile in tiles if tile >= m), tiles[-1])
+
+
+def _worth_ahead(tile_m: int, stages: int) -> list[int]:
+    """Values of ahead worth timing, that of the default first."""
+    return list(dict.fromkeys(min(ahead, stages) for ahead in _AHEAD[tile_m]))
 
 
 def _shape(config: Config) -> tuple[int, int, int]:
@@ -292,6 +300,8 @@ def _reject_shape(config: Config) -> str | None:
     if _shape(config) not in _SHAPES[config["tile_m"]]:
         known = ", ".join(map(str, _SHAPES[config["tile_m"]]))
         return f"fragments, warpgroups_n and warpgroups_k are one of {known} at tile_m={config['tile_m']}"
+    if config["ahead"] > config["stages"]:
+        return f"ahead={config['ahead']} is more than stages={config['stages']}"
     if config["scale_sums"] and config["tile_m"] >= 64:
         return "the sums of a group besides those of all groups do not fit the registers from tile_m=64 on"
     return None

@@ -3,18 +3,18 @@
 // A cluster of SPLIT blocks has tiles of kRows rows, one after the other; each of its blocks has a slice of
 // k, whose columns of x stay in its shared memory. A block's warps stand WARPS_N along n and WARPS_K along k.
 // Each has a ring of STAGES units of weights in shared memory, which it fills for itself (a lane reads what
-// it copied), from before the kernel ahead on the stream has ended, so warps meet only once per tile: then
-// each sends its sums to the block of the cluster that owns the rows. A barrier there counts them, for which
-// no block waits for copies of its own under way, as a release would. Sums are fp32 and added in a fixed
-// order.
+// it copied): AHEAD of them from before the kernel ahead on the stream has ended, the rest once x has been
+// asked for. So warps meet only once per tile: then each sends its sums to the block of the cluster that owns
+// the rows. A barrier there counts them, for which no block waits for copies of its own under way, as a
+// release would. Sums are fp32 and added in a fixed order.
 //
 // Zeros are subtracted from the sums of a group: sum (q - z) x = sum q x - z sum x. Tensor cores form sum x
 // too, with weights of one. A tile of 4 tokens has them in the even columns of B, so that the sums of the odd
 // ones are never scaled, sent or kept.
 //
-// Compile-time: TILE_M (4, 8) FRAGMENTS WARPS_N WARPS_K STAGES SPLIT CHUNKS; GROUP (32, 64, 128; 0 is one
-// group of all k); ZERO_POINT; BF16. Every parameter is 8 bytes wide. autotune/kernels/decode.py mirrors the
-// constants.
+// Compile-time: TILE_M (4, 8) FRAGMENTS WARPS_N WARPS_K STAGES AHEAD SPLIT CHUNKS; GROUP (32, 64, 128; 0 is
+// one group of all k); ZERO_POINT; BF16. Every parameter is 8 bytes wide. autotune/kernels/decode.py mirrors
+// the constants.
 #include "common/layout.cuh"
 
 namespace {
@@ -205,10 +205,6 @@ __device__ __forceinline__ void send_sums(u32 slots, u32 sent, const Sums& sums,
   }
 }
 
-__device__ __forceinline__ float4 operator+(float4 a, float4 b) {
-  return {a.x + b.x, a.y + b.y, a.z + b.z, a.w + b.w};
-}
-
 __device__ __forceinline__ void store_out(u16* out, const u16* bias, float4 v) {
   if (bias != nullptr)
     v = v + float4{Type::to_float(bias[0]), Type::to_float(bias[1]), Type::to_float(bias[2]),
@@ -283,7 +279,7 @@ __cluster_dims__(SPLIT, 1, 1)
   Writer writer{weight, way, row0 + warp_row()};
   writer.seek();
 #pragma unroll 1
-  for (int stage = 0; stage < STAGES; ++stage) writer.copy_unit(ring + stage * kStageBytes);
+  for (int stage = 0; stage < AHEAD; ++stage) writer.copy_unit(ring + stage * kStageBytes);
 
   const u32 slots = head + kHeadBytes + kWarps * STAGES * kStageBytes;
   const u32 slot_bytes = kSlots * tokens * kSumStride * 4;
@@ -307,6 +303,8 @@ __cluster_dims__(SPLIT, 1, 1)
   griddepcontrol_wait();
   columns.copy();
   griddepcontrol_launch_dependents();  // later than at the top: whoever waits here may still be read by it
+#pragma unroll 1
+  for (int stage = AHEAD; stage < STAGES; ++stage) writer.copy_unit(ring + stage * kStageBytes);
 
   // The lane's row of x; a missing token repeats the last one.
   const u32 x_row =

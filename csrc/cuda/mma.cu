@@ -209,10 +209,6 @@ __device__ __forceinline__ void store_sums(float* shared, const Sums& sums, int 
       }
 }
 
-__device__ __forceinline__ float4 operator+(float4 a, float4 b) {
-  return {a.x + b.x, a.y + b.y, a.z + b.z, a.w + b.w};
-}
-
 __device__ __forceinline__ void store_out(u16* out, const u16* bias, float4 v) {
   if (bias != nullptr)
     v = v + float4{Type::to_float(bias[0]), Type::to_float(bias[1]), Type::to_float(bias[2]),

@@ -4,11 +4,12 @@
 // A block owns kRows rows and one of SPLIT slices of k, the blocks of a cluster. GROUPS_N x GROUPS_K
 // warpgroups of FRAGMENTS times 64 rows multiply: those along k take turns with the units (128 columns) of
 // the slice. One warp more fetches x, unit by unit, into a ring of STAGES for each group along k. Each of the
-// others has a ring of STAGES units of weights, which it fills for itself, from before the kernel ahead on
-// the stream has ended. In the end groups along k add up their sums where the rings were, and each warp sends
-// what came of it to the blocks of the cluster that own the rows. Sums are fp32 and added in a fixed order.
+// others has a ring of STAGES units of weights, which it fills for itself: AHEAD of them from before the
+// kernel ahead on the stream has ended, the rest once x has been asked for. In the end groups along k add up
+// their sums where the rings were, and each warp sends what came of it to the blocks of the cluster that own
+// the rows. Sums are fp32 and added in a fixed order.
 //
-// Compile-time: TILE_M (8, 16, 32, 64, 128) FRAGMENTS GROUPS_N GROUPS_K STAGES SPLIT BLOCKS; SCALE_SUMS
+// Compile-time: TILE_M (8, 16, 32, 64, 128) FRAGMENTS GROUPS_N GROUPS_K STAGES AHEAD SPLIT BLOCKS; SCALE_SUMS
 // (scales multiply the sums of a group; 0: the weights, rounded once more); GROUP (32, 64, 128; 0 is one
 // group of all k); ZERO_POINT; BF16. Every parameter after the tensor map of x is 8 bytes wide.
 #include "wgmma/block.cuh"
@@ -207,23 +208,29 @@ struct Consumer {
   }
 };
 
-// x for all units, through the rings. The kernel behind may start once none ahead still runs, so that no more
-// than two share the device.
+// x for all units, through the rings; the block's warps may go on once as much of it as the rings hold is
+// asked for. The kernel behind may start once none ahead still runs, so that no more than two share the
+// device.
 __device__ __forceinline__ void fetch_x(const Block& block, const TensorMap* x) {
+  int stage = 0, parity = 1;
+  const auto ask = [&](int from, int to) {
+#pragma unroll 1
+    for (int unit = from; unit < to; ++unit) {
+      if (unit >= kXStages) mbarrier_wait(block.empty(stage), parity);
+      const int column = (block.begin + unit) * 128;
+      mbarrier_arrive_expect_tx(block.full(stage), kXStageBytes);
+      cp_async_bulk_tensor_2d(block.x(stage), x, column, 0, block.full(stage));
+      cp_async_bulk_tensor_2d(block.x(stage) + kXBlockBytes, x, column + 64, 0, block.full(stage));
+      if (++stage == kXStages) stage = 0, parity ^= 1;
+    }
+  };
   if (lane() == 0) prefetch_tensor_map(x);
   griddepcontrol_wait();
   griddepcontrol_launch_dependents();
-  if (lane() != 0) return;
-  int stage = 0, parity = 1;
-#pragma unroll 1
-  for (int unit = 0; unit < block.count; ++unit) {
-    if (unit >= kXStages) mbarrier_wait(block.empty(stage), parity);
-    const int column = (block.begin + unit) * 128;
-    mbarrier_arrive_expect_tx(block.full(stage), kXStageBytes);
-    cp_async_bulk_tensor_2d(block.x(stage), x, column, 0, block.full(stage));
-    cp_async_bulk_tensor_2d(block.x(stage) + kXBlockBytes, x, column + 64, 0, block.full(stage));
-    if (++stage == kXStages) stage = 0, parity ^= 1;
-  }
+  if (lane() == 0) ask(0, min(kXStages, block.count));
+  __syncwarp();
+  bar_arrive<kThreads>(kAsked);
+  if (lane() == 0) ask(kXStages, block.count);
 }
 
 // All units of the warp, of which it has one at least. STAGES are unrolled, so that what depends on the stage
@@ -266,13 +273,17 @@ __device__ __forceinline__ void multiply(const Block& block, const PackedWeight&
   const u32 ring = block.weights(warp);
   const bool odd = 2 * (first + (units - 1) * GROUPS_K) + 1 == weight.k64;  // the last unit is half a one
   Writer writer(weight, (blockIdx.y * GROUPS_N + along_n) * kFragments, warp % 4, first);
+  const auto copy_units = [&](int from, int to) {
 #pragma unroll 1
-  for (int unit = 0; unit < STAGES; ++unit) {
-    if (unit < units) writer.copy_unit(ring + unit * kStageBytes, odd && unit == units - 1);
-    cp_async_commit_group();
-  }
+    for (int unit = from; unit < to; ++unit) {
+      if (unit < units) writer.copy_unit(ring + unit * kStageBytes, odd && unit == units - 1);
+      cp_async_commit_group();
+    }
+  };
+  copy_units(0, AHEAD);
   if constexpr (SPLIT > 1) barrier_cluster_arrive_relaxed();
-  bar_sync<kThreads>(kMade);
+  bar_sync<kThreads>(kAsked);
+  copy_units(AHEAD, STAGES);
 
   Consumer consumer{warp % 4};  // its sums are zero
   multiply_units(consumer, writer, block, ring, along_k, units, odd);
@@ -317,7 +328,6 @@ __cluster_dims__(SPLIT, 1, 1)
     if (lane() == 0) init_barriers(block, tokens);
     __syncwarp();
     if constexpr (SPLIT > 1) barrier_cluster_arrive_relaxed();
-    bar_arrive<kThreads>(kMade);
     fetch_x(block, &x);
     __syncwarp();
     meet_blocks();

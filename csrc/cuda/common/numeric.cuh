@@ -114,3 +114,7 @@ __device__ __forceinline__ uint4 scale_fragment(uint4 a, u32 scales) {
   const u32 g = twice(static_cast<u16>(scales)), g8 = twice(static_cast<u16>(scales >> 16));
   return {Type::multiply(a.x, g), Type::multiply(a.y, g8), Type::multiply(a.z, g), Type::multiply(a.w, g8)};
 }
+
+__device__ __forceinline__ float4 operator+(float4 a, float4 b) {
+  return {a.x + b.x, a.y + b.y, a.z + b.z, a.w + b.w};
+}

@@ -34,8 +34,8 @@ constexpr int kPassedAt = kApart ? 0 : kSumBytes;
 constexpr int kBarrierAt = kApart ? kRingBytes + kSumBytes : kRingBytes > kSumBytes ? kRingBytes : kSumBytes;
 static_assert(kPassedAt + kPassedBytes <= kRingBytes, "groups along k add up where the rings were");
 
-// Named barriers of a block: its mbarriers are made, all groups have come this far with their sums.
-constexpr int kMade = 1, kMultiplied = 2;
+// Named barriers of a block: x has been asked for, all groups have come this far with their sums.
+constexpr int kAsked = 1, kMultiplied = 2;
 
 using Sums = float[kOctets][4];
 

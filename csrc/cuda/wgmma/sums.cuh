@@ -6,10 +6,6 @@
 
 namespace {
 
-__device__ __forceinline__ float4 operator+(float4 a, float4 b) {
-  return {a.x + b.x, a.y + b.y, a.z + b.z, a.w + b.w};
-}
-
 // Where results go, 16 rows from `row` and an octet of tokens at a time.
 struct Results {
   u16* out;
