@@ -43,8 +43,8 @@ _MOST_TOKENS = 8  # beyond, wgmma is always faster
 _DEFAULT_TOKENS = 4  # beyond, it mostly is
 
 # Whether n gives every multiprocessor 64 rows, and up to this many bytes of x: fragments, warps_n, warps_k,
-# stages, ahead, split_k. The rows had little mean regret over the Llama-7B layers in a sweep on an H200; where
-# none fits, another family is faster.
+# stages, ahead, split_k. The rows had little mean regret over the Llama-7B layers in a sweep on an H200;
+# where none fits, another family is faster.
 _DEFAULTS = (
     (True, 16 << 10, 4, 1, 8, 4, 4, 1),
     (True, 64 << 10, 4, 1, 8, 3, 3, 1),
