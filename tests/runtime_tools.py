@@ -6,6 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import torch
+from gpu_spaces import whole_space
 
 from autotune.config import Config
 from autotune.device import Device
@@ -99,7 +100,7 @@ def splitting_lookup(layer: Layer, device: Device, folder: Path) -> Lookup:
     """A Lookup whose records make the layer split k for few tokens, by the family that needs a workspace."""
     choices = {}
     for m in (1, 2, 4, 8, 16):
-        space = registry.space(Problem(layer, m), device, ("mma",))
+        space = whole_space(registry.families()["mma"], Problem(layer, m), device)
         choices[Problem(layer, m)] = next(config for config in space if config["split_k"] == 4)
     store_records(folder / "split.db", device, choices)
     return Lookup(device, str(folder / "split.db"))

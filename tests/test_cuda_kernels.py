@@ -5,6 +5,7 @@ import random
 
 import pytest
 import torch
+from gpu_spaces import whole_space
 
 from autotune.bench.operands import Operands
 from autotune.bench.verify import Verifier
@@ -31,7 +32,7 @@ def layers():
 def sampled(problem, device, count):
     """`count` configs of each family's space, others for each problem, and the default."""
     chance = random.Random(str(problem))
-    spaces = [family.space(problem, device) for family in registry.families_of(device)]
+    spaces = [whole_space(family, problem, device) for family in registry.families_of(device)]
     some = [config for space in spaces for config in chance.sample(space, min(count, len(space)))]
     return {registry.default_config(problem, device), *some}
 

@@ -203,7 +203,7 @@ class DecodeFamily:
         candidates = (
             _config(tile_m, fragments, warps_n, warps_k, stages, ahead, split_k, chunks, waves)
             for waves in _ALLOWED["waves"]
-            for split_k in _worth_splitting(problem.m)
+            for split_k in _ALLOWED["split_k"]
             for stages in _ALLOWED["stages"]
             for warps_k in _ALLOWED["warps_k"]
             for warps_n in _ALLOWED["warps_n"]
@@ -242,12 +242,6 @@ def _config(*values: int) -> Config:
 
 def _tile_m(m: int) -> int:
     return 4 if m <= 4 else 8
-
-
-# What these two leave out lost every race of the Llama-7B layers on an H200.
-def _worth_splitting(m: int) -> tuple[int, ...]:
-    """Values of split_k worth timing."""
-    return (1, 2) if m <= 2 else _ALLOWED["split_k"]
 
 
 def _worth_ahead(m: int, fragments: int, stages: int) -> list[int]:
