@@ -169,10 +169,9 @@ class _DecodePlan:
 
 class DecodeFamily:
     """Tunables: `tile_m` tokens of a launch (4 take half the work on sums of 8); `fragments` of 16 rows of a
-    warp; `warps_n` and `warps_k` of a block along n and k; `stages` of weights in the ring of a warp,
-    of which `ahead` are asked for before x;
-    `split_k` slices of k, the blocks of a cluster; `chunks` of x, each waited for on its own; `waves` of
-    blocks that live for several tiles, 0: a cluster per tile.
+    warp; `warps_n` and `warps_k` of a block along n and k; `stages` of weights in the ring of a warp, of
+    which `ahead` are asked for before x; `split_k` slices of k, the blocks of a cluster; `chunks` of x, each
+    waited for on its own; `waves` of blocks that live for several tiles, 0: a cluster per tile.
     """
 
     name = "decode"
@@ -245,7 +244,7 @@ def _tile_m(m: int) -> int:
 
 
 def _worth_ahead(m: int, fragments: int, stages: int) -> list[int]:
-    """Values of ahead worth timing."""
+    """Values of ahead worth timing; less than all stages won with few tokens and few rows of a warp only."""
     return sorted({1, 2, stages}) if m <= 2 and fragments == 2 else [stages]
 
 

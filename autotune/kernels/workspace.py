@@ -123,9 +123,8 @@ def _apart(index: int, bytes: int) -> torch.Tensor:
     import torch
 
     def make() -> torch.Tensor:
-        torch.cuda.set_device(
-            index
-        )  # a new thread is on the first GPU, and leaving a stream makes a context there
+        # A new thread is on the first GPU, and would make a context there when it leaves the stream.
+        torch.cuda.set_device(index)
         stream = _stream_apart(index)
         with torch.cuda.stream(stream):
             tensor = _zeroed(torch.device("cuda", index), bytes)
