@@ -7,31 +7,26 @@ announcement which config that was (autotune.executors.local).
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
 import resource
 import signal
-import sys
-import threading
 import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from multiprocessing import parent_process
-from multiprocessing.connection import Connection, wait
+from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING
 
 from autotune.config import Config
 from autotune.device import Device
 from autotune.errors import AutotuneError
 from autotune.layer import Problem
+from autotune.parent import live_no_longer_than_the_parent
 from autotune.record import Mode
 from autotune.search.tune import Cubins, Tuned, tune
 
 if TYPE_CHECKING:
     from autotune.bench.operands import Operands
     from autotune.kernels.external import Pack
-
-_PR_SET_PDEATHSIG = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +76,7 @@ def work(pipe: Connection, device: Device, pack: Pack | None = None) -> None:
 
     `pack` makes the weight that the tasks' kernels read, when that is not autotune's own layout.
     """
-    _live_no_longer_than_the_parent()
+    live_no_longer_than_the_parent()
     resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process; the parent decides
     with contextlib.suppress(OSError):
@@ -173,22 +168,3 @@ def _line(error: BaseException) -> str:
         return text
     place = traceback.extract_tb(error.__traceback__)[-1]
     return f"{text} ({os.path.basename(place.filename)}:{place.lineno})"
-
-
-def _live_no_longer_than_the_parent() -> None:
-    """End with the parent, also when it was killed and could say nothing.
-
-    Linux sends the signal even while a kernel holds the interpreter lock for ever; the thread is for other
-    systems, and for a parent that ended before the signal was asked for.
-    """
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    parent = parent_process()
-    if parent is None:
-        return
-
-    def watch() -> None:
-        wait([parent.sentinel])
-        os._exit(1)
-
-    threading.Thread(target=watch, name="parent", daemon=True).start()

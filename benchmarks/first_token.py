@@ -94,7 +94,8 @@ def tuning_s(model: Any, device: Device) -> float:
 
 def plans_of(layers: list[Layer], device: Device) -> list[list[Plan]]:
     """A plan of each layer for each value of split_k that one token can have, six at most."""
-    from autotune.kernels import compiler, registry
+    from autotune.kernels import registry
+    from autotune.kernels.building import build_all
 
     family = registry.families()[_FAMILY[device.kind]]
     units = {
@@ -102,7 +103,7 @@ def plans_of(layers: list[Layer], device: Device) -> list[list[Plan]]:
         for layer in layers
     }
     # All at once, because a compiler takes one core.
-    cubins = compiler.build_all(unit for of_layer in units.values() for unit in of_layer.values() if unit)
+    cubins = build_all(unit for of_layer in units.values() for unit in of_layer.values() if unit)
     return [
         [
             family.plan(config, layer, device, cubins[unit.key] if unit else None)

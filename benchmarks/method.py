@@ -28,6 +28,7 @@ from autotune.bench.timer import timer_for
 from autotune.config import Config
 from autotune.device import Device, find_device
 from autotune.kernels import compiler, registry
+from autotune.kernels.building import build_all
 from autotune.kernels.family import Plan
 from autotune.kernels.workspace import workspace
 from autotune.layer import Layer, Problem
@@ -128,7 +129,7 @@ def naive(bench: Bench, plan: Plan, m: int) -> float:
 def build(chosen: Iterable[tuple[Layer, Config]], device: Device) -> None:
     """Compile in parallel, so that plans are made from the cache."""
     units = (registry.family_of(config).unit(config, layer, device) for layer, config in chosen)
-    compiler.build_all(unit for unit in units if unit is not None)
+    build_all(unit for unit in units if unit is not None)
 
 
 def measure(device: Device, races: int) -> dict[str, float]:

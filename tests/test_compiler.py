@@ -1,29 +1,23 @@
-"""Units to cubins: both compilers, errors, the cache on disk, parallel builds, ptxas' report."""
+"""Units to cubins: both compilers, errors, the cache on disk, ptxas' report."""
 
-import hashlib
+import functools
 import logging
-import os
 import re
 import shutil
 import struct
-import subprocess
 import sys
 from dataclasses import replace
 
 import pytest
+from cuda_units import ADD, unit_in
 
 from autotune.device import Device
 from autotune.errors import CompileError
 from autotune.kernels import compiler, registry
+from autotune.kernels.building import build_all
 from autotune.kernels.family import Unit
 from autotune.layer import Layer, Problem
 from autotune.paths import cubin_cache
-
-ADD = """
-extern "C" __global__ void add(float* out, const float* x) {
-  out[threadIdx.x] = x[threadIdx.x] + AMOUNT;
-}
-"""
 
 pytestmark = pytest.mark.skipif(compiler.find_compiler() is None, reason="no CUDA compiler here")
 needs_nvcc = pytest.mark.skipif(shutil.which("nvcc") is None, reason="nvcc is not on PATH")
@@ -46,13 +40,7 @@ def no_nvrtc(monkeypatch):
 
 @pytest.fixture
 def write(tmp_path):
-    def unit(text=ADD, arch="sm_80", **defines):
-        digest = hashlib.sha256(text.encode()).hexdigest()
-        path = tmp_path / f"unit_{digest[:8]}.cu"
-        path.write_text(text)
-        return Unit(str(path), tuple(defines.items()), arch, digest)
-
-    return unit
+    return functools.partial(unit_in, tmp_path)
 
 
 def machine_of(cubin):
@@ -131,73 +119,10 @@ def test_unusable_cache_warns_once_and_compiles(write, tmp_path, monkeypatch, ca
     (tmp_path / "file").write_text("not a folder")
     monkeypatch.setenv("AUTOTUNE_CACHE", str(tmp_path / "file"))
     with caplog.at_level(logging.WARNING):
-        built = compiler.build_all([write(AMOUNT=amount) for amount in range(4)], workers=2)
+        built = build_all([write(AMOUNT=amount) for amount in range(4)], workers=2)
     assert [machine_of(cubin) for cubin in built.values()] == [(b"\x7fELF", 190)] * 4
     (warning,) = caplog.messages
     assert str(tmp_path / "file" / "cubin") in warning
-
-
-BUILD_ALL = """
-import hashlib, sys
-from autotune.kernels.compiler import build_all
-from autotune.kernels.family import Unit
-units = [Unit(sys.argv[1], (("AMOUNT", amount),), "sm_80", "") for amount in range(8)]
-for cubin in build_all(units, workers=2).values():
-    print(hashlib.sha256(cubin).hexdigest())
-"""
-
-
-def test_two_processes_share_a_cache(write, cache):
-    command = [sys.executable, "-c", BUILD_ALL, write().source]
-    processes = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
-    first, second = (sorted(process.communicate()[0].split()) for process in processes)
-    assert first == second
-    assert len(set(first)) == 8
-    assert sorted(hashlib.sha256(file.read_bytes()[32:]).hexdigest() for file in cache.iterdir()) == first
-
-
-def test_build_all_builds_equal_units_once_and_keeps_errors_apart(write):
-    good, bad = write(AMOUNT=1), write("broken", AMOUNT=1)
-    calls = []
-    built = compiler.build_all([good, bad, good], workers=2, on_done=lambda *done: calls.append(done))
-    assert built[good.key] == compiler.build(good)
-    assert isinstance(built[bad.key], compiler.SourceError)
-    assert sorted(calls, key=str) == sorted(built.items(), key=str)
-
-
-def test_units_are_built_in_their_order_while_others_are_still_to_come(write, cache):
-    def units():
-        yield write(AMOUNT=1)
-        while not list(cache.glob("*.cubin")):
-            pass
-        yield write(AMOUNT=2)
-
-    assert len(compiler.build_all(units(), workers=1)) == 2
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="threads have a niceness of their own on Linux only")
-def test_compiling_leaves_the_cores_to_others(write):
-    def note(*_):
-        found.update(os.getpriority(os.PRIO_PROCESS, int(task)) for task in os.listdir("/proc/self/task"))
-
-    before, found = os.getpriority(os.PRIO_PROCESS, 0), set()
-    compiler.build_all([write(AMOUNT=1)], on_done=note)
-    assert max(found) > before
-    assert os.getpriority(os.PRIO_PROCESS, 0) == before
-
-
-def test_build_all_of_nothing():
-    assert compiler.build_all([]) == {}
-
-
-def test_interrupt_leaves_the_rest_unbuilt(write, cache):
-    def interrupt(*_):
-        raise KeyboardInterrupt
-
-    units = [write(AMOUNT=amount) for amount in range(60)]
-    with pytest.raises(KeyboardInterrupt):
-        compiler.build_all(units, workers=1, on_done=interrupt)
-    assert 1 <= len(list(cache.iterdir())) < len(units)
 
 
 def test_resources_of_a_plain_kernel(write):
@@ -242,7 +167,7 @@ def test_no_compiler_says_what_was_looked_for_and_the_remedy(write, tmp_path, mo
     monkeypatch.setenv("CUDA_HOME", str(tmp_path / "toolkit"))
     monkeypatch.setattr(compiler, "_TOOLKIT", str(tmp_path / "usual"))
     assert compiler.find_compiler() is None
-    for call in (lambda: compiler.build(write(AMOUNT=1)), lambda: compiler.build_all([write(AMOUNT=1)])):
+    for call in (lambda: compiler.build(write(AMOUNT=1)), lambda: build_all([write(AMOUNT=1)])):
         with pytest.raises(CompileError) as raised:
             call()
         for part in ("cuda-bindings", "toolkit/bin", "usual/bin", "pip install 'autotune-int4[cuda]'"):

@@ -11,7 +11,7 @@ import pytest
 from autotune.device import cpu_device
 from autotune.errors import CompileError
 from autotune.executors.local import LocalExecutor
-from autotune.kernels import compiler, registry
+from autotune.kernels import building, compiler, registry
 from autotune.kernels.family import Unit
 from autotune.layer import Layer, Problem
 from autotune.search.sweep import sweep
@@ -79,7 +79,8 @@ def test_a_problem_is_tuned_while_kernels_of_others_are_compiled(family, source,
         assert [record.problem for record in store.records()] == sorted(problems)
 
 
-def test_who_counts_can_end_it_with_the_rest_uncompiled(family, source):
+def test_who_counts_can_end_it_with_the_rest_uncompiled(family, source, monkeypatch):
+    monkeypatch.setattr(building, "cpu_device", lambda: replace(cpu_device(), cores=1))
     family(lambda config, layer: (source, 100 * layer.n + config["calls"]))
     problems = [Problem(Layer(n=64 * number, k=64, group_size=64), 1) for number in range(1, 13)]
     seen = []
@@ -96,7 +97,7 @@ def test_who_counts_can_end_it_with_the_rest_uncompiled(family, source):
 
 
 def test_few_tokens_come_first_then_the_least_to_compile(family, source, monkeypatch):
-    monkeypatch.setattr(compiler, "cpu_device", lambda: replace(cpu_device(), cores=1))
+    monkeypatch.setattr(building, "cpu_device", lambda: replace(cpu_device(), cores=1))
 
     def needs(config, layer):
         return source, 50 if config["calls"] == 50 else config["calls"] + layer.n * (layer == LARGE)

@@ -10,7 +10,8 @@ from gpu_spaces import whole_space
 from autotune.bench.operands import Operands
 from autotune.bench.verify import Verifier
 from autotune.device import find_device
-from autotune.kernels import compiler, registry
+from autotune.kernels import registry
+from autotune.kernels.building import build_all
 from autotune.kernels.workspace import workspace
 from autotune.layer import Layer, Problem
 from autotune.packing import dequantize
@@ -41,7 +42,7 @@ def plans_of(problems, device, count):
     """(problem, config, plan) of sampled configs, all compiled in parallel first."""
     chosen = [(problem, config) for problem in problems for config in sampled(problem, device, count)]
     units = [registry.family_of(config).unit(config, problem.layer, device) for problem, config in chosen]
-    cubins = compiler.build_all(units)
+    cubins = build_all(units)
     for (problem, config), unit in zip(chosen, units, strict=True):
         plan = registry.family_of(config).plan(config, problem.layer, device, cubins[unit.key])
         yield problem, config, plan

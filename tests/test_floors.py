@@ -19,6 +19,7 @@ VALUES = (
     "device",
     "job",
     "locks",
+    "parent",
     "record",
     "shapes",
 )

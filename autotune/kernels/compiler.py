@@ -13,16 +13,12 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterable
-from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from autotune.device import cpu_device
 from autotune.errors import CompileError
 from autotune.kernels.family import Unit
 from autotune.paths import cubin_cache, shipped
@@ -31,7 +27,6 @@ _LOG = logging.getLogger(__name__)
 _EXACT_VERSION = re.compile(r"\bV(\d+\.\d+\.\d+)")
 _CHECKSUM_BYTES = hashlib.sha256().digest_size
 _TOOLKIT = "/usr/local/cuda"
-_NICENESS = 10
 _REMEDY = "run pip install 'autotune-int4[cuda]' beside a CUDA build of torch, or install a CUDA toolkit"
 
 
@@ -190,58 +185,20 @@ def build(unit: Unit) -> bytes:
         CompileError: there is no compiler, or no such source.
         SourceError: the compiler refused the source; the message has its first error.
     """
-    cached = _cached_file(unit)
-    cubin = _load(cached)
+    cubin = cached(unit)
     if cubin is None:
         cubin, _ = _compile(unit)
-        _save(cached, cubin)
+        _save(_cached_file(unit), cubin)
     return cubin
 
 
-def build_all(
-    units: Iterable[Unit],
-    workers: int | None = None,
-    on_done: Callable[[str, bytes | CompileError], None] = lambda *_: None,
-) -> dict[str, bytes | CompileError]:
-    """Cubins by `unit.key`, built in parallel; a unit that does not build has its error instead.
-
-    Equal units are built once, in the order in which they come, the first while others are still to come.
-    `workers` is the usable cores by default: NVRTC runs outside the interpreter lock, so threads do.
-    `on_done(key, what was built)` is called from this thread after each unit.
+def cached(unit: Unit) -> bytes | None:
+    """The cubin of a unit, if the cache has it.
 
     Raises:
-        CompileError: there is no compiler at all.
+        CompileError: there is no compiler.
     """
-    built: dict[str, bytes | CompileError] = {}
-    running: dict[str, Future[bytes | CompileError]] = {}
-    cores = workers or cpu_device().cores
-    pool = ThreadPoolExecutor(cores, thread_name_prefix="compile", initializer=_step_back)
-    try:
-        for unit in units:
-            if not running:
-                compiler_version()
-            if unit.key not in running:
-                running[unit.key] = pool.submit(_build_or_error, unit)
-        keys = {future: key for key, future in running.items()}
-        for future in as_completed(keys):
-            built[keys[future]] = future.result()
-            on_done(keys[future], future.result())
-    finally:
-        pool.shutdown(cancel_futures=True)
-    return built
-
-
-def _step_back() -> None:
-    """Let whatever else runs have the cores first: a worker that starts or measures meanwhile."""
-    if sys.platform == "linux":  # where it is of this thread; elsewhere it would be of the process
-        os.nice(_NICENESS)
-
-
-def _build_or_error(unit: Unit) -> bytes | CompileError:
-    try:
-        return build(unit)
-    except CompileError as error:
-        return error
+    return _load(_cached_file(unit))
 
 
 def resources(unit: Unit) -> Resources:

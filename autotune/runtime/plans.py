@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from autotune.device import Device, find_device
 from autotune.errors import AutotuneError, CompileError, LaunchError
 from autotune.kernels import registry
-from autotune.kernels.compiler import build_all
+from autotune.kernels.building import build_all
 from autotune.layer import BUCKETS, Layer, Problem
 from autotune.paths import database_url
 from autotune.runtime.lookup import Answer, Lookup

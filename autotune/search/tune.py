@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 from autotune.config import Config
 from autotune.device import Device
 from autotune.errors import CompileError, LaunchError
-from autotune.kernels import compiler, registry
+from autotune.kernels import registry
+from autotune.kernels.building import build_all
 from autotune.kernels.family import Plan, Unit
 from autotune.layer import Problem
 from autotune.record import Evidence, Mode, Record, Trial
@@ -86,7 +87,7 @@ def compile_candidates(
             if key in keys and keys.keys() <= built.keys():
                 finish(problem)
 
-    compiler.build_all(units(), on_done=on_done)
+    build_all(units(), on_done=on_done, processes=True)
     return ready
 
 
