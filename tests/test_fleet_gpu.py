@@ -5,7 +5,7 @@ from __future__ import annotations
 import pynvml
 import pytest
 
-from autotune.device import cuda_devices
+from autotune.device import Device, cuda_devices, device_id
 from autotune.executors.local import local_executors
 from autotune.layer import Layer, Problem
 from autotune.search.executor import by_model
@@ -45,15 +45,16 @@ def test_every_gpu_times_what_runs_on_it(executors, tmp_path):
         assert outcome.record.median_us > outcome.record.evidence.floor_us / 2
 
 
-def users(gpu: int) -> int:
+def users(device: Device) -> int:
     """How many processes have a context on it."""
     pynvml.nvmlInit()
-    return len(pynvml.nvmlDeviceGetComputeRunningProcesses(pynvml.nvmlDeviceGetHandleByIndex(gpu)))
+    handle = pynvml.nvmlDeviceGetHandleByUUID(device_id(device))
+    return len(pynvml.nvmlDeviceGetComputeRunningProcesses(handle))
 
 
 def test_a_worker_is_on_its_own_gpu_only(executors, tmp_path):
-    gpus = [executor.device.index for executor in executors]
-    before = [users(gpu) for gpu in gpus]
+    devices = [executor.device for executor in executors]
+    before = [users(device) for device in devices]
     with Store.open(str(tmp_path / "fleet.db")) as store:
         list(sweep(PROBLEMS, store, executors))
-    assert [users(gpu) for gpu in gpus] == [count + 1 for count in before]
+    assert [users(device) for device in devices] == [count + 1 for count in before]
