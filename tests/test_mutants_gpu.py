@@ -96,7 +96,7 @@ MUTANTS = (
         "static_cast<u64>(tile) * splits * TILE_M * kQuads;",
         "static_cast<u64>(tile + 1) * splits * TILE_M * kQuads;",
     ),
-    mutant("wrong zero", LAYOUT, "zero_word >> (8 * b);", "zero_word >> (8 * (b ^ 1));"),
+    mutant("wrong zero", LAYOUT, "b * 0x1111", "(b ^ 1) * 0x1111"),
     mutant(
         "swapped nibbles",
         NUMERIC,

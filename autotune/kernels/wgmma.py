@@ -39,7 +39,6 @@ _ALLOWED = {
     "warpgroups_n": (1, 2, 3),
     "warpgroups_k": (1, 2, 3),
     "stages": (3, 4, 6),
-    "ahead": (1, 2, 3, 4, 6),
     "split_k": (1, 2, 3, 4, 6, 8),
     "scale_sums": (0, 1),
 }
@@ -55,9 +54,6 @@ _SHAPES = {
     64: {(2, 1, 1): 2, (1, 1, 2): 2, (1, 1, 3): 1, (1, 3, 1): 1, (1, 1, 1): 3},
     128: {(1, 2, 1): 1, (1, 1, 2): 1, (1, 3, 1): 1},
 }
-# By tile_m: values of ahead worth timing, that of the default first; all stages where it is more. Blocks for
-# many tokens start when those of the kernel ahead have ended, and then x is what they wait for.
-_AHEAD = {8: (6,), 16: (2, 6), 32: (2,), 64: (1, 2), 128: (1,)}
 # Stages of the default, the better first. The defaults of the four linears of a Llama-7B layer add up to 4.6,
 # 4.5, 2.7 and 1.5 % more than the winners of a sweep on an H200 at 8, 16, 32 and 64 tokens. The default
 # splits k no further than it takes to be this near to the evenest split.
@@ -178,9 +174,8 @@ class _WgmmaPlan:
 class WgmmaFamily:
     """Tunables: `tile_m` tokens of a launch, of which more tokens take several; `fragments` of 64 rows of a
     warpgroup; `warpgroups_n` of a block with rows of their own, `warpgroups_k` of these that share the
-    columns; `stages` of the rings of x and of weights, of which `ahead` of weights are asked for
-    before x; `split_k` slices of k, the blocks of a cluster; `scale_sums` 1: scales multiply the sums of a
-    group, 0: the weights.
+    columns; `stages` of the rings of x and of weights; `split_k` slices of k, the blocks of a cluster;
+    `scale_sums` 1: scales multiply the sums of a group, 0: the weights.
     """
 
     name = "wgmma"
@@ -208,10 +203,9 @@ class WgmmaFamily:
             return []  # fewer waste most of a product, more dequantise the weights too often
         tile_m = _tile_m(problem.m)
         candidates = (
-            _config(tile_m, *shape, stages, ahead, split_k, scaling)
+            _config(tile_m, *shape, stages, split_k, scaling)
             for split_k in _ALLOWED["split_k"]
             for stages in _ALLOWED["stages"]
-            for ahead in _worth_ahead(tile_m, stages)
             for shape in _SHAPES[tile_m]
             for scaling in _worth_scaling(problem)
         )
@@ -226,7 +220,7 @@ class WgmmaFamily:
         preferred = _default_shape(tile_m, problem.layer, device)
         for shape in (preferred, *_SHAPES[tile_m]):  # a k of few columns is not for warpgroups that share it
             configs = [
-                _config(tile_m, *shape, stages, _worth_ahead(tile_m, stages)[0], split_k, scaling)
+                _config(tile_m, *shape, stages, split_k, scaling)
                 for stages in _DEFAULT_STAGES
                 for split_k in _ALLOWED["split_k"]
             ]
@@ -256,11 +250,6 @@ def _tile_m(m: int) -> int:
     return next((tile for tile in tiles if tile >= m), tiles[-1])
 
 
-def _worth_ahead(tile_m: int, stages: int) -> list[int]:
-    """Values of ahead worth timing, that of the default first."""
-    return list(dict.fromkeys(min(ahead, stages) for ahead in _AHEAD[tile_m]))
-
-
 def _shape(config: Config) -> tuple[int, int, int]:
     return config["fragments"], config["warpgroups_n"], config["warpgroups_k"]
 
@@ -268,7 +257,7 @@ def _shape(config: Config) -> tuple[int, int, int]:
 def _least_blocks(config: Config, layer: Layer) -> int:
     """Blocks for which a multiprocessor's registers must suffice; one less where that would spill."""
     blocks = _SHAPES[config["tile_m"]][_shape(config)]
-    return max(1, blocks - 1) if config["scale_sums"] and layer.group_size == 64 else blocks
+    return max(1, blocks - 1) if (layer.dtype, layer.group_size) == ("bf16", 32) else blocks
 
 
 def _default_shape(tile_m: int, layer: Layer, device: Device) -> tuple[int, int, int]:
@@ -291,17 +280,15 @@ def _least_split_and_even(configs: list[Config], layer: Layer, device: Device) -
 
 def _worth_scaling(problem: Problem) -> tuple[int, ...]:
     """Values of scale_sums worth timing, the likelier first."""
-    if problem.m > 32 or problem.layer.group_size == 32:
+    if problem.m > 32:
         return (0,)
-    return (1,) if problem.m <= 8 or problem.layer.group_size == 128 else (1, 0)
+    return (1, 0) if problem.layer.group_size in (32, 64) else (1,)
 
 
 def _reject_shape(config: Config) -> str | None:
     if _shape(config) not in _SHAPES[config["tile_m"]]:
         known = ", ".join(map(str, _SHAPES[config["tile_m"]]))
         return f"fragments, warpgroups_n and warpgroups_k are one of {known} at tile_m={config['tile_m']}"
-    if config["ahead"] > config["stages"]:
-        return f"ahead={config['ahead']} is more than stages={config['stages']}"
     if config["scale_sums"] and config["tile_m"] >= 64:
         return "the sums of a group besides those of all groups do not fit the registers from tile_m=64 on"
     return None

@@ -1,18 +1,19 @@
-// out[m, n] = x[m, k] @ dequant(w[n, k]).T + bias[n] for up to 8 tokens on sm_90, computed as out^T = w x^T.
+// out[m, n] = x[m, k] @ dequant(w[n, k]).T + bias[n] for up to 4 tokens on sm_90, computed as out^T = w x^T.
 //
 // A cluster of SPLIT blocks has tiles of kRows rows, one after the other; each of its blocks has a slice of
 // k, whose columns of x stay in its shared memory. A block's warps stand WARPS_N along n and WARPS_K along k.
 // Each has a ring of STAGES units of weights in shared memory, which it fills for itself (a lane reads what
-// it copied): AHEAD of them from before the kernel ahead on the stream has ended, the rest once x has been
+// it copied): `ahead` of them from before the kernel ahead on the stream has ended, the rest once x has been
 // asked for. So warps meet only once per tile: then each sends its sums to the block of the cluster that owns
 // the rows. A barrier there counts them, for which no block waits for copies of its own under way, as a
 // release would. Sums are fp32 and added in a fixed order.
 //
 // Zeros are subtracted from the sums of a group: sum (q - z) x = sum q x - z sum x. Tensor cores form sum x
-// too, with weights of one. A tile of 4 tokens has them in the even columns of B, so that the sums of the odd
-// ones are never scaled, sent or kept.
+// too, with weights of one. Tokens are in the even columns of B, so that the sums of the odd ones are never
+// scaled, sent or kept.
 //
-// Compile-time: TILE_M (4, 8) FRAGMENTS WARPS_N WARPS_K STAGES AHEAD SPLIT CHUNKS; GROUP (32, 64, 128; 0 is
+// Compile-time: FRAGMENTS WARPS_N WARPS_K STAGES SPLIT; CHUNKS of x that come by bulk copies (0: by loads of
+// the warps that need it); UNIT (128, or 64 where k is an odd number of 64 columns); GROUP (32, 64, 128; 0 is
 // one group of all k); ZERO_POINT; BF16. Every parameter is 8 bytes wide. autotune/kernels/decode.py mirrors
 // the constants.
 #include "common/layout.cuh"
@@ -20,15 +21,16 @@
 namespace {
 
 constexpr int kFragments = FRAGMENTS;
-constexpr int kColumns = TILE_M == 4 ? 1 : 2;  // a lane's columns of B with tokens in them
 constexpr int kWarps = WARPS_N * WARPS_K;
 constexpr int kThreads = kWarps * 32;
 constexpr int kRows = WARPS_N * kFragments * 16;
 constexpr int kOwnRows = kRows / SPLIT;
 constexpr int kSlots = WARPS_K * SPLIT;
 constexpr int kSumStride = kOwnRows + 4;  // a warp's stores of its sums fall into different banks
-constexpr int kBlocks = GROUP == 128 ? 2 : 1;
-constexpr int kGroups = GROUP == 32 ? 2 : 1;
+constexpr int kBlocks = UNIT / 64;
+constexpr int kGroups = GROUP == 32 || GROUP == 64 ? UNIT / GROUP : 1;  // of a unit
+constexpr int kHalves = kBlocks * 2 / kGroups;                          // of blocks in a group
+constexpr int kBlockGroups = kHalves == 1 ? 2 : 1;                      // that come with a block, if any do
 constexpr int kPieceBytes = kFragments * 512;
 constexpr int kScaleBytes = 128;
 constexpr int kGroupBytes = kScaleBytes + (ZERO_POINT ? 32 : 0);
@@ -38,9 +40,11 @@ constexpr int kBarriers = CHUNKS + (SPLIT > 1 ? 2 : 0);
 
 static_assert(kOwnRows % 16 == 0, "a fragment has one owner");
 static_assert(4 % kFragments == 0, "a warp's rows lie in one block");
+static_assert(GROUP != 128 || UNIT == 128, "a group lies in one unit");
 static_assert(kBarriers * 8 <= kHeadBytes, "barriers fit the head");
 
-using Sums = float[kFragments][4];
+using Sums = float[kFragments][2];   // of the rows g and g + 8, for one token
+using Parts = float[kFragments][4];  // for an octet of tokens, as an MMA has them
 
 __device__ __forceinline__ int lane() { return threadIdx.x % 32; }
 
@@ -53,7 +57,8 @@ struct Way {
 };
 
 // Fills the ring of a warp, by offsets that go from unit to unit: of 32 bits, which leaves registers, and
-// enough for 32 GB of words. Lanes 0 to 7 copy the scales of the 64 rows, lanes 8 and 9 their zeros.
+// enough for 32 GB of words. Lanes 0 to 7 copy the scales of the 64 rows, lanes 8 and 9 their zeros; those of
+// the next group are copied by lanes 16 to 25.
 struct Writer {
   const PackedWeight& weight;
   const Way& way;
@@ -61,12 +66,15 @@ struct Writer {
   int unit, word, group;
 
   // What the lane copies from of 64 rows and one group: scales or zeros.
-  __device__ __forceinline__ static int group_words() { return lane() < 8 ? 32 : 8; }
+  __device__ __forceinline__ static int piece() { return kGroups == 1 ? lane() : lane() % 16; }
+  __device__ __forceinline__ static int part() { return kGroups == 1 ? 0 : lane() / 16; }
+  __device__ __forceinline__ static int group_words() { return piece() < 8 ? 32 : 8; }
   // To the first unit of the tile.
   __device__ __forceinline__ void seek() {
     const int nb = min(row / 64, weight.n64 - 1);  // rows past the last block repeat it
     word = static_cast<int>(weight.fragment(nb, way.first * kBlocks, row / 16 % 4, lane()) - weight.words);
-    group = ((GROUP == 0 ? 0 : way.first * kGroups * weight.n64) + nb) * group_words() + lane() % 8 * 4;
+    const int first = GROUP == 0 ? 0 : way.first * kGroups + part();
+    group = (first * weight.n64 + nb) * group_words() + piece() % 8 * 4;
     unit = 0;
   }
   // The next unit to a stage: a warp has as many under way as stages, so it is the one just read.
@@ -78,13 +86,13 @@ struct Writer {
         for (int f = 0; f < kFragments; ++f)
           cp_async_cg(stage + block * kPieceBytes + f * 512 + lane() * 16,
                       weight.words + word + (block * 128 + f * 32), 16);
-      const u32* source = lane() < 8 ? reinterpret_cast<const u32*>(weight.scales) : weight.zeros;
+      const u32* source = piece() < 8 ? reinterpret_cast<const u32*>(weight.scales) : weight.zeros;
       const int group_step = weight.n64 * group_words();
-      const u32 group_target = stage + kBlocks * kPieceBytes + lane() * 16;
+      const u32 group_target = stage + kBlocks * kPieceBytes + part() * kGroupBytes + piece() * 16;
 #pragma unroll
-      for (int part = 0; part < kGroups; ++part)
-        if (lane() < kGroupBytes / 16)
-          cp_async_cg(group_target + part * kGroupBytes, source + group + part * group_step, 16);
+      for (int first = 0; first < kGroups; first += 2)
+        if (piece() < kGroupBytes / 16)
+          cp_async_cg(group_target + first * kGroupBytes, source + group + first * group_step, 16);
       word += WARPS_K * kBlocks * 128;
       if constexpr (GROUP != 0) group += WARPS_K * kGroups * group_step;
       if (++unit == way.units) {
@@ -119,7 +127,7 @@ __device__ __forceinline__ Group load_group(u32 address, int fragment) {
 }
 
 // Adds a group's sums, scaled, to those of all groups. `totals` are the sums of its columns of x.
-__device__ __forceinline__ void add_group(Sums& sums, const Sums& parts, const float (&totals)[4],
+__device__ __forceinline__ void add_group(Sums& sums, const Parts& parts, const float (&totals)[4],
                                           const Group& group) {
 #pragma unroll
   for (int f = 0; f < kFragments; ++f)
@@ -127,18 +135,14 @@ __device__ __forceinline__ void add_group(Sums& sums, const Sums& parts, const f
     for (int half = 0; half < 2; ++half) {
       const float scale = Type::to_float(static_cast<u16>(half ? group.scales[f] >> 16 : group.scales[f]));
       const float zero = Raw::zero(group.zeros, f, half);
-#pragma unroll
-      for (int i = 0; i < kColumns; ++i) {
-        const float part = fmaf(-zero, totals[i], parts[f][half * 2 + i]);
-        sums[f][half * 2 + i] = fmaf(part, scale, sums[f][half * 2 + i]);
-      }
+      const float part = fmaf(-zero, totals[0], parts[f][half * 2]);
+      sums[f][half] = fmaf(part, scale, sums[f][half]);
     }
 }
 
-// Half a block of 64 k: two MMAs of 16 columns for every fragment. `x` is what the lane names to ldmatrix.
-__device__ __forceinline__ void multiply_half(Sums& parts, float (&totals)[4],
-                                              const uint4 (&words)[kFragments], u32 x, int half) {
-  const uint4 tokens = ldmatrix_x4(x + half * 64);
+// Half a block of 64 k: two MMAs of 16 columns for every fragment.
+__device__ __forceinline__ void multiply_half(Parts& parts, float (&totals)[4],
+                                              const uint4 (&words)[kFragments], uint4 tokens, int half) {
 #pragma unroll
   for (int s = 0; s < 2; ++s) {
     const u32 b0 = s ? tokens.z : tokens.x, b1 = s ? tokens.w : tokens.y;
@@ -150,33 +154,41 @@ __device__ __forceinline__ void multiply_half(Sums& parts, float (&totals)[4],
   }
 }
 
-// One unit of k from the ring; its stage is filled anew as soon as the last words are in registers.
+// One unit of k from the ring; its stage is filled anew as soon as the last words are in registers. `x` is
+// what the lane names to ldmatrix.
 __device__ __forceinline__ void multiply_unit(Sums& sums, u32 stage, u32 x, int fragment, Writer& writer) {
-  constexpr int kHalves = kBlocks * 2 / kGroups;
-  Group groups[kGroups];
+  Group groups[kBlockGroups];
+  uint4 words[kFragments], tokens[2];
+  Parts parts;
+  float totals[4];
 #pragma unroll
-  for (int part = 0; part < kGroups; ++part)
-    groups[part] = load_group(stage + kBlocks * kPieceBytes + part * kGroupBytes, fragment);
-  uint4 words[kFragments];
+  for (int half = 0; half < kBlocks * 2; ++half) {
+    const int block = half / 2, group = half / kHalves;
+    if (half % 2 == 0) {
 #pragma unroll
-  for (int part = 0; part < kGroups; ++part) {
-    Sums parts = {};
-    float totals[4] = {};
+      for (int f = 0; f < kFragments; ++f)
+        words[f] = ld_shared_v4(stage + block * kPieceBytes + f * 512 + lane() * 16);
 #pragma unroll
-    for (int half = part * kHalves; half < (part + 1) * kHalves; ++half) {
-      const int block = half / 2;
-      if (half % 2 == 0) {
+      for (int i = 0; i < kBlockGroups; ++i)
+        if (half % kHalves == 0)
+          groups[i] = load_group(stage + kBlocks * kPieceBytes + (group + i) * kGroupBytes, fragment);
 #pragma unroll
-        for (int f = 0; f < kFragments; ++f)
-          words[f] = ld_shared_v4(stage + block * kPieceBytes + f * 512 + lane() * 16);
-        if (block == kBlocks - 1) {
-          __syncwarp();
-          writer.copy_unit(stage);
-        }
+      for (int i = 0; i < 2; ++i) tokens[i] = ldmatrix_x4(x + block * 128 + i * 64);
+      if (block == kBlocks - 1) {
+        __syncwarp();
+        writer.copy_unit(stage);
       }
-      multiply_half(parts, totals, words, x + block * 128, half % 2);
     }
-    add_group(sums, parts, totals, groups[part]);
+    if (half % kHalves == 0) {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        totals[i] = 0;
+#pragma unroll
+        for (int f = 0; f < kFragments; ++f) parts[f][i] = 0;
+      }
+    }
+    multiply_half(parts, totals, words, tokens[half % 2], half % 2);
+    if (half % kHalves == kHalves - 1) add_group(sums, parts, totals, groups[group % kBlockGroups]);
   }
 }
 
@@ -191,11 +203,10 @@ __device__ __forceinline__ void send_sums(u32 slots, u32 sent, const Sums& sums,
     const u32 target = SPLIT > 1 ? mapa(own, row / kOwnRows) : own;
     const u32 counted = SPLIT > 1 ? mapa(sent, row / kOwnRows) : 0;
 #pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      if (i % 2 >= kColumns) continue;
-      const int token = lane() % 4 * kColumns + i % 2;
-      const u32 at = target + (token * kSumStride + i / 2 * 8) * 4;
-      const float sum = sums[f][i] * (i < 2 ? Raw::kUnit : Raw::kUnit8);
+    for (int half = 0; half < 2; ++half) {
+      const int token = lane() % 4;
+      const u32 at = target + (token * kSumStride + half * 8) * 4;
+      const float sum = sums[f][half] * (half ? Raw::kUnit8 : Raw::kUnit);
       if (token >= tokens) continue;
       if constexpr (SPLIT > 1)
         st_async(at, sum, counted);
@@ -227,11 +238,36 @@ __device__ __forceinline__ void add_slots(u32 slots, u16* out, const u16* bias, 
   }
 }
 
-// The block's columns of x in shared memory, [count][stride], in CHUNKS of `units` each with a barrier each.
+// The block's columns of x in shared memory, [count][stride]: in CHUNKS of `units` each with a barrier each,
+// or loaded by each warp for itself and the warps beside it, a unit and token at a time, several in flight.
 struct Tokens {
   const u16* x;
   u32 shared, barriers;
   int count, stride, column0, k, units;
+
+  static constexpr int kPieces = kBlocks * 8, kAtOnce = 32 / kPieces * WARPS_N, kHeld = 4;
+  __device__ __forceinline__ static int number(int from, int i) {
+    return from + i * kAtOnce + threadIdx.x / 32 % WARPS_N * (32 / kPieces) + lane() / kPieces;
+  }
+  __device__ __forceinline__ int column(int first, int number) const {
+    return (first + number / count * WARPS_K) * kBlocks * 64 + lane() % kPieces * 8;
+  }
+  __device__ __forceinline__ void load(uint4 (&held)[kHeld], int first, int from, int all) const {
+#pragma unroll
+    for (int i = 0; i < kHeld; ++i) {
+      const int n = number(from, i), at = column0 + column(first, n);
+      held[i] = {};
+      if (n < all && at < k)
+        held[i] = *reinterpret_cast<const uint4*>(x + static_cast<u64>(n % count) * k + at);
+    }
+  }
+  __device__ __forceinline__ void store(const uint4 (&held)[kHeld], int first, int from, int all) const {
+#pragma unroll
+    for (int i = 0; i < kHeld; ++i) {
+      const int n = number(from, i);
+      if (n < all) st_shared_v4_u32(shared + (n % count * stride + column(first, n)) * 2, held[i]);
+    }
+  }
 
   // Columns past k become zeros: their weights are zero, and zero times what lies there may not be.
   __device__ __forceinline__ void clear_past(unsigned char* base) const {
@@ -264,7 +300,7 @@ __cluster_dims__(SPLIT, 1, 1)
 #endif
     __launch_bounds__(kThreads, 16 / kWarps)  // 128 registers; with fewer, warps spill
     int4_decode(const u16* x, const uint4* qweight, const u16* scales, const u32* zeros, const u16* bias,
-                u16* out, long long m, long long n, long long k) {
+                u16* out, long long m, long long n, long long k, long long ahead) {
   extern __shared__ __align__(128) unsigned char shared[];
   const int rank = SPLIT > 1 ? blockIdx.x : 0, warp = threadIdx.x / 32;
   const int n64 = static_cast<int>((n + 63) / 64), k64 = static_cast<int>((k + 63) / 64);
@@ -279,7 +315,7 @@ __cluster_dims__(SPLIT, 1, 1)
   Writer writer{weight, way, row0 + warp_row()};
   writer.seek();
 #pragma unroll 1
-  for (int stage = 0; stage < AHEAD; ++stage) writer.copy_unit(ring + stage * kStageBytes);
+  for (int stage = 0; stage < ahead; ++stage) writer.copy_unit(ring + stage * kStageBytes);
 
   const u32 slots = head + kHeadBytes + kWarps * STAGES * kStageBytes;
   const u32 slot_bytes = kSlots * tokens * kSumStride * 4;
@@ -291,24 +327,37 @@ __cluster_dims__(SPLIT, 1, 1)
                        most_units * kBlocks * 64 + 8,
                        begin * kBlocks * 64,
                        static_cast<int>(k),
-                       (most_units + CHUNKS - 1) / CHUNKS};
-  columns.clear_past(shared);
+                       CHUNKS > 0 ? (most_units + CHUNKS - 1) / (CHUNKS + !CHUNKS) : 0};
+  if constexpr (CHUNKS > 0) columns.clear_past(shared);
   if (threadIdx.x == 0) {
 #pragma unroll
     for (int i = 0; i < kBarriers; ++i) mbarrier_init(head + i * 8, 1);
     fence_mbarrier_init();
   }
   if constexpr (SPLIT > 1) barrier_cluster_arrive_relaxed();  // the fence above is all that it must release
-  __syncthreads();
+  if constexpr (kBarriers > 0) __syncthreads();
   griddepcontrol_wait();
-  columns.copy();
+  uint4 held[Tokens::kHeld];
+  const int all = way.units * tokens;
+  if constexpr (CHUNKS > 0)
+    columns.copy();
+  else
+    columns.load(held, first - begin, 0, all);
   griddepcontrol_launch_dependents();  // later than at the top: whoever waits here may still be read by it
 #pragma unroll 1
-  for (int stage = AHEAD; stage < STAGES; ++stage) writer.copy_unit(ring + stage * kStageBytes);
+  for (int stage = ahead; stage < STAGES; ++stage) writer.copy_unit(ring + stage * kStageBytes);
+  if constexpr (CHUNKS == 0) {
+    columns.store(held, first - begin, 0, all);
+#pragma unroll 1
+    for (int from = Tokens::kHeld * Tokens::kAtOnce; from < all; from += Tokens::kHeld * Tokens::kAtOnce) {
+      columns.load(held, first - begin, from, all);
+      columns.store(held, first - begin, from, all);
+    }
+    if constexpr (WARPS_N > 1) __syncthreads();  // else the first unit's __syncwarp will do
+  }
 
   // The lane's row of x; a missing token repeats the last one.
-  const u32 x_row =
-      columns.shared + (min(lane() % 8 * kColumns / 2, tokens - 1) * columns.stride + lane() / 8 * 8) * 2;
+  const u32 x_row = columns.shared + (min(lane() % 8 / 2, tokens - 1) * columns.stride + lane() / 8 * 8) * 2;
   if constexpr (SPLIT > 1) barrier_cluster_wait();
 
   u32 stage = ring;

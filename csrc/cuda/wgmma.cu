@@ -4,12 +4,12 @@
 // A block owns kRows rows and one of SPLIT slices of k, the blocks of a cluster. GROUPS_N x GROUPS_K
 // warpgroups of FRAGMENTS times 64 rows multiply: those along k take turns with the units (128 columns) of
 // the slice. One warp more fetches x, unit by unit, into a ring of STAGES for each group along k. Each of the
-// others has a ring of STAGES units of weights, which it fills for itself: AHEAD of them from before the
+// others has a ring of STAGES units of weights, which it fills for itself: kAhead of them from before the
 // kernel ahead on the stream has ended, the rest once x has been asked for. In the end groups along k add up
 // their sums where the rings were, and each warp sends what came of it to the blocks of the cluster that own
 // the rows. Sums are fp32 and added in a fixed order.
 //
-// Compile-time: TILE_M (8, 16, 32, 64, 128) FRAGMENTS GROUPS_N GROUPS_K STAGES AHEAD SPLIT BLOCKS; SCALE_SUMS
+// Compile-time: TILE_M (8, 16, 32, 64, 128) FRAGMENTS GROUPS_N GROUPS_K STAGES SPLIT BLOCKS; SCALE_SUMS
 // (scales multiply the sums of a group; 0: the weights, rounded once more); GROUP (32, 64, 128; 0 is one
 // group of all k); ZERO_POINT; BF16. Every parameter after the tensor map of x is 8 bytes wide.
 #include "wgmma/block.cuh"
@@ -17,79 +17,86 @@
 
 namespace {
 
-// Copies a warp's weights, unit by unit. Lane i copies a scale pair or a zero word too: row g, part,
-// fragment.
+// Copies a warp's weights, unit by unit. Half of the lanes copy the scale pairs and zero words of eight rows
+// g too, the other half those of the next group, or of the other fragment if a unit has one group.
 struct Writer {
-  static constexpr int kWords = kFragments * kParts * 16;
-  static constexpr int kRounds = (kWords + 31) / 32;
+  static constexpr int kPointers = kParts == 1 ? 1 : kFragments;
   const uint4* words[kFragments];
-  const u32* groups[kRounds];
-  int step;  // words from the groups of a unit to those of the warp's next
+  const u32* groups[kPointers];
+  int step;  // words from one group to the next
 
-  __device__ __forceinline__ static int item(int round) { return round * 32 + lane(); }
   __device__ __forceinline__ static bool is_zero() { return lane() / 8 % 2 != 0; }
+  __device__ __forceinline__ static bool is_idle() {
+    return (!ZERO_POINT && is_zero()) || (kFragments * kParts == 1 && lane() >= 16);
+  }
+  __device__ __forceinline__ static int part() { return kParts == 1 ? 0 : lane() / 16; }
+  __device__ __forceinline__ static int fragment_of(int pointer) {
+    return kParts == 1 ? lane() / 16 % kFragments : pointer;
+  }
 
   __device__ __forceinline__ Writer(const PackedWeight& weight, int nb, int fragment, int unit) {
-    step = GROUP == 0 ? 0 : kParts * GROUPS_K * weight.n64 * (is_zero() ? 8 : 32);
+    const auto block = [&](int f) { return min(nb + f, weight.n64 - 1); };  // rows past the last repeat it
 #pragma unroll
-    for (int f = 0; f < kFragments; ++f)  // rows past the last block repeat it
-      words[f] = weight.fragment(min(nb + f, weight.n64 - 1), 2 * unit, fragment, lane());
+    for (int f = 0; f < kFragments; ++f) words[f] = weight.fragment(block(f), 2 * unit, fragment, lane());
+    step = GROUP == 0 ? 0 : weight.n64 * (is_zero() ? 8 : 32);
+    const u32* scales = reinterpret_cast<const u32*>(weight.scales);
 #pragma unroll
-    for (int round = 0; round < kRounds; ++round) {
-      const int i = item(round), g = i % 8, part = i / 16 % kParts, f = min(i / 16 / kParts, kFragments - 1);
-      const long long group = GROUP == 0 ? 0 : static_cast<long long>(unit) * kParts + part;
-      const long long at = (group * weight.n64 + min(nb + f, weight.n64 - 1)) * 8 + g;
-      groups[round] =
-          is_zero() ? weight.zeros + at : reinterpret_cast<const u32*>(weight.scales) + at * 4 + fragment;
+    for (int i = 0; i < kPointers; ++i) {
+      const int g = block(fragment_of(i)) * 8 + lane() % 8;
+      groups[i] = (is_zero() ? weight.zeros + g : scales + g * 4 + fragment) +
+                  static_cast<long long>(unit * kParts + part()) * step;
     }
   }
   // A `half` unit has one block of 64 columns; what is copied for the other meets x of zero.
   __device__ __forceinline__ void copy_unit(u32 target, bool half) {
 #pragma unroll
     for (int f = 0; f < kFragments; ++f) {
-      cp_async_cg(target + f * kFragmentBytes + lane() * 16, words[f], 16);
-      cp_async_cg(target + f * kFragmentBytes + 512 + lane() * 16, words[f] + (half ? 0 : 128), 16);
+      const u32 to = target + f * kFragmentBytes + lane() * 16;
+      cp_async_cg(to, words[f], 16);
+      cp_async_cg(to + 512, words[f] + (half ? 0 : 128), 16);
       words[f] += GROUPS_K * 256;
     }
 #pragma unroll
-    for (int round = 0; round < kRounds; ++round) {
-      const int i = item(round), part = i / 16 % kParts, f = i / 16 / kParts;
-      const u32* source = groups[round];
-      if (kParts > 1 && half && part >= kParts / 2) source -= step / GROUPS_K / 2;
-      if (i < kWords && (ZERO_POINT || !is_zero()))
-        cp_async_ca_4(target + f * kFragmentBytes + 1024 + part * kGroupBytes + i % 16 * 4, source);
-      groups[round] += step;
+    for (int i = 0; i < kPointers; ++i) {
+      const u32 to = target + fragment_of(i) * kFragmentBytes + 1024 + lane() % 16 * 4;
+#pragma unroll
+      for (int first = 0; first < kParts; first += 2) {
+        const bool past = kParts > 1 && half && first + part() >= kParts / 2;
+        const u32* source = groups[i] + (past ? first - kParts / 2 : first) * step;
+        if (!is_idle()) cp_async_ca_4(to + (first + part()) * kGroupBytes, source);
+      }
+      groups[i] += kParts * GROUPS_K * step;
     }
   }
 };
 
 struct Group {
-  u32 scales;
-  Zeros zeros;
+  u32 scales, zero_word;
 };
 
-__device__ __forceinline__ uint4 operand(u32 word, const Group& group) {
-  const uint4 a = Type::dequantize(word, group.zeros);
+__device__ __forceinline__ uint4 operand(u32 word, const Group& group, int fragment) {
+  const uint4 a = Type::dequantize(word, fragment_zeros(group.zero_word, fragment));
   return SCALE_SUMS ? a : scale_fragment(a, group.scales);
 }
 
-__device__ __forceinline__ uint4 load_words(u32 stage, int f, int half) {
-  return ld_shared_v4(stage + f * kFragmentBytes + half * 512 + lane() * 16);
-}
-
-// What a unit begins with, as it stands in shared memory; its words give way to those of the second half.
+// What half a unit begins with, as it stands in shared memory. A unit of one group has its scales with the
+// first half.
 struct Head {
+  static constexpr int kHalfParts = (kParts + 1) / 2;
   uint4 words[kFragments];
-  u32 scales[kParts][kFragments], zeros[kParts][kFragments];
+  u32 scales[kHalfParts][kFragments], zeros[kHalfParts][kFragments];
 
-  __device__ __forceinline__ void load(u32 stage) {
+  __device__ __forceinline__ void load(u32 stage, int half) {
 #pragma unroll
-    for (int f = 0; f < kFragments; ++f) words[f] = load_words(stage, f, 0);
+    for (int f = 0; f < kFragments; ++f)
+      words[f] = ld_shared_v4(stage + f * kFragmentBytes + half * 512 + lane() * 16);
+    if (kParts == 1 && half == 1) return;
 #pragma unroll
-    for (int part = 0; part < kParts; ++part)
+    for (int part = 0; part < kHalfParts; ++part)
 #pragma unroll
       for (int f = 0; f < kFragments; ++f) {
-        const u32 at = stage + f * kFragmentBytes + 1024 + part * kGroupBytes + lane() / 4 * 4;
+        const int group = half * kHalfParts + part;
+        const u32 at = stage + f * kFragmentBytes + 1024 + group * kGroupBytes + lane() / 4 * 4;
         scales[part][f] = ld_shared(at);
         zeros[part][f] = ZERO_POINT ? ld_shared(at + 32) : kSymmetricZero * 0x11111111u;
       }
@@ -97,22 +104,28 @@ struct Head {
 };
 
 // Keeps what reads sums behind the wait for them.
-__device__ __forceinline__ void settle(Sums (&sums)[kFragments]) {
-#pragma unroll
-  for (int f = 0; f < kFragments; ++f)
-#pragma unroll
-    for (int octet = 0; octet < kOctets; ++octet)
-#pragma unroll
-      for (int i = 0; i < 4; ++i) keep(sums[f][octet][i]);
-}
-
-__device__ __forceinline__ void add_scaled(Sums& sums, const Sums& parts, u32 scales) {
-  const float g = Type::to_float(static_cast<u16>(scales)),
-              g8 = Type::to_float(static_cast<u16>(scales >> 16));
+__device__ __forceinline__ void settle(Sums& sums) {
 #pragma unroll
   for (int octet = 0; octet < kOctets; ++octet)
 #pragma unroll
-    for (int i = 0; i < 4; ++i) sums[octet][i] = fmaf(parts[octet][i], i < 2 ? g : g8, sums[octet][i]);
+    for (int i = 0; i < 4; ++i) keep(sums[octet][i]);
+}
+__device__ __forceinline__ void settle(Sums (&sums)[kFragments]) {
+#pragma unroll
+  for (int f = 0; f < kFragments; ++f) settle(sums[f]);
+}
+
+// Adds a group's sums, scaled, to those of all groups.
+__device__ __forceinline__ void add_group(Sums& sums, const Sums& parts, u32 scales) {
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+    const float scale = Type::to_float(static_cast<u16>(half ? scales >> 16 : scales));
+#pragma unroll
+    for (int octet = 0; octet < kOctets; ++octet)
+#pragma unroll
+      for (int i = half * 2; i < half * 2 + 2; ++i)
+        sums[octet][i] = fmaf(parts[octet][i], scale, sums[octet][i]);
+  }
 }
 
 // K-major, swizzled by 128 bytes, 1024 bytes from eight tokens to the next eight. The low word is made the
@@ -124,21 +137,28 @@ __device__ __forceinline__ u64 descriptor(u32 low, u32 offset) {
   return static_cast<u64>(64u | 1u << 30) << 32 | (low + offset / 16);
 }
 
+__device__ __forceinline__ void start_product(Sums& sums, uint4 a, u64 b, bool fresh) {
+#if BF16
+  wgmma_bf16(sums, a, b, !fresh);
+#else
+  wgmma_f16(sums, a, b, !fresh);
+#endif
+}
+
 // The products of 32 columns, which are under way when it returns; `fresh` sums start from zero.
-__device__ __forceinline__ void start_products(Sums (&sums)[kFragments], const uint4 (&a)[kFragments][2],
-                                               u32 low, int step, bool fresh) {
+__device__ __forceinline__ void start_products(Sums (&sums)[kFragments], uint4 (&a)[kFragments][2], u32 low,
+                                               int step, bool fresh) {
+#pragma unroll
+  for (int f = 0; f < kFragments; ++f)
+#pragma unroll
+    for (int s = 0; s < 2; ++s) keep(a[f][s]);
   wgmma_fence();
 #pragma unroll
-  for (int s = 0; s < 2; ++s)
+  for (int s = 0; s < 2; ++s) {
+    const u64 b = descriptor(low, step / 2 * kXBlockBytes + (step % 2 * 2 + s) * 32);
 #pragma unroll
-    for (int f = 0; f < kFragments; ++f) {
-      const u64 b = descriptor(low, step / 2 * kXBlockBytes + (step % 2 * 2 + s) * 32);
-#if BF16
-      wgmma_bf16(sums[f], a[f][s], b, !(fresh && s == 0));
-#else
-      wgmma_f16(sums[f], a[f][s], b, !(fresh && s == 0));
-#endif
-    }
+    for (int f = 0; f < kFragments; ++f) start_product(sums[f], a[f][s], b, fresh && s == 0);
+  }
   wgmma_commit_group();
 }
 
@@ -153,57 +173,59 @@ struct Unit {
 struct Consumer {
   int fragment;
   Sums sums[kFragments];
+  Sums parts[kFragments];  // SCALE_SUMS: of a group
+  Group group[kFragments];
   uint4 a[2][kFragments][2];
   Head head;
+
+  __device__ __forceinline__ explicit Consumer(int fragment) : fragment(fragment), sums{}, parts{}, group{} {}
 
   // Lanes read scales and zeros that others copied.
   __device__ __forceinline__ void load_head(u32 stage) {
     cp_async_wait_group<STAGES - 1>();
     __syncwarp();
-    head.load(stage);
+    head.load(stage, 0);
   }
   __device__ __forceinline__ static void release(u32 empty) {
     if (lane() == 0) mbarrier_arrive(empty);
   }
+  // Waits for all products and adds the group's sums.
+  __device__ __forceinline__ void end_group(const Group (&ended)[kFragments]) {
+    wgmma_wait_group<0>();
+    settle(SCALE_SUMS ? parts : sums);
+#pragma unroll
+    for (int f = 0; SCALE_SUMS && f < kFragments; ++f) add_group(sums[f], parts[f], ended[f].scales);
+  }
 
   // A unit in four steps of 32 columns: the products of one are under way while the next is dequantised,
-  // those of the last while the head of the next unit is loaded. Unless SCALE_SUMS they still are at the end,
-  // and x is released in the next unit. `refill` may overwrite the stage.
+  // those of the last still are at the end, so that x is released in the next unit. `refill` may overwrite
+  // the stage.
   template <typename Refill>
   __device__ __forceinline__ void multiply_unit(const Unit& unit, Refill refill) {
-    Group group[kFragments];
+    Group ended[kFragments];
     uint4 words[kFragments];
-    Sums parts[kFragments];
 #pragma unroll
     for (int step = 0; step < 4; ++step) {
+      const bool fresh = step % kPartSteps == 0;
 #pragma unroll
       for (int f = 0; f < kFragments; ++f) {
-        const int part = step / kPartSteps;
-        if (step % kPartSteps == 0)
-          group[f] = {head.scales[part][f], fragment_zeros(head.zeros[part][f], fragment)};
+        const int part = step / kPartSteps % Head::kHalfParts;
+        if (fresh) ended[f] = group[f], group[f] = {head.scales[part][f], head.zeros[part][f]};
         if (step % 2 == 0) words[f] = head.words[f];
-        if (step == 1) head.words[f] = load_words(unit.stage, f, 1);
       }
+      if (step == 1) head.load(unit.stage, 1);
       if (step == 2) refill();
       wgmma_wait_group<1>();
-      if (!SCALE_SUMS && step == 1 && unit.empty_before) release(unit.empty_before);
+      if (step == 1 && unit.empty_before) release(unit.empty_before);
 #pragma unroll
       for (int f = 0; f < kFragments; ++f) {
-        a[step % 2][f][0] = operand(step % 2 ? words[f].z : words[f].x, group[f]);
-        a[step % 2][f][1] = operand(step % 2 ? words[f].w : words[f].y, group[f]);
+        a[step % 2][f][0] = operand(step % 2 ? words[f].z : words[f].x, group[f], fragment);
+        a[step % 2][f][1] = operand(step % 2 ? words[f].w : words[f].y, group[f], fragment);
       }
       if (step == 0) mbarrier_wait(unit.full, unit.parity);
-      if constexpr (SCALE_SUMS)
-        start_products(parts, a[step % 2], unit.low, step, step % kPartSteps == 0);
-      else
-        start_products(sums, a[step % 2], unit.low, step, false);
+      if (SCALE_SUMS && fresh) end_group(ended);
+      start_products(SCALE_SUMS ? parts : sums, a[step % 2], unit.low, step, SCALE_SUMS && fresh);
       if (step == 3 && !unit.last) load_head(unit.next);
-      if (!SCALE_SUMS || step % kPartSteps < kPartSteps - 1) continue;
-      wgmma_wait_group<0>();
-      settle(parts);
-      if (step == 3) release(unit.full + 8);
-#pragma unroll
-      for (int f = 0; f < kFragments; ++f) add_scaled(sums[f], parts[f], group[f].scales);
     }
   }
 };
@@ -227,10 +249,10 @@ __device__ __forceinline__ void fetch_x(const Block& block, const TensorMap* x) 
   if (lane() == 0) prefetch_tensor_map(x);
   griddepcontrol_wait();
   griddepcontrol_launch_dependents();
-  if (lane() == 0) ask(0, min(kXStages, block.count));
+  if (lane() == 0) ask(0, min(GROUPS_K, block.count));
   __syncwarp();
   bar_arrive<kThreads>(kAsked);
-  if (lane() == 0) ask(kXStages, block.count);
+  if (lane() == 0) ask(GROUPS_K, block.count);
 }
 
 // All units of the warp, of which it has one at least. STAGES are unrolled, so that what depends on the stage
@@ -243,7 +265,7 @@ __device__ __forceinline__ void multiply_units(Consumer& consumer, Writer& write
   int left = units;
   consumer.load_head(ring);
 #pragma unroll 1
-  do {
+  while (true) {
 #pragma unroll
     for (int s = 0; s < STAGES; ++s) {
       const Unit unit{ring + s * kStageBytes,
@@ -258,12 +280,15 @@ __device__ __forceinline__ void multiply_units(Consumer& consumer, Writer& write
         if (s + STAGES < left) writer.copy_unit(unit.stage, odd && s + STAGES == left - 1);
         cp_async_commit_group();
       });
-      if (unit.last) break;
+      if (unit.last) {
+        consumer.end_group(consumer.group);
+        return;
+      }
     }
     empty_before = x_barrier(STAGES - 1) + 8;
     parity ^= 1;
     left -= STAGES;
-  } while (left > 0);
+  }
 }
 
 __device__ __forceinline__ void multiply(const Block& block, const PackedWeight& weight,
@@ -280,15 +305,13 @@ __device__ __forceinline__ void multiply(const Block& block, const PackedWeight&
       cp_async_commit_group();
     }
   };
-  copy_units(0, AHEAD);
+  copy_units(0, kAhead);
   if constexpr (SPLIT > 1) barrier_cluster_arrive_relaxed();
   bar_sync<kThreads>(kAsked);
-  copy_units(AHEAD, STAGES);
+  copy_units(kAhead, STAGES);
 
-  Consumer consumer{warp % 4};  // its sums are zero
+  Consumer consumer(warp % 4);
   multiply_units(consumer, writer, block, ring, along_k, units, odd);
-  wgmma_wait_group<0>();
-  settle(consumer.sums);
   meet_blocks();
   const Sender sender{block, results, warp, along_n, along_k};
   if constexpr (GROUPS_K > 1) sender.pass(consumer.sums);

@@ -31,6 +31,5 @@ struct PackedWeight {
 };
 
 __device__ __forceinline__ Zeros fragment_zeros(u32 zero_word, int b) {
-  const u32 pair = zero_word >> (8 * b);
-  return Type::zeros(pair & 15u, pair >> 4 & 15u);
+  return Type::zeros(prmt(zero_word, b * 0x1111));
 }

@@ -10,8 +10,9 @@ struct Zeros {
 
 // fp16: 0x6400 | q is 1024 + q, and 0x6400 | q << 4 is 1024 + 16 q, both exact.
 struct Half {
-  static __device__ __forceinline__ Zeros zeros(u32 z_g, u32 z_g8) {
-    return {0x64006400u + z_g * 0x00010001u, 0xD400D400u + z_g8 * 0x00100010u};
+  // Of both nibbles of bytes 0 and 2, which are equal.
+  static __device__ __forceinline__ Zeros zeros(u32 pairs) {
+    return {lop3_and_or<0x000F000Fu, 0x64006400u>(pairs), lop3_and_or<0x00F000F0u, 0xD400D400u>(pairs)};
   }
   // Eight nibbles of a packed word to the lane's A fragment of (q - z), exact.
   static __device__ __forceinline__ uint4 dequantize(u32 word, Zeros z) {
@@ -47,8 +48,8 @@ __device__ __forceinline__ uint4 biased_bf16(u32 word) {
 }
 
 struct Bfloat {
-  static __device__ __forceinline__ Zeros zeros(u32 z_g, u32 z_g8) {
-    return {0xC300C300u + z_g * 0x00010001u, 0xC300C300u + z_g8 * 0x00010001u};
+  static __device__ __forceinline__ Zeros zeros(u32 pairs) {
+    return {lop3_and_or<0x000F000Fu, 0xC300C300u>(pairs), lop3_and_or<0x000F000Fu, 0xC300C300u>(pairs >> 4)};
   }
   static __device__ __forceinline__ uint4 dequantize(u32 word, Zeros z) {
     const uint4 a = biased_bf16(word);
@@ -107,11 +108,8 @@ using Raw = RawBfloat;
 using Raw = RawHalf;
 #endif
 
-// A 16-bit value in both halves of a word.
-__device__ __forceinline__ u32 twice(u16 a) { return static_cast<u32>(a) * 0x00010001u; }
-
 __device__ __forceinline__ uint4 scale_fragment(uint4 a, u32 scales) {
-  const u32 g = twice(static_cast<u16>(scales)), g8 = twice(static_cast<u16>(scales >> 16));
+  const u32 g = prmt(scales, 0x1010), g8 = prmt(scales, 0x3232);
   return {Type::multiply(a.x, g), Type::multiply(a.y, g8), Type::multiply(a.z, g), Type::multiply(a.w, g8)};
 }
 

@@ -85,6 +85,13 @@ __device__ __forceinline__ u32 lop3_and_or(u32 a) {
   return v;
 }
 
+// Any four bytes of a, by the nibbles of `bytes`.
+__device__ __forceinline__ u32 prmt(u32 a, u32 bytes) {
+  u32 v;
+  asm("prmt.b32 %0, %1, 0, %2;" : "=r"(v) : "r"(a), "r"(bytes));
+  return v;
+}
+
 __device__ __forceinline__ u32 sub_f16x2(u32 a, u32 b) {
   u32 v;
   asm("sub.rn.f16x2 %0, %1, %2;" : "=r"(v) : "r"(a), "r"(b));
@@ -219,6 +226,12 @@ __device__ __forceinline__ uint4 ld_shared_v4(u32 address) {
                : "r"(address)
                : "memory");
   return v;
+}
+
+__device__ __forceinline__ void st_shared_v4_u32(u32 address, uint4 v) {
+  asm volatile("st.shared.v4.u32 [%0], {%1, %2, %3, %4};" ::"r"(address), "r"(v.x), "r"(v.y), "r"(v.z),
+               "r"(v.w)
+               : "memory");
 }
 
 __device__ __forceinline__ float4 ld_shared_v4_f32(u32 address) {

@@ -83,6 +83,11 @@ __device__ __forceinline__ void wgmma_wait_group() {
 // Keeps what reads a sum behind the wait for it.
 __device__ __forceinline__ void keep(float& sum) { asm volatile("" : "+f"(sum)::"memory"); }
 
+// Keeps what makes an operand ahead of the fence that orders it.
+__device__ __forceinline__ void keep(uint4& a) {
+  asm volatile("" : "+r"(a.x), "+r"(a.y), "+r"(a.z), "+r"(a.w)::"memory");
+}
+
 // d[64, n] = a[64, 16] b[16, n], or d += a b, by four warps with 16 rows each: a and d are those of
 // mma.m16n8k16, d for eight columns after eight. `b` describes n rows of k in shared memory, swizzled by 128
 // bytes. The lists name the registers of d for 8 to 128 columns.

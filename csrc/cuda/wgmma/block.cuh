@@ -20,6 +20,9 @@ constexpr int kXStageBytes = 2 * kXBlockBytes;
 constexpr int kGroupBytes = 64;  // scale pairs of a warp's 16 rows, then zero words
 constexpr int kFragmentBytes = 1024 + kParts * kGroupBytes;
 constexpr int kStageBytes = kFragments * kFragmentBytes;
+// Blocks for many tokens start when those of the kernel ahead have ended, and then x is what they wait for.
+constexpr int kMostAhead = TILE_M == 8 ? 6 : TILE_M <= 32 ? 2 : 1;
+constexpr int kAhead = kMostAhead < STAGES ? kMostAhead : STAGES;
 constexpr int kXStages = STAGES * GROUPS_K;
 constexpr int kRingBytes = kXStages * kXStageBytes + kWarps * STAGES * kStageBytes;
 constexpr int kOctetBytes = 512;  // sums of 16 rows and eight tokens, as the lanes of a warp have them
