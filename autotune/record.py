@@ -11,10 +11,12 @@ from typing import Literal, get_args
 from autotune.config import Config
 from autotune.layer import Problem
 
-Mode = Literal["graph", "hot", "server"]
-"""How calls are timed: a rotation through weight copies in one CUDA graph, as a model in a decode loop meets
-its weights; one copy again and again; or single calls after random idle times, as requests come."""
+Mode = Literal["model", "graph", "hot", "server"]
+"""How calls are timed: a rotation through weight copies in one CUDA graph, each call behind a kernel that
+writes its x, as in a model's decode loop; the same, call after call; one copy again and again; or single
+calls after random idle times, as requests come."""
 MODES: tuple[Mode, ...] = get_args(Mode)
+DEFAULT_MODE: Mode = "model"
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from autotune.device import cpu_device
 from autotune.executors.local import LocalExecutor
 from autotune.kernels import registry
 from autotune.layer import Layer, Problem
-from autotune.record import Mode, Record, Trial
+from autotune.record import DEFAULT_MODE, Mode, Record, Trial
 from autotune.search.environment import current_environment
 from autotune.search.incremental import candidates_to_do, outlasts
 from autotune.search.sweep import sweep
@@ -213,6 +213,7 @@ def test_a_budget_that_is_spent_leaves_the_stored_winner(store):
     default, best, *_ = candidates_of(problem, device)
     stored = replace(
         record(),
+        evidence=replace(EVIDENCE, mode=DEFAULT_MODE),
         problem=problem,
         device=device.name,
         arch=device.arch,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import time
+from dataclasses import replace
 
 import pytest
 import torch
@@ -86,6 +87,27 @@ def test_gpu_timers_run_every_mode(mode):
     (sample,) = time_round([timer])
     assert sample > 0
     assert len(set(plan.weights)) == (1 if mode == "hot" else min(len(plan.weights), len(operands.copies)))
+
+
+class Doubling(Noting):
+    """Leaves in out what it finds in x, and twice that in x."""
+
+    def run(self, x, weight, bias, out, workspace) -> None:  # noqa: ARG002
+        out.copy_(x[:, :1].expand_as(out))
+        x.mul_(2)
+
+
+@pytest.mark.gpu
+def test_what_feeds_a_call_leaves_x_as_the_call_ahead_left_it():
+    operands = Operands.random(LAYER, find_device("cuda"))
+    activation = operands.activations(1)[0]
+    activation.x.fill_(2.0**-20)
+    timer = timer_for(Doubling(), replace(operands, copies=operands.copies[:3]), [activation], "model")
+    before = float(activation.x[0, 0])
+    timer.start()
+    timer.sample_us()
+    assert float(activation.out[0, 0]) == 4 * before
+    assert float(activation.x[0, 0]) == 8 * before
 
 
 @pytest.mark.gpu

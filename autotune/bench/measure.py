@@ -17,13 +17,13 @@ from autotune.config import Config
 from autotune.errors import AutotuneError
 from autotune.kernels.family import Plan
 from autotune.layer import BUCKETS, Problem
-from autotune.record import Mode, Trial
+from autotune.record import DEFAULT_MODE, Mode, Trial
 
 _SCREEN_ROUNDS = 3
 _FINALISTS = 12
 _NEAR = 1.08
 _SCREEN_SHARE = 0.6
-_GPU_RACE_S = 1.2
+_GPU_RACE_S = 2.0
 
 
 @dataclass(slots=True)
@@ -60,7 +60,7 @@ def measure(
     default: Config,
     plan_of: Callable[[Config], Plan],
     budget_s: float | None = None,
-    mode: Mode = "graph",
+    mode: Mode = DEFAULT_MODE,
     before_race: Callable[[], None] = lambda: None,
 ) -> Measured:
     """One trial per candidate, in the order in which they were given, `default` first.
@@ -76,12 +76,15 @@ def measure(
     examiner = _Examiner(problem, operands, plan_of, mode)
     for config in (default, *(config for config in candidates if config != default)):
         if passed and screening.spent():
-            trials[config] = Trial(problem, config, "pruned", error="the time budget ended before its turn")
+            reason = "the time budget ended before its turn"
+            trials[config] = Trial(problem, config, "pruned", error=reason, mode=mode)
             continue
         examined = examiner.examine(config)
         if isinstance(examined, _Candidate):
             passed.append(examined)
-        trials[config] = examined if isinstance(examined, Trial) else Trial(problem, config, "pruned")
+        trials[config] = (
+            examined if isinstance(examined, Trial) else Trial(problem, config, "pruned", mode=mode)
+        )
     rounds = Rounds(monitor_for(operands.device))
     if passed:
         before_race()
@@ -112,12 +115,15 @@ class _Examiner:
             for verifier in self._verifiers:
                 wrong = verifier.error(plan)
                 if wrong is not None:
-                    return Trial(self._problem, config, "wrong", error=wrong)
+                    return self._refused(config, "wrong", wrong)
             timer = timer_for(plan, self._operands, self._activations, self._mode)
         except (AutotuneError, RuntimeError) as error:
-            return Trial(self._problem, config, "failed", error=str(error).partition("\n")[0])
+            return self._refused(config, "failed", str(error).partition("\n")[0])
         deviation = max(verifier.deviation for verifier in self._verifiers)
         return _Candidate(config, Runner(timer), deviation)
+
+    def _refused(self, config: Config, status: str, reason: str) -> Trial:
+        return Trial(self._problem, config, status, error=reason, mode=self._mode)
 
 
 def _verified_ms(m: int) -> tuple[int, ...]:

@@ -20,7 +20,7 @@ from autotune.bench.timer import Timer, time_round
 
 MARGIN = 0.005
 ERROR = 0.02
-LOOKS = (13, 16, 20, 25, 32, 40, 50)
+LOOKS = (13, 16, 20, 25, 32, 40, 50, 64, 80, 100)
 
 _FEWEST_ROUNDS = 7
 _CLOCK_SHARE = 0.98

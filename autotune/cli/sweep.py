@@ -22,7 +22,7 @@ from autotune.cli.options import (
 from autotune.cli.output import layer_name, microseconds, model_name, problem_fields, table
 from autotune.cli.progress import ProblemProgress
 from autotune.errors import AutotuneError
-from autotune.record import MODES, Mode
+from autotune.record import DEFAULT_MODE, MODES, Mode
 
 if TYPE_CHECKING:
     from autotune.device import Device
@@ -120,7 +120,7 @@ def command(
             if recheck:
                 run_recheck(problems, named, group, store, progress, share_s, as_json)
             else:
-                _run(problems, named, group, store, progress, share_s, as_json, mode or "graph")
+                _run(problems, named, group, store, progress, share_s, as_json, mode or DEFAULT_MODE)
 
 
 def _executors(

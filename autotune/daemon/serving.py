@@ -20,7 +20,7 @@ from autotune.daemon.tuner import Dropped, Plan, Result, Tuner
 from autotune.daemon.turn import Turn
 from autotune.errors import AutotuneError, CompileError, DatabaseError, DeviceError, LeaseLost
 from autotune.job import Job, Worker
-from autotune.record import Trial, sources_digest
+from autotune.record import DEFAULT_MODE, Trial, sources_digest
 from autotune.search.demand import queue_misses
 from autotune.search.executor import Executor
 from autotune.store.queue import Queue
@@ -210,7 +210,7 @@ class Serving:
     def _sweep(self, store: Store) -> int:
         """The sweep that the results of this stretch of work belong to."""
         if self._sweep_id is None:
-            arguments = {"mode": "graph", "daemon": self.name}
+            arguments = {"mode": DEFAULT_MODE, "daemon": self.name}
             self._sweep_id = store.begin_sweep(self._device, self._tuner.environment, arguments)
         return self._sweep_id
 

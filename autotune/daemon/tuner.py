@@ -9,14 +9,12 @@ from dataclasses import dataclass
 from autotune.config import Config
 from autotune.job import Job
 from autotune.layer import Problem
-from autotune.record import Binary, Mode, Record, Trial
+from autotune.record import DEFAULT_MODE, Binary, Record, Trial
 from autotune.search.binary import binary_of
 from autotune.search.executor import Executor
 from autotune.search.incremental import candidates_to_do, current_record, outlasts
 from autotune.search.tune import compile_candidates
 from autotune.store.store import Store
-
-_MODE: Mode = "graph"  # the one that a model's decode loop is like
 
 
 class Dropped(Exception):  # noqa: N818, it reads as what happened
@@ -65,8 +63,8 @@ class Tuner:
             DatabaseError: the store cannot be read.
         """
         problem, device, environment = job.problem, self._device, self.environment
-        known = current_record(problem, device, store, environment, _MODE)
-        return Plan(problem, known, candidates_to_do(problem, device, store, environment, _MODE) or ())
+        known = current_record(problem, device, store, environment, DEFAULT_MODE)
+        return Plan(problem, known, candidates_to_do(problem, device, store, environment, DEFAULT_MODE) or ())
 
     def tune(self, job: Job, plan: Plan) -> Result:
         """Measure the candidates.
@@ -108,7 +106,7 @@ class Tuner:
         self.warm = True
         cubins = compile_candidates({problem: plan.candidates}, device, lambda *_: self._check())[problem]
         self._check()
-        tuned = self._executor.tune(problem, plan.candidates, cubins, mode=_MODE)
+        tuned = self._executor.tune(problem, plan.candidates, cubins, mode=DEFAULT_MODE)
         self._check()
         if outlasts(plan.known, plan.candidates, tuned.trials):
             return Result(tuned.trials, plan.known, note=tuned.note)

@@ -20,7 +20,7 @@ from autotune.device import Device, cuda_devices, find_device
 from autotune.errors import DeviceError
 from autotune.executors.line import Line
 from autotune.layer import Problem
-from autotune.record import Environment, Mode, Trial
+from autotune.record import DEFAULT_MODE, Environment, Mode, Trial
 from autotune.search.environment import current_environment
 from autotune.search.tune import Cubins, Tuned
 from autotune.worker import Broken, Ready, Task, Testing, Waiting, work
@@ -131,7 +131,7 @@ class LocalExecutor:
         candidates: Sequence[Config],
         cubins: Cubins,
         budget_s: float | None = None,
-        mode: Mode = "graph",
+        mode: Mode = DEFAULT_MODE,
     ) -> Tuned:
         """Measure the candidates, the first of which is the default config, and choose the winner.
 
@@ -156,7 +156,8 @@ class LocalExecutor:
                 blameless += 1
                 if blameless == 2:
                     trials = tuple(
-                        Trial(problem, config, "failed", error=why) for config, why in crashed.items()
+                        Trial(problem, config, "failed", error=why, mode=mode)
+                        for config, why in crashed.items()
                     )
                     return Tuned(trials, None, f"given up, outside of any config: {ended.reason}")
                 continue

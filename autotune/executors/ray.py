@@ -18,7 +18,7 @@ from autotune.errors import AutotuneError, DeviceError
 from autotune.executors.local import LocalExecutor, unsent
 from autotune.kernels import compiler, registry
 from autotune.layer import Problem
-from autotune.record import Environment, Mode
+from autotune.record import DEFAULT_MODE, Environment, Mode
 from autotune.search.tune import Cubins, Tuned
 
 try:
@@ -127,7 +127,7 @@ class RayExecutor:
         candidates: Sequence[Config],
         cubins: Cubins,
         budget_s: float | None = None,
-        mode: Mode = "graph",
+        mode: Mode = DEFAULT_MODE,
     ) -> Tuned:
         """Measure the candidates, the first of which is the default config, and choose the winner.
 

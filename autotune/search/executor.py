@@ -8,7 +8,7 @@ from typing import Protocol
 from autotune.config import Config
 from autotune.device import Device
 from autotune.layer import Problem
-from autotune.record import Environment, Mode
+from autotune.record import DEFAULT_MODE, Environment, Mode
 from autotune.search.tune import Cubins, Tuned
 
 
@@ -32,7 +32,7 @@ class Executor(Protocol):
         candidates: Sequence[Config],
         cubins: Cubins,
         budget_s: float | None = None,
-        mode: Mode = "graph",
+        mode: Mode = DEFAULT_MODE,
     ) -> Tuned:
         """Measure the candidates, the first of which is the default config, and choose the winner.
 

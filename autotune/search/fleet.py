@@ -14,7 +14,7 @@ from typing import Any
 from autotune.config import Config
 from autotune.errors import DeviceError
 from autotune.layer import Problem
-from autotune.record import Mode
+from autotune.record import DEFAULT_MODE, Mode
 from autotune.search.assignment import Assignment
 from autotune.search.executor import Executor
 from autotune.search.tune import Cubins, Progress, Tuned, compile_candidates
@@ -29,7 +29,7 @@ class Task:
 
     problem: Problem
     candidates: Sequence[Config]
-    mode: Mode = "graph"
+    mode: Mode = DEFAULT_MODE
 
 
 @dataclass(frozen=True, slots=True)

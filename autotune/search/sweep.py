@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from autotune.layer import Problem
-from autotune.record import Mode, Record
+from autotune.record import DEFAULT_MODE, Mode, Record
 from autotune.search.binary import binary_of
 from autotune.search.executor import Executor
 from autotune.search.fleet import Task, sweeps_of, tune_all
@@ -35,7 +35,7 @@ def sweep(
     executors: Sequence[Executor],
     budget_s: float | None = None,
     progress: Progress | None = None,
-    mode: Mode = "graph",
+    mode: Mode = DEFAULT_MODE,
 ) -> Iterator[Outcome]:
     """Measure every problem on one of the executors; store trials, record and binary, each problem at once.
 

@@ -15,7 +15,7 @@ from autotune.kernels import registry
 from autotune.kernels.building import build_all
 from autotune.kernels.family import Plan, Unit
 from autotune.layer import Problem
-from autotune.record import Evidence, Mode, Record, Trial
+from autotune.record import DEFAULT_MODE, Evidence, Mode, Record, Trial
 
 if TYPE_CHECKING:
     from autotune.bench.operands import Operands
@@ -103,7 +103,7 @@ def tune(
     cubins: Cubins,
     budget_s: float | None = None,
     crashed: Mapping[Config, str] = MappingProxyType({}),
-    mode: Mode = "graph",
+    mode: Mode = DEFAULT_MODE,
     notice: Notice = lambda _: None,
 ) -> Tuned:
     """Measure the candidates, the first of which is the default config, and choose the winner.
