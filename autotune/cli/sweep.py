@@ -65,8 +65,9 @@ Examples:
 @click.option(
     "--mode",
     type=click.Choice(MODES),
-    help="How calls are timed: in a graph that rotates over weights, as a decode loop meets them; on hot "
-    "weights; or one by one after random idle times, as requests come.  [default: graph]",
+    help="How calls are timed: in a graph that rotates over weights, each behind a kernel that writes its x, "
+    "as in a model; in such a graph one after the other; on hot weights; or one by one after random idle "
+    f"times, as requests come.  [default: {DEFAULT_MODE}]",
 )
 @click.option("--json", "as_json", is_flag=True, help="JSON Lines: each problem as it finishes.")
 def command(
