@@ -37,8 +37,8 @@ def waiting(x, weight, out):
 
 
 def test_a_triton_kernel_is_tuned_and_applied(device, tmp_path):
-    """Before anything here uses the GPU: the sweep would say that somebody else was on it."""
     pytest.importorskip("triton")
+    holds = torch.cuda.is_initialized()  # then to the sweep's worker this process is somebody else on the GPU
     db = str(tmp_path / "here.db")
     layers = LAYER, replace(LAYER, dtype="bf16")
     problems = [Problem(layers[0], 1), Problem(layers[0], 64), Problem(layers[1], 1)]
@@ -46,7 +46,8 @@ def test_a_triton_kernel_is_tuned_and_applied(device, tmp_path):
         kernel = executor.kernel
         outcomes = list(sweep(problems, store, [executor]))
         trials = store.trials(problems[0], device)
-    assert [(outcome.failed, outcome.note) for outcome in outcomes] == [(0, "")] * len(problems)
+    assert [outcome.failed for outcome in outcomes] == [0] * len(problems)
+    assert holds or [outcome.note for outcome in outcomes] == [""] * len(problems)
     assert {trial.config for trial in trials} == set(kernel.space(problems[0], device))
     for outcome in outcomes:
         answer = kernel.best(outcome.problem.layer, outcome.problem.m, db=db)
