@@ -164,7 +164,7 @@ def test_a_thread_stays_with_its_layer_then_takes_a_new_one_then_helps():
         assignment.add(problem)
     assert takes(assignment, 0) == [Problem(LARGE, 1)]
     assert takes(assignment, 1, 3) == [Problem(MIDDLE, m) for m in (1, 2, 4)]
-    assert takes(assignment, 1, 3) == [Problem(SMALL, m) for m in (1, 2, 4)]
+    assert takes(assignment, 1, 3) == [Problem(SMALL, m) for m in (4, 2, 1)]
     assert takes(assignment, 1) == [Problem(LARGE, 4)]
     assert takes(assignment, 0) == [Problem(LARGE, 2)]
 
@@ -188,11 +188,19 @@ def test_who_helps_goes_to_a_layer_that_nobody_has_as_soon_as_there_is_one():
     assignment = Assignment(PROBLEMS, 2)
     for m in (1, 2, 4):
         assignment.add(Problem(SMALL, m))
-    assert takes(assignment, 0) == [Problem(SMALL, 1)]
-    assert takes(assignment, 1) == [Problem(SMALL, 4)]
+    assert takes(assignment, 0) == [Problem(SMALL, 4)]
+    assert takes(assignment, 1) == [Problem(SMALL, 2)]
     assignment.add(Problem(LARGE, 1))
     assert takes(assignment, 1) == [Problem(LARGE, 1)]
-    assert takes(assignment, 0) == [Problem(SMALL, 2)]
+    assert takes(assignment, 0) == [Problem(SMALL, 1)]
+
+
+def test_one_thread_takes_few_tokens_first_to_the_end():
+    assignment = Assignment(PROBLEMS, 1)
+    for problem in PROBLEMS:
+        assignment.add(problem)
+    order = [Problem(layer, m) for layer in (LARGE, MIDDLE, SMALL) for m in (1, 2, 4)]
+    assert takes(assignment, 0, len(PROBLEMS)) == order
 
 
 def test_a_thread_waits_for_what_another_one_may_give_back():

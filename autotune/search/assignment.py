@@ -13,8 +13,8 @@ class Assignment:
     """Problems, each of which one of several threads takes, once its kernels are there.
 
     A worker keeps the operands of its layer, so a thread stays with its layer, then goes to one that nobody
-    has, and while there is none helps where most is left. Few tokens come first; who helps takes many first,
-    so that the two meet in the middle and what everybody waits for in the end is short.
+    has, and while there is none helps where most is left. Few tokens come first; several threads turn to many
+    when every layer has somebody: those take longest, and what all wait for in the end is to be short.
     """
 
     def __init__(self, problems: Collection[Problem], threads: int) -> None:
@@ -40,7 +40,7 @@ class Assignment:
             if self._stopped or not self.unfinished:
                 return None
             problems = self._ready[self._layer(who)]
-            return problems.pop() if who in self._helpers else problems.popleft()
+            return problems.popleft() if self.threads == 1 or self._free() else problems.pop()
 
     def finish(self) -> None:
         """A problem that was taken is finished."""
@@ -63,14 +63,20 @@ class Assignment:
             self._changed.notify_all()
 
     def _layer(self, who: int) -> Layer:
-        ready = [layer for layer, problems in self._ready.items() if problems]
-        free = [layer for layer in ready if layer not in self._at.values()]
+        ready, free = self._with_problems(), self._free()
         if self._at.get(who) not in ready or (free and who in self._helpers):
             self._helpers.discard(who)
             if not free:
                 self._helpers.add(who)
             self._at[who] = max(free or ready, key=self._operations_left)
         return self._at[who]
+
+    def _with_problems(self) -> list[Layer]:
+        return [layer for layer, problems in self._ready.items() if problems]
+
+    def _free(self) -> list[Layer]:
+        """Layers with problems that nobody is at."""
+        return [layer for layer in self._with_problems() if layer not in self._at.values()]
 
     def _operations_left(self, layer: Layer) -> int:
         return sum(problem.operations for problem in self._ready[layer])
