@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from crashing import PID_FIFO
+from cuda_units import unit_in
 from postgres import Server, server
 
 from autotune import _C
 from autotune.device import cuda_devices
+from autotune.kernels.family import Unit
+from autotune.paths import cubin_cache
 from autotune.store.schema import upgrade
 
 if "PYTEST_XDIST_WORKER" in os.environ:
@@ -39,6 +43,19 @@ def own_database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         patch.setenv("AUTOTUNE_DB", str(tmp_path_factory.mktemp("data") / "autotune.db"))
         patch.setenv("XDG_RUNTIME_DIR", str(tmp_path_factory.mktemp("locks")))
         yield
+
+
+@pytest.fixture
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder of cubins, for tests that compile."""
+    monkeypatch.setenv("AUTOTUNE_CACHE", str(tmp_path / "cache"))
+    return cubin_cache()
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Callable[..., Unit]:
+    """Makes units for the compiler, from a text and defines."""
+    return functools.partial(unit_in, tmp_path)
 
 
 @pytest.fixture

@@ -10,24 +10,14 @@ import subprocess
 import sys
 
 import pytest
-from cuda_units import unit_in
 
 from autotune.kernels import building, compiler
 from autotune.kernels.building import build_all
-from autotune.paths import cubin_cache
 
-pytestmark = pytest.mark.skipif(compiler.find_compiler() is None, reason="no CUDA compiler here")
-
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("AUTOTUNE_CACHE", str(tmp_path / "cache"))
-    return cubin_cache()
-
-
-@pytest.fixture
-def write(tmp_path):
-    return functools.partial(unit_in, tmp_path)
+pytestmark = [
+    pytest.mark.skipif(compiler.find_compiler() is None, reason="no CUDA compiler here"),
+    pytest.mark.usefixtures("own_cache"),
+]
 
 
 @pytest.fixture
@@ -47,13 +37,13 @@ for cubin in build_all(units, workers=2).values():
 """
 
 
-def test_two_processes_share_a_cache(write, cache):
+def test_two_processes_share_a_cache(write, own_cache):
     command = [sys.executable, "-c", BUILD_ALL, write().source]
     processes = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
     first, second = (sorted(process.communicate()[0].split()) for process in processes)
     assert first == second
     assert len(set(first)) == 8
-    assert sorted(hashlib.sha256(file.read_bytes()[32:]).hexdigest() for file in cache.iterdir()) == first
+    assert sorted(hashlib.sha256(file.read_bytes()[32:]).hexdigest() for file in own_cache.iterdir()) == first
 
 
 def test_build_all_builds_equal_units_once_and_keeps_errors_apart(write):
@@ -65,10 +55,10 @@ def test_build_all_builds_equal_units_once_and_keeps_errors_apart(write):
     assert sorted(calls, key=str) == sorted(built.items(), key=str)
 
 
-def test_units_are_built_in_their_order_while_others_are_still_to_come(write, cache):
+def test_units_are_built_in_their_order_while_others_are_still_to_come(write, own_cache):
     def units():
         yield write(AMOUNT=1)
-        while not list(cache.glob("*.cubin")):
+        while not list(own_cache.glob("*.cubin")):
             pass
         yield write(AMOUNT=2)
 
@@ -90,14 +80,14 @@ def test_build_all_of_nothing():
     assert build_all([]) == {}
 
 
-def test_interrupt_leaves_the_rest_unbuilt(write, cache):
+def test_interrupt_leaves_the_rest_unbuilt(write, own_cache):
     def interrupt(*_):
         raise KeyboardInterrupt
 
     units = [write(AMOUNT=amount) for amount in range(60)]
     with pytest.raises(KeyboardInterrupt):
         build_all(units, workers=1, on_done=interrupt)
-    assert 1 <= len(list(cache.iterdir())) < len(units)
+    assert 1 <= len(list(own_cache.iterdir())) < len(units)
 
 
 def test_processes_build_what_threads_build(write, processes, monkeypatch, tmp_path):

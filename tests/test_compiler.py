@@ -1,6 +1,5 @@
 """Units to cubins: both compilers, errors, the cache on disk, ptxas' report."""
 
-import functools
 import logging
 import re
 import shutil
@@ -9,7 +8,7 @@ import sys
 from dataclasses import replace
 
 import pytest
-from cuda_units import ADD, unit_in
+from cuda_units import ADD
 
 from autotune.device import Device
 from autotune.errors import CompileError
@@ -17,16 +16,12 @@ from autotune.kernels import compiler, registry
 from autotune.kernels.building import build_all
 from autotune.kernels.family import Unit
 from autotune.layer import Layer, Problem
-from autotune.paths import cubin_cache
 
-pytestmark = pytest.mark.skipif(compiler.find_compiler() is None, reason="no CUDA compiler here")
+pytestmark = [
+    pytest.mark.skipif(compiler.find_compiler() is None, reason="no CUDA compiler here"),
+    pytest.mark.usefixtures("own_cache"),
+]
 needs_nvcc = pytest.mark.skipif(shutil.which("nvcc") is None, reason="nvcc is not on PATH")
-
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("AUTOTUNE_CACHE", str(tmp_path / "cache"))
-    return cubin_cache()
 
 
 @pytest.fixture
@@ -36,11 +31,6 @@ def no_nvrtc(monkeypatch):
     compiler._compiler.cache_clear()
     yield
     compiler._compiler.cache_clear()
-
-
-@pytest.fixture
-def write(tmp_path):
-    return functools.partial(unit_in, tmp_path)
 
 
 def machine_of(cubin):
@@ -105,10 +95,10 @@ def test_cached_cubin_needs_no_source(write, tmp_path):
     [lambda whole: whole[:-1], lambda whole: whole[:-1] + b"?", lambda _: b"", lambda whole: whole[:32]],
     ids=["cut", "changed", "empty", "checksum only"],
 )
-def test_damaged_cache_file_is_built_again(write, cache, damage):
+def test_damaged_cache_file_is_built_again(write, own_cache, damage):
     unit = write(AMOUNT=1)
     cubin = compiler.build(unit)
-    (file,) = cache.iterdir()
+    (file,) = own_cache.iterdir()
     whole = file.read_bytes()
     file.write_bytes(damage(whole))
     assert compiler.build(unit) == cubin

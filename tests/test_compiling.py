@@ -18,7 +18,10 @@ from autotune.search.sweep import sweep
 from autotune.search.tune import candidates_of, compile_candidates
 from autotune.store.store import Store
 
-pytestmark = pytest.mark.skipif(compiler.find_compiler() is None, reason="no CUDA compiler here")
+pytestmark = [
+    pytest.mark.skipif(compiler.find_compiler() is None, reason="no CUDA compiler here"),
+    pytest.mark.usefixtures("own_cache"),
+]
 
 SMALL, LARGE = (Layer(n=n, k=64, group_size=64) for n in (64, 128))
 KERNEL = 'extern "C" __global__ void kernel() {}'
@@ -34,11 +37,6 @@ class Compiled(counted.Counted):
     def unit(self, config, layer, device):  # noqa: ARG002
         source, value = self.needs(config, layer)
         return Unit(str(source), (("VALUE", value),), "sm_80", "")
-
-
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("AUTOTUNE_CACHE", str(tmp_path / "cache"))
 
 
 @pytest.fixture

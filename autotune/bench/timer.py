@@ -7,7 +7,8 @@ by calls.
 
 `model` is what a decoding model is like: a norm, an activation or attention stands between its linears.
 Kernels that follow each other directly overlap, and their blocks meet others of their own kind. On an H200
-the winners of such a race made a Llama-7B 1 to 3 % slower than those of `model`.
+the winners of such a race made twelve compiled blocks of a Llama-7B 2 % (batch 1) and 3 % (batch 8) slower
+than those of `model`.
 """
 
 from __future__ import annotations

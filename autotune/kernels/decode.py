@@ -111,12 +111,8 @@ class _Geometry:
         own_rows = self.rows // self.config["split_k"]
         slots = self.config["warps_k"] * self.config["split_k"]
         sums = 2 * slots * tokens * (own_rows + 4) * 4
-        return (
-            _HEAD_BYTES
-            + self.ring_bytes
-            + sums
-            + tokens * (self.slice_units * _unit_columns(self.layer) + 8) * 2
-        )
+        x = tokens * (self.slice_units * _unit_columns(self.layer) + 8) * 2
+        return _HEAD_BYTES + self.ring_bytes + sums + x
 
 
 class _DecodePlan:

@@ -21,7 +21,6 @@ class Assignment:
         self._changed = threading.Condition()
         self._ready: dict[Layer, deque[Problem]] = {problem.layer: deque() for problem in problems}
         self._at: dict[int, Layer] = {}
-        self._helpers: set[int] = set()
         self._stopped = False
         self.unfinished = len(problems)
         self.threads = threads
@@ -64,10 +63,8 @@ class Assignment:
 
     def _layer(self, who: int) -> Layer:
         ready, free = self._with_problems(), self._free()
-        if self._at.get(who) not in ready or (free and who in self._helpers):
-            self._helpers.discard(who)
-            if not free:
-                self._helpers.add(who)
+        others = {at for other, at in self._at.items() if other != who}
+        if self._at.get(who) not in ready or (free and self._at[who] in others):
             self._at[who] = max(free or ready, key=self._operations_left)
         return self._at[who]
 
