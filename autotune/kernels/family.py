@@ -96,7 +96,10 @@ class Family(Protocol):
 
 
 def hash_sources(*names: str) -> str:
-    """Hash of files of csrc, by name and content, that an installed package also carries."""
+    """Hash of files of csrc/cuda, which an installed package also carries, by name and code.
+
+    Comments and spaces do not count: records stay in force when only these change.
+    """
     folder = str(_source_folder())
     files = tuple((name, os.stat(f"{folder}/{name}").st_mtime_ns) for name in sorted(names))
     return _hash(folder, files)
@@ -112,5 +115,15 @@ def _hash(folder: str, files: tuple[tuple[str, int], ...]) -> str:
     """By time of change too, because a sweep asks for the hash once per candidate."""
     digest = hashlib.sha256()
     for name, _ in files:
-        digest.update(name.encode() + b"\0" + Path(folder, name).read_bytes() + b"\0")
+        text = Path(folder, name).read_text(encoding="utf-8")
+        digest.update(f"{name}\0{_code(text)}\0".encode())
     return digest.hexdigest()[:16]
+
+
+def _code(text: str) -> str:
+    """A source of csrc/cuda without comments, indentation and empty lines: it compiles to the same kernels.
+
+    Lines stay apart, because directives end with them.
+    """
+    lines = (" ".join(line.partition("//")[0].split()) for line in text.splitlines())
+    return "\n".join(filter(None, lines))

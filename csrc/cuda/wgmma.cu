@@ -230,8 +230,8 @@ struct Consumer {
   }
 };
 
-// x for all units, through the rings; the block's warps may go on once as much of it as the rings hold is
-// asked for. The kernel behind may start once none ahead still runs, so that no more than two share the
+// x for all units, through the rings; the block's warps may go on once the first unit of each group along k
+// is asked for. The kernel behind may start once none ahead still runs, so that no more than two share the
 // device.
 __device__ __forceinline__ void fetch_x(const Block& block, const TensorMap* x) {
   int stage = 0, parity = 1;
