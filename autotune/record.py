@@ -51,6 +51,7 @@ class Evidence:
     the winner is the default. `ties` are the other configs that the race could not tell from the winner;
     `runners_up` the next ones with their median in microseconds. `deviation` is the largest error of the
     verified outputs as a fraction of the tolerance; `floor_us` the roofline's time on the measuring device.
+    `clock_mhz`, `temperature_c` and `power_w` are the device's medians over the rounds.
     """
 
     mode: Mode
@@ -61,6 +62,8 @@ class Evidence:
     clock_mhz: int | None = None
     deviation: float | None = None
     floor_us: float | None = None
+    temperature_c: int | None = None
+    power_w: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

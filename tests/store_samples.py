@@ -29,6 +29,8 @@ EVIDENCE = Evidence(
     clock_mhz=1980,
     deviation=0.125,
     floor_us=3.5,
+    temperature_c=41,
+    power_w=350,
 )
 
 

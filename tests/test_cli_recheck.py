@@ -65,6 +65,7 @@ def test_evidence_is_explained_and_samples_are_exported(tmp_path: Path):
     evidence = record.evidence
     assert fields["gain"] == list(evidence.gain)
     assert fields["rounds"] == evidence.rounds
+    assert fields["power_w"] is None  # of a CPU nothing is read
     assert fields["runners_up"] == [list(each) for each in evidence.runners_up]
     assert fields["roofline"] == evidence.floor_us / record.median_us
     assert (fields["driver"], fields["torch"]) == (environment.driver, environment.torch)

@@ -11,6 +11,7 @@ import pytest
 from lookup_world import PROBLEM, ask, make_small_world, ship, store
 from store_samples import ENVIRONMENT, EVIDENCE, H200, LAYER, record, with_evidence
 
+from autotune.cli import explanation
 from autotune.layer import Problem
 from autotune.runtime.explain import Explanation
 from autotune.runtime.lookup import Lookup
@@ -47,6 +48,14 @@ def test_a_near_answer_is_explained_by_its_record(tmp_path, database):
     far = found.answer(Problem(LAYER, 512))
     assert far.source == "default"
     assert found.explain(far) is None
+
+
+def test_the_lines_say_how_the_device_was(tmp_path):
+    ship(tmp_path, with_evidence(record(m=2)))
+    found = Lookup(H200)
+    answer = found.answer(Problem(LAYER, 2))
+    shown = explanation.lines(answer, found.explain(answer))
+    assert ", 25 rounds, mode server, 1980 MHz, 41 °C, 350 W\n" in shown
 
 
 @pytest.mark.parametrize(

@@ -49,6 +49,8 @@ def test_a_triton_kernel_is_tuned_and_applied(device, tmp_path):
     assert [outcome.failed for outcome in outcomes] == [0] * len(problems)
     assert ["meanwhile" in outcome.note for outcome in outcomes] == [holds] * len(problems)
     assert holds or not any(outcome.note for outcome in outcomes)
+    evidence = [outcome.record.evidence for outcome in outcomes]
+    assert all(each.clock_mhz and each.temperature_c and each.power_w for each in evidence)
     assert {trial.config for trial in trials} == set(kernel.space(problems[0], device))
     for outcome in outcomes:
         answer = kernel.best(outcome.problem.layer, outcome.problem.m, db=db)

@@ -105,6 +105,8 @@ def test_evidence_is_read_back(tmp_path):
         "clock_mhz": 1980,
         "deviation": 0.125,
         "floor_us": 3.5,
+        "temperature_c": 41,
+        "power_w": 350,
     }
 
 
@@ -118,6 +120,8 @@ def test_evidence_keeps_the_digits_that_mean_something(tmp_path):
         clock_mhz=None,
         deviation=third / 1000,
         floor_us=third,
+        temperature_c=None,
+        power_w=None,
     )
     write_text([replace(record(), evidence=exact)], ENVIRONMENT, tmp_path / "a")
     line = json.loads((tmp_path / "a").read_text().splitlines()[1])

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from autotune.bench import measure as bench_measure
 from autotune.bench import race
 from autotune.bench.measure import measure
+from autotune.bench.monitor import Reading
 from autotune.bench.operands import Operands
 from autotune.config import Config
 from autotune.device import cpu_device
@@ -14,7 +16,7 @@ from autotune.executors.local import LocalExecutor
 from autotune.kernels import compiler, registry
 from autotune.layer import Layer, Problem
 from autotune.search.sweep import sweep
-from autotune.search.tune import candidates_of, compile_candidates
+from autotune.search.tune import candidates_of, compile_candidates, tune
 from autotune.store.store import Store
 
 LAYER = Layer(n=128, k=256, group_size=64)
@@ -95,6 +97,27 @@ def test_a_config_that_fails_or_is_wrong_does_not_end_the_measuring(operands):
     assert trials[wrong].status == "wrong"
     assert "expected" in trials[wrong].error
     assert trials[good].status == "ok"
+
+
+def test_a_record_says_how_the_device_was(operands, monkeypatch):
+    class Rising:
+        """A device that gets hotter by a degree each round, and tells its power every other time."""
+
+        rounds = 0
+
+        def read(self):
+            self.rounds += 1
+            power = 300.0 if self.rounds % 2 else None
+            return Reading(clock_mhz=1980, temperature_c=40 + self.rounds, power_w=power)
+
+    device = Rising()
+    monkeypatch.setattr(bench_measure, "monitor_for", lambda _: device)
+    problem = PROBLEMS[0]
+    default, *others = registry.space(problem, cpu_device())[:2]
+    tuned = tune(problem, operands, [default, *others], {})
+    evidence = tuned.record.evidence
+    assert (evidence.clock_mhz, evidence.power_w) == (1980, 300)
+    assert evidence.temperature_c == round(40 + (1 + device.rounds) / 2)
 
 
 def test_without_time_only_the_default_is_measured(operands):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from autotune.bench.monitor import monitor_for
@@ -36,10 +36,12 @@ class _Candidate:
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """One trial per candidate, and the ids of other processes that used the device meanwhile."""
+    """One trial per candidate, the ids of other processes that used the device meanwhile, and its medians."""
 
     trials: tuple[Trial, ...]
-    others: tuple[int, ...] = ()
+    others: tuple[int, ...]
+    temperature_c: int | None
+    power_w: int | None
 
 
 class Budget:
@@ -92,9 +94,16 @@ def measure(
         limit = Budget(_GPU_RACE_S) if budget_s is None and operands.device.kind == "cuda" else whole
         kept = next((each.runner for each in finalists if each.config == default), None)
         race([each.runner for each in finalists], rounds, kept, limit.spent)
+    readings = rounds.readings
+    clock_mhz = _median(reading.clock_mhz for reading in readings)
     for candidate in passed:
-        trials[candidate.config] = _trial(problem, candidate, rounds, mode)
-    return Measured(tuple(trials.values()), tuple(sorted(rounds.others)))
+        trials[candidate.config] = _trial(problem, candidate, clock_mhz, mode)
+    return Measured(
+        tuple(trials.values()),
+        tuple(sorted({other for reading in readings for other in reading.others})),
+        _median(reading.temperature_c for reading in readings),
+        _median(reading.power_w for reading in readings),
+    )
 
 
 class _Examiner:
@@ -145,9 +154,13 @@ def _screen(passed: list[_Candidate], rounds: Rounds, default: Config, budget: B
     return [each for each in passed if each in near or each.config == default]
 
 
-def _trial(problem: Problem, candidate: _Candidate, rounds: Rounds, mode: Mode) -> Trial:
+def _median(values: Iterable[float | None]) -> int | None:
+    known = [value for value in values if value is not None]
+    return round(statistics.median(known)) if known else None
+
+
+def _trial(problem: Problem, candidate: _Candidate, clock_mhz: int | None, mode: Mode) -> Trial:
     samples = candidate.runner.samples_us
-    clock_mhz = round(statistics.median(rounds.clocks_mhz)) if rounds.clocks_mhz else None
     if not samples:
         return Trial(
             problem,

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from autotune.bench.monitor import Monitor
+from autotune.bench.monitor import Monitor, Reading
 from autotune.bench.statistics import can_decide, median_interval, ratio_interval
 from autotune.bench.timer import Timer, time_round
 
@@ -49,6 +49,7 @@ class Rounds:
 
     Between long rounds a GPU rests: about 80 ms of large matmuls in a row make an H200 lower its clock by a
     fifth, to keep its power, and its clock reading follows late. `pause_s` is a rest before every sample.
+    `readings` has what the device said after each round, repeated ones too.
     """
 
     def __init__(self, monitor: Monitor, seed: int = 0, pause_s: float = 0.0) -> None:
@@ -56,8 +57,7 @@ class Rounds:
         self._order = random.Random(seed)
         self._top_mhz = 0
         self._rest_s = 0.0
-        self.clocks_mhz: list[int] = []
-        self.others: set[int] = set()
+        self.readings: list[Reading] = []
 
     def run(self, runners: Sequence[Runner]) -> list[float]:
         """One sample of each runner."""
@@ -76,12 +76,11 @@ class Rounds:
         timed = dict(zip(order, time_round(timers, self._pause_s), strict=True))
         took_s = time.monotonic() - begin
         reading = self._monitor.read()
-        self.others.update(reading.others)
+        self.readings.append(reading)
         clock = reading.clock_mhz
         if clock is not None:
             self._rest_s = _REST_PER_WORK * took_s if took_s > _LONG_ROUND_S else 0.0
             self._top_mhz = max(self._top_mhz, clock)
-            self.clocks_mhz.append(clock)
         lowered = clock is not None and clock < _CLOCK_SHARE * self._top_mhz
         return [timed[place] for place in range(len(runners))], lowered
 

@@ -29,6 +29,8 @@ def fields(answer: Answer, explanation: Explanation | None) -> dict[str, Any]:
         "mode": evidence.mode if evidence else None,
         "rounds": evidence.rounds if evidence else None,
         "clock_mhz": evidence.clock_mhz if evidence else None,
+        "temperature_c": evidence.temperature_c if evidence else None,
+        "power_w": evidence.power_w if evidence else None,
         "ties": list(evidence.ties) if evidence else None,
         "runners_up": [list(each) for each in evidence.runners_up] if evidence else None,
         "floor_us": evidence.floor_us if evidence else None,
@@ -59,9 +61,9 @@ def _times(explanation: Explanation) -> list[str]:
     evidence = record.evidence
     timing = f"{record.median_us:.2f} us, 95 % interval {record.low_us:.2f} to {record.high_us:.2f} us"
     if evidence is not None:
-        timing += f", {evidence.rounds} rounds, mode {evidence.mode}"
-        if evidence.clock_mhz is not None:
-            timing += f", {evidence.clock_mhz} MHz"
+        state = ((evidence.clock_mhz, "MHz"), (evidence.temperature_c, "°C"), (evidence.power_w, "W"))
+        known = (f"{value} {unit}" for value, unit in state if value is not None)
+        timing += ", ".join(("", f"{evidence.rounds} rounds", f"mode {evidence.mode}", *known))
     gain, low, high = explanation.gain
     interval = "" if low is None or high is None else f", 95 % interval {low:.3f} to {high:.3f}"
     return [

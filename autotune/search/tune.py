@@ -18,6 +18,7 @@ from autotune.layer import Problem
 from autotune.record import DEFAULT_MODE, Evidence, Mode, Record, Trial
 
 if TYPE_CHECKING:
+    from autotune.bench.measure import Measured
     from autotune.bench.operands import Operands
 
 Cubins = dict[str, bytes | CompileError]
@@ -130,7 +131,7 @@ def tune(
     measured = measure(
         problem, operands, others, default, plan_of, budget_s, mode, before_race=lambda: notice(None)
     )
-    tuned = _choose(problem, device, default, measured.trials)
+    tuned = _choose(problem, device, default, measured)
     if not measured.others:
         return tuned
     users = ", ".join(map(str, measured.others))
@@ -138,10 +139,11 @@ def tune(
     return replace(tuned, note="; ".join(filter(None, (tuned.note, busy))))
 
 
-def _choose(problem: Problem, device: Device, default_config: Config, trials: tuple[Trial, ...]) -> Tuned:
+def _choose(problem: Problem, device: Device, default_config: Config, measured: Measured) -> Tuned:
     from autotune.bench.decide import decide
     from autotune.bench.roofline import measure_peaks
 
+    trials = measured.trials
     decision = decide(trials, default_config)
     if decision is None:
         errors = "; ".join(sorted({f"{trial.status}: {trial.error}" for trial in trials})[:2])
@@ -173,6 +175,8 @@ def _choose(problem: Problem, device: Device, default_config: Config, trials: tu
             clock_mhz=winner.clock_mhz,
             deviation=winner.deviation,
             floor_us=measure_peaks(device, problem.layer.dtype).floor_us(problem),
+            temperature_c=measured.temperature_c,
+            power_w=measured.power_w,
         ),
     )
     return Tuned(trials, record, note)

@@ -131,6 +131,8 @@ def evidence_of(stored: dict[str, Any] | str) -> Evidence:
         clock_mhz=row.get("clock_mhz"),
         deviation=row.get("deviation"),
         floor_us=row.get("floor_us"),
+        temperature_c=row.get("temperature_c"),
+        power_w=row.get("power_w"),
     )
 
 
