@@ -41,7 +41,7 @@ def test_space_holds_the_default_and_only_valid_configs(layer, m):
 
 
 @pytest.mark.parametrize("layer", [Layer(8, 8, -1), Layer(72, 4104, -1), Layer(64, 32, 32)], ids=str)
-@pytest.mark.parametrize("m", [1, 5, 16, 64, 65, 129, 4096])
+@pytest.mark.parametrize("m", [1, 5, 16, 64, 65, 129, 512, 4096])
 @pytest.mark.parametrize("device", [A100, H200], ids=lambda device: device.arch)
 def test_the_smallest_layers_have_a_default(layer, m, device):
     problem = Problem(layer, m)
@@ -49,16 +49,15 @@ def test_the_smallest_layers_have_a_default(layer, m, device):
 
 
 def test_tokens_from_prefill_down_have_other_defaults():
+    # The last number of tokens for wgmma depends on what of the L2 the dequantised weights take.
     layer, large = Layer(4096, 4096), Layer(12288, 4096)
-    families = {m: registry.default_config(Problem(layer, m), H200).family for m in BUCKETS[:9]}
-    assert families == {
-        **dict.fromkeys((1, 2, 4), "decode"),
-        **dict.fromkeys((8, 16, 32, 64, 128), "wgmma"),
-        256: "dequant_matmul",
-    }
-    # Dequantised, its weights do not fit the L2.
-    assert registry.default_config(Problem(large, 512), H200).family == "wgmma"
-    assert registry.default_config(Problem(large, 1024), H200).family == "dequant_matmul"
+    for each, last in ((Layer(2048, 4096), 128), (layer, 256), (large, 512)):
+        families = {m: registry.default_config(Problem(each, m), H200).family for m in BUCKETS}
+        assert families == {
+            **dict.fromkeys((1, 2, 4), "decode"),
+            **{m: "wgmma" for m in BUCKETS if 8 <= m <= last},
+            **{m: "dequant_matmul" for m in BUCKETS if m > last},
+        }
     assert registry.default_config(Problem(large, 256), A100).family == "dequant_matmul"
     assert {registry.default_config(Problem(layer, m), A100).family for m in BUCKETS[:8]} == {"mma"}
 
