@@ -75,6 +75,8 @@ class GraphTimer:
         try:
             self._graph = _Graph(run_all, activations[0].x.device)
         except RuntimeError as error:
+            # torch's generator goes on as in a capture until one succeeds, and draws nothing outside of one.
+            _Graph(lambda: _feed(activations[0]), activations[0].x.device)
             cause = str(error.__context__ or error).partition("\n")[0]
             raise LaunchError(
                 f"it cannot be captured in a CUDA graph ({cause}); --mode server times single calls"
