@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -68,9 +69,10 @@ def store(database: Path, *records, cubin=None) -> None:
             opened.add_result(sweep, trials(each), each, cubin)
 
 
-def ship(tmp_path: Path, *records) -> None:
+def ship(tmp_path: Path, *records, compiled_by: str = ENVIRONMENT.compiler) -> None:
     name = records[0].device.lower().replace(" ", "-")
-    write_text(records, ENVIRONMENT, tmp_path / "shipped" / f"{name}.jsonl")
+    environment = replace(ENVIRONMENT, compiler=compiled_by)
+    write_text(records, environment, tmp_path / "shipped" / f"{name}.jsonl")
 
 
 def ask(m: int = 1, layer: Layer = LAYER, device: Device = H200, db: str | None = None):

@@ -143,10 +143,11 @@ def _major(version: str) -> int:
 
 def _shipped() -> Iterator[Check]:
     from autotune.device import find_device
-    from autotune.runtime.stored import shipped_files, shipped_records
+    from autotune.runtime.stored import shipped_files
+    from autotune.store.exchange import read_text
 
     device = find_device()
-    records = [record for path in shipped_files() for record in shipped_records(path, device.arch)]
+    records = [record for path in shipped_files() for record in read_text(path, device.arch)[1]]
     mine = sum(record.device == device.name for record in records)
     detail = f"{mine} for {device.name}, {len(records)} for {device.arch}"
     yield (

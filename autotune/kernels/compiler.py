@@ -70,6 +70,7 @@ class _Compiler(Protocol):
 class _Nvrtc:
     """NVRTC through cuda-bindings, which finds the library of a wheel, of conda or of a toolkit."""
 
+    kind = "nvrtc"
     flags: tuple[str, ...] = ("--std=c++17", "-default-device")
 
     def __init__(self) -> None:
@@ -84,7 +85,7 @@ class _Nvrtc:
         except (_RefusedError, RuntimeError) as error:
             raise _AbsentError(f"NVRTC: {str(error).splitlines()[0]}") from None
         exact = _EXACT_VERSION.search(ptx)
-        self.version = f"nvrtc {exact[1]}" if exact else "nvrtc {1}.{2}".format(*nvrtc.nvrtcVersion())
+        self.version = f"{self.kind} {exact[1]}" if exact else "nvrtc {1}.{2}".format(*nvrtc.nvrtcVersion())
 
     def compile(self, source: Path, options: list[str]) -> tuple[bytes, str]:
         return self._run(source.read_bytes(), str(source), options, "CUBIN")
@@ -117,6 +118,7 @@ class _Nvrtc:
 class _Nvcc:
     """nvcc of a CUDA toolkit, found on PATH, in CUDA_HOME or in /usr/local/cuda."""
 
+    kind = "nvcc"
     flags: tuple[str, ...] = ("--std=c++17", "--expt-relaxed-constexpr")
 
     def __init__(self) -> None:
@@ -129,7 +131,7 @@ class _Nvcc:
         exact = _EXACT_VERSION.search(self._run("--version"))
         if exact is None:
             raise _AbsentError(f"nvcc: {found} --version tells no version")
-        self.version = f"nvcc {exact[1]}"
+        self.version = f"{self.kind} {exact[1]}"
 
     def compile(self, source: Path, options: list[str]) -> tuple[bytes, str]:
         with tempfile.TemporaryDirectory(prefix="autotune-") as folder:
@@ -188,7 +190,8 @@ def build(unit: Unit) -> bytes:
     cubin = cached(unit)
     if cubin is None:
         cubin, _ = _compile(unit)
-        _save(_cached_file(unit), cubin)
+        compiler = _compiler()
+        _save(_cached_file(unit.key, compiler.version, compiler.flags), cubin)
     return cubin
 
 
@@ -198,7 +201,18 @@ def cached(unit: Unit) -> bytes | None:
     Raises:
         CompileError: there is no compiler.
     """
-    return _load(_cached_file(unit))
+    compiler = _compiler()
+    return _load(_cached_file(unit.key, compiler.version, compiler.flags))
+
+
+def cached_by(version: str, unit_key: str) -> bytes | None:
+    """The cubin that the compiler of this version made of the unit, if the cache has it.
+
+    No compiler is loaded: NVRTC takes 30 ms and more to say which it is.
+    """
+    kind = version.partition(" ")[0]
+    flags = next((made.flags for made in (_Nvrtc, _Nvcc) if made.kind == kind), ())
+    return _load(_cached_file(unit_key, version, flags))
 
 
 def resources(unit: Unit) -> Resources:
@@ -244,9 +258,8 @@ def _compile(unit: Unit, *more: str) -> tuple[bytes, str]:
         raise SourceError(f"{first} ({unit.source} for {unit.arch} with {defined})", log) from None
 
 
-def _cached_file(unit: Unit) -> Path:
-    compiler = _compiler()
-    text = repr((unit.key, compiler.version, compiler.flags))
+def _cached_file(unit_key: str, version: str, flags: tuple[str, ...]) -> Path:
+    text = repr((unit_key, version, flags))
     return cubin_cache() / f"{hashlib.sha256(text.encode()).hexdigest()[:40]}.cubin"
 
 

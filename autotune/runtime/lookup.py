@@ -14,12 +14,14 @@ from autotune.config import Config
 from autotune.device import Device, find_device
 from autotune.errors import AutotuneError, ConfigError, DatabaseError
 from autotune.kernels import registry
+from autotune.kernels.compiler import cached_by
 from autotune.layer import Layer, Problem, bucket_of
 from autotune.paths import database_url, sqlite_path
 from autotune.record import Record, sources_digest
 from autotune.runtime.explain import Explanation, explain
 from autotune.runtime.misses import Tally, miss_file
-from autotune.runtime.stored import shipped_files, shipped_records, user_binary, user_records
+from autotune.runtime.stored import shipped_files, user_binary, user_records
+from autotune.store.exchange import read_text
 
 NEAR_OCTAVES = 2.0
 """How far a near record may be, in m, and in n and k together: a factor of four."""
@@ -78,6 +80,7 @@ class Lookup:
         self._stale: dict[Problem, Record] = {}
         self._kinds: dict[tuple[str, int, bool], dict[Layer, list[Record]]] = {}
         self._answers: dict[tuple[Layer, int], Answer] = {}
+        self._compilers: dict[str, None] = {}
         if self._path is None:
             scheme = database_url(db).partition("://")[0]
             _warn(
@@ -109,7 +112,18 @@ class Lookup:
             return Explanation(answer.record, None)
 
     def binary(self, unit_key: str) -> bytes | None:
-        """The compiled kernel of the unit in the user's database, None when it has none or is in trouble."""
+        """The compiled kernel of the unit, None when there is none to be had without a compiler.
+
+        It is that of the user's database, else what a compiler that measured shipped records once made of it.
+        """
+        made = (cached_by(version, unit_key) for version in self._compilers)
+        return self._user_binary(unit_key) or next(filter(None, made), None)
+
+    def tally(self, answers: Sequence[Answer]) -> Tally:
+        """Counts the calls of a layer, given its answer for each bucket."""
+        return Tally(self._misses, self.device.arch, sources_digest(self._hashes), answers)
+
+    def _user_binary(self, unit_key: str) -> bytes | None:
         if self._path is None:
             return None
         try:
@@ -117,10 +131,6 @@ class Lookup:
         except DatabaseError as error:
             _warn(str(error))
             return None
-
-    def tally(self, answers: Sequence[Answer]) -> Tally:
-        """Counts the calls of a layer, given its answer for each bucket."""
-        return Tally(self._misses, self.device.arch, sources_digest(self._hashes), answers)
 
     def _user(self) -> list[Record]:
         if self._path is None:
@@ -135,9 +145,13 @@ class Lookup:
         records: list[Record] = []
         for path in shipped_files():
             try:
-                records += shipped_records(path, self.device.arch)
+                environment, found = read_text(path, self.device.arch)
             except DatabaseError as error:
                 _warn(str(error))
+                continue
+            if found:
+                self._compilers[environment.compiler] = None
+            records += found
         return records
 
     def _add(self, source: str, records: list[Record]) -> None:

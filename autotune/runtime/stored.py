@@ -86,15 +86,6 @@ def shipped_files() -> list[Path]:
     return sorted(path for path in shipped("db").glob("*.jsonl") if not path.name.endswith(SAMPLES))
 
 
-def shipped_records(path: Path, arch: str) -> list[Record]:
-    """The records of a shipped file when it is of the arch, else none.
-
-    Raises:
-        DatabaseError: the file cannot be read.
-    """
-    return read_text(path, arch)[1]
-
-
 def shipped_evidence(record: Record) -> tuple[Evidence | None, Environment] | None:
     """The record's evidence and environment in the files that the package carries, None when none has it.
 

@@ -18,7 +18,8 @@ from autotune.kernels import registry
 from autotune.layer import Problem
 from autotune.record import Record, sources_digest
 from autotune.runtime.misses import Miss, read
-from autotune.runtime.stored import shipped_files, shipped_records
+from autotune.runtime.stored import shipped_files
+from autotune.store.exchange import read_text
 from autotune.store.queue import Queue
 from autotune.store.store import Store
 
@@ -159,7 +160,7 @@ def _queue(store: Store, model: _Model, calls: dict[Problem, int]) -> int:
 
 
 def _records(store: Store, arch: str) -> list[Record]:
-    shipped = [record for path in shipped_files() for record in shipped_records(path, arch)]
+    shipped = [record for path in shipped_files() for record in read_text(path, arch)[1]]
     stored = [record for device in store.devices() if device.arch == arch for record in store.records(device)]
     own = registry.families()
     return [record for record in shipped + stored if record.config.family in own]
