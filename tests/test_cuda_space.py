@@ -1,4 +1,4 @@
-"""The CUDA families' spaces and their compilation, without a GPU: an H200 and an A100 as values."""
+"""The CUDA families' spaces and their compilation, without a GPU: GPUs of every arch as values."""
 
 from dataclasses import replace
 
@@ -13,6 +13,9 @@ from autotune.paths import shipped
 
 H200 = Device("cuda", 0, "NVIDIA H200", "sm_90", 132, 60 << 20, 232448, 140 << 30)
 A100 = Device("cuda", 0, "NVIDIA A100", "sm_80", 108, 40 << 20, 166912, 80 << 30)
+A40 = Device("cuda", 0, "NVIDIA A40", "sm_86", 84, 6 << 20, 101376, 45 << 30)
+L40S = Device("cuda", 0, "NVIDIA L40S", "sm_89", 142, 96 << 20, 101376, 45 << 30)
+GPUS = [A100, A40, L40S, H200]
 LLAMA7B = [Layer(12288, 4096), Layer(4096, 4096), Layer(22016, 4096), Layer(11008, 4096), Layer(4096, 11008)]
 
 
@@ -42,7 +45,7 @@ def test_space_holds_the_default_and_only_valid_configs(layer, m):
 
 @pytest.mark.parametrize("layer", [Layer(8, 8, -1), Layer(72, 4104, -1), Layer(64, 32, 32)], ids=str)
 @pytest.mark.parametrize("m", [1, 5, 16, 64, 65, 129, 512, 4096])
-@pytest.mark.parametrize("device", [A100, H200], ids=lambda device: device.arch)
+@pytest.mark.parametrize("device", GPUS, ids=lambda device: device.arch)
 def test_the_smallest_layers_have_a_default(layer, m, device):
     problem = Problem(layer, m)
     registry.check(registry.default_config(problem, device), problem, device)
@@ -186,7 +189,7 @@ def sampled_units(device):
     return defaults, sample
 
 
-@pytest.mark.parametrize("device", [A100, H200], ids=lambda device: device.arch)
+@pytest.mark.parametrize("device", GPUS, ids=lambda device: device.arch)
 def test_a_sample_compiles_and_defaults_do_not_spill(device):
     defaults, sample = sampled_units(device)
     built = build_all(sample.values())
