@@ -190,8 +190,7 @@ def build(unit: Unit) -> bytes:
     cubin = cached(unit)
     if cubin is None:
         cubin, _ = _compile(unit)
-        compiler = _compiler()
-        _save(_cached_file(unit.key, compiler.version, compiler.flags), cubin)
+        _save(_cached_file(unit), cubin)
     return cubin
 
 
@@ -201,8 +200,7 @@ def cached(unit: Unit) -> bytes | None:
     Raises:
         CompileError: there is no compiler.
     """
-    compiler = _compiler()
-    return _load(_cached_file(unit.key, compiler.version, compiler.flags))
+    return _load(_cached_file(unit))
 
 
 def cached_by(version: str, unit_key: str) -> bytes | None:
@@ -212,7 +210,7 @@ def cached_by(version: str, unit_key: str) -> bytes | None:
     """
     kind = version.partition(" ")[0]
     flags = next((made.flags for made in (_Nvrtc, _Nvcc) if made.kind == kind), ())
-    return _load(_cached_file(unit_key, version, flags))
+    return _load(_file_of(unit_key, version, flags))
 
 
 def resources(unit: Unit) -> Resources:
@@ -258,7 +256,12 @@ def _compile(unit: Unit, *more: str) -> tuple[bytes, str]:
         raise SourceError(f"{first} ({unit.source} for {unit.arch} with {defined})", log) from None
 
 
-def _cached_file(unit_key: str, version: str, flags: tuple[str, ...]) -> Path:
+def _cached_file(unit: Unit) -> Path:
+    compiler = _compiler()
+    return _file_of(unit.key, compiler.version, compiler.flags)
+
+
+def _file_of(unit_key: str, version: str, flags: tuple[str, ...]) -> Path:
     text = repr((unit_key, version, flags))
     return cubin_cache() / f"{hashlib.sha256(text.encode()).hexdigest()[:40]}.cubin"
 

@@ -26,9 +26,10 @@ if TYPE_CHECKING:
 _CHUNK_MB = (32, 64, 256)
 _FEWEST_TOKENS = 64
 _DEFAULT_TOKENS = 256
-# On sm_90, family `wgmma` has the default up to here for weights that do not fit the L2 once dequantised, and
-# for smaller ones with as many fewer tokens. Of 20 problems of 256 and 512 tokens on an H100 this picks the
-# faster family 19 times (4096x4096 with 512: 16 % slower), of 10 on an H200 always.
+# On sm_90, family `wgmma` has the default up to here for weights that do not fit the L2 once dequantised,
+# and for smaller ones with as many fewer tokens. Between wgmma's default and the best of this family that
+# is right for 19 of 20 problems of 256 and 512 tokens on an H100 (not 4096x4096 with 512, 16 % slower), and
+# for all of 10 on an H200.
 _WGMMA_TOKENS = 512
 
 

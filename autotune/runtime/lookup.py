@@ -80,7 +80,7 @@ class Lookup:
         self._stale: dict[Problem, Record] = {}
         self._kinds: dict[tuple[str, int, bool], dict[Layer, list[Record]]] = {}
         self._answers: dict[tuple[Layer, int], Answer] = {}
-        self._compilers: dict[str, None] = {}
+        self._compilers: set[str] = set()
         if self._path is None:
             scheme = database_url(db).partition("://")[0]
             _warn(
@@ -150,7 +150,7 @@ class Lookup:
                 _warn(str(error))
                 continue
             if found:
-                self._compilers[environment.compiler] = None
+                self._compilers.add(environment.compiler)
             records += found
         return records
 
