@@ -36,6 +36,19 @@ def waiting(x, weight, out):
     torch.cuda.synchronize()
 
 
+def assert_memory_of_two_streams_is_freed(device):
+    def active():
+        return torch.cuda.memory_stats(device.index)["active_bytes.all.current"]
+
+    before = active()
+    used = torch.empty(1 << 20, dtype=torch.uint8, device=device.torch_name)
+    used.record_stream(torch.cuda.Stream(device.torch_name))
+    del used
+    torch.cuda.synchronize()
+    torch.empty(1, device=device.torch_name)  # looks for memory that has become free
+    assert active() == before
+
+
 def test_a_triton_kernel_is_tuned_and_applied(device, tmp_path):
     pytest.importorskip("triton")
     holds = torch.cuda.is_initialized()  # then to the sweep's worker this process is somebody else on the GPU
@@ -77,5 +90,6 @@ def test_a_kernel_that_waits_cannot_be_in_a_graph_but_serves(device):
     assert "it cannot be captured in a CUDA graph (" in trial.error
     assert "--mode server" in trial.error
     assert torch.rand(2, device=device.torch_name).isfinite().all()  # what the next problem is made of
+    assert_memory_of_two_streams_is_freed(device)
     (trial,) = measure(problem, operands, [], default, plan_of, mode="server").trials
     assert trial.status == "ok"

@@ -16,7 +16,8 @@ from autotune.device import cpu_device, find_device
 from autotune.layer import Layer
 from autotune.record import MODES
 
-LAYER = Layer(64, 64, 64)
+LAYER, GPU_LAYER = Layer(64, 64, 64), Layer(1024, 4096)
+"""Copies of the second exceed a GPU's last cache before there are many."""
 
 
 class Noting:
@@ -81,7 +82,7 @@ def test_a_cpu_tells_no_clock():
 @pytest.mark.gpu
 @pytest.mark.parametrize("mode", MODES)
 def test_gpu_timers_run_every_mode(mode):
-    operands = Operands.random(LAYER, find_device("cuda"))
+    operands = Operands.random(GPU_LAYER, find_device("cuda"))
     plan = Noting()
     timer = timer_of(plan, operands, mode)
     (sample,) = time_round([timer])
@@ -99,7 +100,7 @@ class Doubling(Noting):
 
 @pytest.mark.gpu
 def test_what_feeds_a_call_leaves_x_as_the_call_ahead_left_it():
-    operands = Operands.random(LAYER, find_device("cuda"))
+    operands = Operands.random(GPU_LAYER, find_device("cuda"))
     activation = operands.activations(1)[0]
     activation.x.fill_(2.0**-20)
     timer = timer_for(Doubling(), replace(operands, copies=operands.copies[:3]), [activation], "model")
@@ -112,7 +113,7 @@ def test_what_feeds_a_call_leaves_x_as_the_call_ahead_left_it():
 
 @pytest.mark.gpu
 def test_a_graph_keeps_alive_what_it_reads_and_writes():
-    operands = Operands.random(LAYER, find_device("cuda"))
+    operands = Operands.random(GPU_LAYER, find_device("cuda"))
     timers = [timer_of(Noting(), operands, m=512) for _ in range(20)]
     gc.collect()
     torch.cuda.empty_cache()

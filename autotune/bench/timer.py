@@ -13,6 +13,7 @@ than those of `model`.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import itertools
 import random
@@ -96,13 +97,25 @@ class _Graph:
     def __init__(self, work: Callable[[], None], device: torch.device) -> None:
         self._graph = torch.cuda.CUDAGraph()
         self._begin, self._end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        pool = torch.cuda.graph_pool_handle()
         # Not torch.cuda.graph, which collects garbage and empties torch's cache for every capture.
         with torch.cuda.stream(_capture_stream(device)):
-            self._graph.capture_begin(capture_error_mode="thread_local")
+            self._graph.capture_begin(pool, capture_error_mode="thread_local")
             try:
                 work()
             finally:
-                self._graph.capture_end()
+                self._end_capture(device, pool)
+
+    def _end_capture(self, device: torch.device, pool: tuple[int, int]) -> None:
+        try:
+            self._graph.capture_end()
+        except RuntimeError:
+            # Torch 2.11 allocates on as in the capture: it never frees what another stream has used too, and
+            # ends the process with the next memory pool. Newer ones have left the pool by now, and say so.
+            with contextlib.suppress(RuntimeError):
+                torch._C._cuda_endAllocateToPool(device.index, pool)
+                torch._C._cuda_releasePool(device.index, pool)
+            raise
 
     def start(self) -> None:
         self._begin.record()
