@@ -102,6 +102,8 @@ def test_an_idle_daemon_ends_at_once(tmp_path, db):
         daemon.until("database here")
         assert daemon.stop() == 0
     assert worker(db).state == "stopped"
+    with Store.open(str(db)) as store:
+        assert store.devices() == [cpu_device()]  # jobs may be queued for it anywhere
     assert json.loads(daemon.lines[-1])["event"] == "stop"
 
 

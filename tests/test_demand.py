@@ -17,7 +17,7 @@ import pytest
 import torch
 from databases import query
 from runtime_tools import AwqLinear, store_records, tokens_of, weight_of
-from store_samples import ENVIRONMENT, H100, H200, as_ordinary_user, reachable_folder, record
+from store_samples import H100, H200, as_ordinary_user, reachable_folder, record
 
 from autotune.device import cpu_device
 from autotune.errors import AutotuneError, DatabaseError, DeviceError
@@ -263,9 +263,9 @@ def test_a_name_is_of_a_device_here_or_of_a_model_in_the_database(store: Store) 
     assert device_here("cpu") == DEVICE
     assert device_here(H100.name) is None
     assert models_named(store, "cpu") == [DEVICE]
-    with pytest.raises(DeviceError, match=r"'NVIDIA H100' is not.*none until a sweep ran"):
+    with pytest.raises(DeviceError, match=r"'NVIDIA H100' is not.*none until a sweep or daemon ran"):
         models_named(store, H100.name)
-    store.begin_sweep(H100, ENVIRONMENT, {})
+    store.add_device(H100)
     assert models_named(store, H100.name) == [H100]
     with pytest.raises(DeviceError, match=r"'H100' is not.*one of the database's: 'NVIDIA H100'"):
         models_named(store, "H100")

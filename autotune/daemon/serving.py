@@ -82,6 +82,7 @@ class Serving:
     def _run(self) -> None:
         try:
             self._beat()
+            self._link.until(self._stop.soon, lambda store: store.add_device(self._device))
             while not self._stop.soon.is_set() and self._step():
                 pass
         except Exception as error:

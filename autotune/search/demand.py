@@ -98,7 +98,8 @@ def models_named(store: Store, name: str) -> list[Device]:
     known = store.devices()
     named = [device for device in known if device.name == name]
     if not named:
-        names = ", ".join(dict.fromkeys(repr(device.name) for device in known)) or "none until a sweep ran"
+        names = ", ".join(dict.fromkeys(repr(device.name) for device in known))
+        names = names or "none until a sweep or daemon ran"
         raise DeviceError(f"device {name!r} is not auto, cpu, cuda:N or one of the database's: {names}")
     return named
 

@@ -61,14 +61,11 @@ class Store:
 
     def begin_sweep(self, device: Device, environment: Environment, arguments: Mapping[str, Any]) -> int:
         """A new sweep of status `running`; its id. `arguments` is what JSON can hold."""
-        device_row = asdict(device)
-        device_key = {name: device_row.pop(name) for name in ("name", "arch")}
-        del device_row["index"]
         environment_row = asdict(environment)
         digest = hashlib.sha256(json.dumps(environment_row, sort_keys=True).encode()).hexdigest()
         with self.database.transaction(write=True) as connection:
             row = {
-                "device_id": put(connection, DEVICE, device_key, device_row),
+                "device_id": _put_device(connection, device),
                 "environment_id": put(connection, ENVIRONMENT, {"digest": digest}, environment_row),
                 "started_at": _now(),
                 "status": "running",
@@ -76,6 +73,11 @@ class Store:
             }
             key: Any = connection.execute(sa.insert(SWEEP).values(row)).inserted_primary_key
             return int(key[0])
+
+    def add_device(self, device: Device) -> None:
+        """Make the device model known, which a sweep does too."""
+        with self.database.transaction(write=True) as connection:
+            _put_device(connection, device)
 
     def finish_sweep(self, sweep_id: int, status: str) -> None:
         """Close the sweep with `finished`, `interrupted` or `failed`."""
@@ -128,7 +130,7 @@ class Store:
         return [(trial_of(row), found[row["environment_id"]]) for row in rows]
 
     def devices(self) -> list[Device]:
-        """Every device model that a sweep ran on, by name; `index` is 0."""
+        """Every device model that a sweep or daemon ran on, by name; `index` is 0."""
         with self.database.transaction() as connection:
             rows = connection.execute(sa.select(DEVICE).order_by(DEVICE.c.name, DEVICE.c.arch)).mappings()
             return [Device(index=0, **{name: row[name] for name in row if name != "id"}) for row in rows]
@@ -143,6 +145,13 @@ class Store:
         with self.database.transaction() as connection:
             row = connection.execute(newest).mappings().one_or_none()
         return None if row is None else environment_of(row)
+
+
+def _put_device(connection: sa.Connection, device: Device) -> int:
+    row = asdict(device)
+    key = {name: row.pop(name) for name in ("name", "arch")}
+    del row["index"]
+    return put(connection, DEVICE, key, row)
 
 
 def _only(query: sa.Select[Any], device: Device | None) -> sa.Select[Any]:
