@@ -113,10 +113,16 @@ WINNERS = {
         (4096, 4096, 128): {(1, 1, 2, 3, 2)},
         (4096, 11008, 128): {(1, 1, 2, 3, 2)},
         (12288, 4096, 128): {(1, 3, 1, 3, 2), (1, 3, 1, 4, 2)},
-        (22016, 4096, 128): {(1, 3, 1, 3, 1)},
+        (22016, 4096, 128): {(1, 3, 1, 4, 1), (1, 3, 1, 3, 1)},
+        (5120, 5120, 128): {(1, 3, 1, 4, 4), (1, 3, 1, 3, 4)},
+        (5120, 17408, 128): {(1, 3, 1, 4, 4), (1, 3, 1, 3, 4)},
+        (8192, 8192, 128): {(1, 1, 2, 3, 1), (1, 2, 1, 3, 2), (1, 2, 1, 4, 2)},
+        (10240, 8192, 128): {(1, 3, 1, 4, 2), (1, 3, 1, 3, 2)},
+        (7168, 2048, 128): {(1, 1, 2, 3, 1)},
+        (4096, 14336, 128): {(1, 1, 2, 3, 2)},
     },
 }
-"""By n, k and m, what won races on an H200 or nearly did: values of TUNABLES."""
+"""By n, k and m, what won races on an H200 or an H100, or nearly did: values of TUNABLES."""
 
 TUNABLES = {
     "decode": ("fragments", "warps_n", "warps_k", "stages", "ahead", "split_k", "chunks", "persistent"),
@@ -131,6 +137,18 @@ def test_what_won_a_race_is_not_pruned(family, n, k, m):
     space = registry.families()[family].space(Problem(Layer(n, k), m), H200)
     left = {tuple(config[name] for name in TUNABLES[family]) for config in space}
     assert WINNERS[family][n, k, m] <= left
+
+
+@pytest.mark.parametrize(("n", "k"), [(n, k) for n, k, m in WINNERS["wgmma"] if m == 128])
+@pytest.mark.parametrize("m", [65, 128, 512])
+def test_the_default_of_a_full_tile_won_a_race(n, k, m):
+    default = registry.families()["wgmma"].default(Problem(Layer(n, k), m), H200)
+    assert tuple(default[name] for name in TUNABLES["wgmma"]) in WINNERS["wgmma"][n, k, 128]
+
+
+def test_a_wave_that_leaves_a_quarter_idle_is_worth_timing():
+    space = registry.families()["wgmma"].space(Problem(Layer(6144, 4096), 128), H200)
+    assert any(config["warpgroups_k"] == 2 and config["split_k"] == 1 for config in space)
 
 
 @pytest.mark.parametrize("m", [4, 513])

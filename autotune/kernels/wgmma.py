@@ -20,6 +20,8 @@ from autotune.kernels.cuda_gemm import (
 from autotune.kernels.family import Unit, hash_sources
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     import torch
 
     from autotune.device import Device
@@ -43,6 +45,7 @@ _ALLOWED = {
     "scale_sums": (0, 1),
 }
 _TUNABLES = tuple(_ALLOWED)
+_LARGEST_TILE = _ALLOWED["tile_m"][-1]
 
 # By tile_m: fragments, warpgroups_n, warpgroups_k, and the blocks for which a multiprocessor's registers must
 # suffice. In sweeps of the Llama-7B layers on an H200 more warpgroups, and x fetched by two blocks for each
@@ -65,6 +68,16 @@ _LEAST_RING_BYTES = 26000
 _MOST_RING_BYTES = 160000
 _APART_BYTES = 24 << 10
 _WAVES = 6
+
+# What a launch of the largest tile takes, whose blocks have a multiprocessor each: so many columns, more for
+# each doubling of slices, and those that it multiplies, which three warpgroups do slower than two. That is a
+# fit to races of ten layers on an H100, within 10 % where one wave does. A cluster takes a power of two of
+# multiprocessors, and those of more than two leave some unused: 132 hold at most 31 of four and 15 of eight.
+_START_COLUMNS = 600
+_SLICE_COLUMNS = 150
+_COLUMN_OF_THREE = 1.45
+_CLUSTERED = 0.93
+_NEAR_ENOUGH = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,24 +223,37 @@ class WgmmaFamily:
             for scaling in _worth_scaling(problem)
         )
         valid = [config for config in candidates if self.reject(config, problem, device) is None]
+        if tile_m == _LARGEST_TILE:
+            valid = _near_the_best(valid, problem.layer, device)
         # A layer too small to fill the device has only configs that leave some of it idle.
         return [config for config in valid if _prune(config, problem, device) is None] or valid
 
     def default(self, problem: Problem, device: Device) -> Config | None:
         if problem.m not in TOKENS:
             return None
-        tile_m, scaling = _tile_m(problem.m), _worth_scaling(problem)[0]
-        preferred = _default_shape(tile_m, problem.layer, device)
+        layer, tile_m = problem.layer, _tile_m(problem.m)
+        if tile_m == _LARGEST_TILE:
+            valid = self._with_default_stages(problem, device, _SHAPES[tile_m])
+            return min(valid, key=lambda config: _estimate(config, layer, device), default=None)
+        preferred = _default_shape(tile_m, layer, device)
         for shape in (preferred, *_SHAPES[tile_m]):  # a k of few columns is not for warpgroups that share it
-            configs = [
-                _config(tile_m, *shape, stages, split_k, scaling)
-                for stages in _DEFAULT_STAGES
-                for split_k in _ALLOWED["split_k"]
-            ]
-            valid = [config for config in configs if self.reject(config, problem, device) is None]
+            valid = self._with_default_stages(problem, device, [shape])
             if valid:
-                return _least_split_and_even(valid, problem.layer, device)
+                return _least_split_and_even(valid, layer, device)
         return None
+
+    def _with_default_stages(
+        self, problem: Problem, device: Device, shapes: Iterable[tuple[int, int, int]]
+    ) -> list[Config]:
+        """Valid configs of the shapes, the likelier stages first and then the fewer slices."""
+        tile_m, scaling = _tile_m(problem.m), _worth_scaling(problem)[0]
+        configs = (
+            _config(tile_m, *shape, stages, split_k, scaling)
+            for stages in _DEFAULT_STAGES
+            for split_k in _ALLOWED["split_k"]
+            for shape in shapes
+        )
+        return [config for config in configs if self.reject(config, problem, device) is None]
 
     def unit(self, config: Config, layer: Layer, device: Device) -> Unit:
         names = {"warpgroups_n": "GROUPS_N", "warpgroups_k": "GROUPS_K", "split_k": "SPLIT"}
@@ -246,8 +272,7 @@ def _config(*values: int) -> Config:
 
 def _tile_m(m: int) -> int:
     """The smallest tile that holds m tokens, or the largest of all: two of 64 never beat one of 128."""
-    tiles = _ALLOWED["tile_m"]
-    return next((tile for tile in tiles if tile >= m), tiles[-1])
+    return next((tile for tile in _ALLOWED["tile_m"] if tile >= m), _LARGEST_TILE)
 
 
 def _shape(config: Config) -> tuple[int, int, int]:
@@ -276,6 +301,22 @@ def _least_split_and_even(configs: list[Config], layer: Layer, device: Device) -
     evenness = [_evenness(_Geometry(config, layer).blocks, device) for config in configs]
     least = _EVEN_ENOUGH * max(evenness)
     return next(config for config, even in zip(configs, evenness, strict=True) if even >= least)
+
+
+def _estimate(config: Config, layer: Layer, device: Device) -> float:
+    """About how long a launch of the largest tile takes, in columns of two warpgroups."""
+    split_k, along_k = config["split_k"], config["warpgroups_k"]
+    doublings = (split_k - 1).bit_length()
+    cores = device.cores if doublings <= 1 else int(device.cores * _CLUSTERED)
+    waves = ceil_div(_Geometry(config, layer).tiles, max(1, cores >> doublings))
+    column = _COLUMN_OF_THREE if config["warpgroups_n"] * along_k == 3 else 1.0
+    return waves * (_START_COLUMNS + _SLICE_COLUMNS * doublings + layer.k / (split_k * along_k) * column)
+
+
+def _near_the_best(configs: list[Config], layer: Layer, device: Device) -> list[Config]:
+    estimates = [_estimate(config, layer, device) for config in configs]
+    limit = _NEAR_ENOUGH * min(estimates, default=0.0)
+    return [config for config, each in zip(configs, estimates, strict=True) if each <= limit]
 
 
 def _worth_scaling(problem: Problem) -> tuple[int, ...]:
@@ -307,12 +348,13 @@ def _prune(config: Config, problem: Problem, device: Device) -> str | None:
     geometry = _Geometry(config, problem.layer)
     blocks, resident = geometry.blocks, geometry.resident
     wave = resident * device.cores
-    if blocks * 4 < device.cores * 3:
-        return f"{blocks} blocks leave multiprocessors idle"
-    if config["split_k"] > 1 and blocks > _WAVES * device.cores:
-        return f"{blocks} blocks fill the device without so many slices"
-    if 1.1 * wave < blocks < 1.5 * wave:
-        return f"{blocks - wave} blocks are a second wave of few"
+    if config["tile_m"] != _LARGEST_TILE:
+        if blocks * 4 < device.cores * 3:
+            return f"{blocks} blocks leave multiprocessors idle"
+        if config["split_k"] > 1 and blocks > _WAVES * device.cores:
+            return f"{blocks} blocks fill the device without so many slices"
+        if 1.1 * wave < blocks < 1.5 * wave:
+            return f"{blocks - wave} blocks are a second wave of few"
     if config["stages"] > max(_ALLOWED["stages"][0], geometry.units):
         return f"a warpgroup has fewer units than {config['stages']} stages"
     under_way = geometry.ring_bytes * min(resident, ceil_div(blocks, device.cores))
