@@ -58,7 +58,7 @@ _SHAPES = {
     128: {(1, 2, 1): 1, (1, 1, 2): 1, (1, 3, 1): 1},
 }
 # Stages of the default, the better first. The defaults of the four linears of a Llama-7B layer add up to 4.3,
-# 2.1, 1.1 and 0.7 % more than the winners of a sweep on an H200 at 8, 16, 32 and 64 tokens. The default
+# 2.1, 1.1 and 0.7 % more than the winners of a sweep on an H200 at 8, 16, 32 and 64 tokens. There the default
 # splits k no further than it takes to be this near to the evenest split.
 _DEFAULT_STAGES = (4, 3)
 _EVEN_ENOUGH = 0.85
