@@ -10,6 +10,8 @@ import torch
 
 _TOGETHER = 4
 """Blocks in one graph: all its sums but the last are part of the norms that follow. More compile longer."""
+_CACHE_NAMES = ("cache", "past_key_values")
+"""What transformers calls the keys and values: the first as of 5.24."""
 
 
 class Blocks(torch.nn.Module):
@@ -26,11 +28,12 @@ class Blocks(torch.nn.Module):
         for index, block in enumerate(blocks):
             block.self_attn.layer_idx = index
 
-    def forward(self, hidden: torch.Tensor, past_key_values: Any, **others: Any) -> torch.Tensor:
+    def forward(self, hidden: torch.Tensor, **others: Any) -> torch.Tensor:
         """What the blocks make of the hidden states, one after the other."""
-        part = copy(past_key_values)
-        part.layers = past_key_values.layers[self._first : self._first + len(self.blocks)]
-        return self._run(self.blocks, hidden, past_key_values=part, **others)
+        name = next(each for each in _CACHE_NAMES if each in others)
+        part = copy(others[name])
+        part.layers = part.layers[self._first : self._first + len(self.blocks)]
+        return self._run(self.blocks, hidden, **others | {name: part})
 
 
 def _through(blocks: torch.nn.ModuleList, hidden: torch.Tensor, **others: Any) -> torch.Tensor:
