@@ -20,7 +20,6 @@ def logits(model: LlamaForCausalLM, config: LlamaConfig) -> torch.Tensor:
 
 def test_compiled_blocks_compute_as_before(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(BENCHMARKS)
-    monkeypatch.setattr(torch._dynamo.config, "recompile_limit", 64)  # it sets it too, and here it goes back
     from compiled import compile_blocks
 
     torch.manual_seed(0)
@@ -28,8 +27,13 @@ def test_compiled_blocks_compute_as_before(monkeypatch: pytest.MonkeyPatch) -> N
         num_hidden_layers=5, hidden_size=32, intermediate_size=64, num_attention_heads=2, vocab_size=64
     )
     model = LlamaForCausalLM(config)
-    # What a compiler makes of them is not in question, and takes it a minute.
-    with torch.no_grad(), torch.compiler.set_stance("force_eager"):
+    # What a compiler makes of them is not in question, and takes it a minute. The patch takes back at its end
+    # what is set inside.
+    with (
+        torch.no_grad(),
+        torch.compiler.set_stance("force_eager"),
+        torch._dynamo.config.patch(recompile_limit=8),
+    ):
         expected = logits(model, config)
         compile_blocks(model)
         assert len(model.model.layers) == 2
