@@ -20,8 +20,6 @@ from autotune.kernels.cuda_gemm import (
 from autotune.kernels.family import Unit, hash_sources
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     import torch
 
     from autotune.device import Device
@@ -77,7 +75,6 @@ _START_COLUMNS = 600
 _SLICE_COLUMNS = 150
 _COLUMN_OF_THREE = 1.45
 _CLUSTERED = 0.93
-_NEAR_ENOUGH = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,37 +220,30 @@ class WgmmaFamily:
             for scaling in _worth_scaling(problem)
         )
         valid = [config for config in candidates if self.reject(config, problem, device) is None]
-        if tile_m == _LARGEST_TILE:
-            valid = _near_the_best(valid, problem.layer, device)
         # A layer too small to fill the device has only configs that leave some of it idle.
         return [config for config in valid if _prune(config, problem, device) is None] or valid
 
     def default(self, problem: Problem, device: Device) -> Config | None:
         if problem.m not in TOKENS:
             return None
-        layer, tile_m = problem.layer, _tile_m(problem.m)
-        if tile_m == _LARGEST_TILE:
-            valid = self._with_default_stages(problem, device, _SHAPES[tile_m])
-            return min(valid, key=lambda config: _estimate(config, layer, device), default=None)
-        preferred = _default_shape(tile_m, layer, device)
-        for shape in (preferred, *_SHAPES[tile_m]):  # a k of few columns is not for warpgroups that share it
-            valid = self._with_default_stages(problem, device, [shape])
-            if valid:
-                return _least_split_and_even(valid, layer, device)
-        return None
-
-    def _with_default_stages(
-        self, problem: Problem, device: Device, shapes: Iterable[tuple[int, int, int]]
-    ) -> list[Config]:
-        """Valid configs of the shapes, the likelier stages first and then the fewer slices."""
         tile_m, scaling = _tile_m(problem.m), _worth_scaling(problem)[0]
-        configs = (
-            _config(tile_m, *shape, stages, split_k, scaling)
-            for stages in _DEFAULT_STAGES
-            for split_k in _ALLOWED["split_k"]
-            for shape in shapes
-        )
-        return [config for config in configs if self.reject(config, problem, device) is None]
+        if tile_m == _LARGEST_TILE:
+            return min(
+                self.space(problem, device),
+                key=lambda config: (_estimate(config, problem.layer, device), -config["stages"]),
+                default=None,
+            )
+        preferred = _default_shape(tile_m, problem.layer, device)
+        for shape in (preferred, *_SHAPES[tile_m]):  # a k of few columns is not for warpgroups that share it
+            configs = [
+                _config(tile_m, *shape, stages, split_k, scaling)
+                for stages in _DEFAULT_STAGES
+                for split_k in _ALLOWED["split_k"]
+            ]
+            valid = [config for config in configs if self.reject(config, problem, device) is None]
+            if valid:
+                return _least_split_and_even(valid, problem.layer, device)
+        return None
 
     def unit(self, config: Config, layer: Layer, device: Device) -> Unit:
         names = {"warpgroups_n": "GROUPS_N", "warpgroups_k": "GROUPS_K", "split_k": "SPLIT"}
@@ -313,12 +303,6 @@ def _estimate(config: Config, layer: Layer, device: Device) -> float:
     return waves * (_START_COLUMNS + _SLICE_COLUMNS * doublings + layer.k / (split_k * along_k) * column)
 
 
-def _near_the_best(configs: list[Config], layer: Layer, device: Device) -> list[Config]:
-    estimates = [_estimate(config, layer, device) for config in configs]
-    limit = _NEAR_ENOUGH * min(estimates, default=0.0)
-    return [config for config, each in zip(configs, estimates, strict=True) if each <= limit]
-
-
 def _worth_scaling(problem: Problem) -> tuple[int, ...]:
     """Values of scale_sums worth timing, the likelier first."""
     if problem.m > 32:
@@ -348,13 +332,12 @@ def _prune(config: Config, problem: Problem, device: Device) -> str | None:
     geometry = _Geometry(config, problem.layer)
     blocks, resident = geometry.blocks, geometry.resident
     wave = resident * device.cores
-    if config["tile_m"] != _LARGEST_TILE:
-        if blocks * 4 < device.cores * 3:
-            return f"{blocks} blocks leave multiprocessors idle"
-        if config["split_k"] > 1 and blocks > _WAVES * device.cores:
-            return f"{blocks} blocks fill the device without so many slices"
-        if 1.1 * wave < blocks < 1.5 * wave:
-            return f"{blocks - wave} blocks are a second wave of few"
+    if blocks * 4 < device.cores * 3:
+        return f"{blocks} blocks leave multiprocessors idle"
+    if config["split_k"] > 1 and blocks > _WAVES * device.cores:
+        return f"{blocks} blocks fill the device without so many slices"
+    if 1.1 * wave < blocks < 1.5 * wave:
+        return f"{blocks - wave} blocks are a second wave of few"
     if config["stages"] > max(_ALLOWED["stages"][0], geometry.units):
         return f"a warpgroup has fewer units than {config['stages']} stages"
     under_way = geometry.ring_bytes * min(resident, ceil_div(blocks, device.cores))
