@@ -8,6 +8,7 @@ from autotune import _C
 from autotune.config import Config
 from autotune.kernels.cuda_gemm import (
     COMMON_SOURCES,
+    ceil_div,
     current_stream,
     layer_defines,
     pointer,
@@ -37,13 +38,14 @@ _WGMMA_TOKENS = 512
 def _chunk_rows(config: Config, layer: Layer) -> int:
     """Rows of n dequantised at once: whole blocks of 64 that fit the chunk, at least one block."""
     fitting = (config["chunk_mb"] << 20) // (2 * layer.k) // 64 * 64
-    return max(64, min(fitting, layer.n))
+    return min(layer.n, max(64, fitting))
 
 
 class _DequantMatmulPlan:
     def __init__(self, config: Config, layer: Layer, device: Device, cubin: bytes) -> None:
         self._function = _C.CudaFunction(cubin, "dequantize", device.index)
         self._rows = _chunk_rows(config, layer)
+        self._columns = ceil_div(layer.k, 64)
         self._layer = layer
         self._device = device
 
@@ -61,25 +63,26 @@ class _DequantMatmulPlan:
         import torch
 
         assert workspace is not None
-        layer = self._layer
+        n, k, rows = self._layer.n, self._layer.k, self._rows
         stream = current_stream(self._device)
         packed = (weight.qweight.data_ptr(), weight.scales.data_ptr(), pointer(weight.zeros))
-        for start in range(0, layer.n, self._rows):
-            rows = min(self._rows, layer.n - start)
-            end = COUNTER_BYTES + 2 * rows * layer.k
-            chunk = workspace[COUNTER_BYTES:end].view(x.dtype).view(rows, layer.k)
+        # A view costs the host as much as a third of a matmul, so these are as few as can be.
+        scratch = workspace.view(x.dtype)
+        chunk = scratch.as_strided((k, rows), (1, k), COUNTER_BYTES // 2)
+        address = chunk.data_ptr()
+        for start in range(0, n, rows):
+            part = out
+            if rows < n:
+                rows = min(rows, n - start)
+                part = out.narrow(1, start, rows)
+                chunk = chunk.narrow(1, 0, rows)
             self._function.launch(
-                (-(-layer.k // 64), -(-rows // 64), 1),
-                128,
-                0,
-                stream,
-                (*packed, chunk.data_ptr(), start, rows, layer.n, layer.k),
+                (self._columns, ceil_div(rows, 64), 1), 128, 0, stream, (*packed, address, start, rows, n, k)
             )
-            part = out[:, start : start + rows]
             if bias is None:
-                torch.mm(x, chunk.T, out=part)
+                torch.mm(x, chunk, out=part)
             else:
-                torch.addmm(bias[start : start + rows], x, chunk.T, out=part)
+                torch.addmm(bias.narrow(0, start, rows), x, chunk, out=part)
 
 
 class DequantMatmulFamily:

@@ -112,9 +112,10 @@ void bind(py::module_& module) {
       "A kernel of a cubin, loaded into the device's primary context (torch's own).\n\n"
       "All parameters of the kernel have 8 bytes. With boxes=(columns, rows, bf16) the first is a\n"
       "CUtensorMap instead: the address and the rows of a matrix of 16-bit elements, which are the\n"
-      "first two arguments of a launch, become its map in boxes of 64 columns. Making one loads the\n"
-      "module, which is slow but does not end a graph capture. Equal cubins share a module, which\n"
-      "stays loaded for the life of the process. Raises LaunchError.")
+      "first two arguments of a launch, become its map in boxes of 64 columns and `rows` rows, or as\n"
+      "many as the matrix has where these are fewer. Making one loads the module, which is slow but\n"
+      "does not end a graph capture. Equal cubins share a module, which stays loaded for the life of\n"
+      "the process. Raises LaunchError.")
       .def(py::init(&load), py::arg("cubin"), py::arg("name"), py::arg("device"),
            py::arg("boxes") = py::none())
       .def("launch", &launch, py::arg("grid"), py::arg("block"), py::arg("shared_bytes"), py::arg("stream"),
