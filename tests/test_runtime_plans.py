@@ -68,7 +68,7 @@ class Compiled(CpuFamily):
     def unit(self, config: Config, layer: Layer, device: Device) -> Unit | None:  # noqa: ARG002
         if config not in self.compiled:
             return None
-        return Unit("no_such_kernel.cu", config.values, "sm_80", "0")
+        return Unit("no_such_kernel.cu", config.values, "sm_80")
 
     def plan(self, config: Config, layer: Layer, device: Device, cubin: bytes | None) -> Plan:
         self.cubins.append(cubin)

@@ -7,14 +7,15 @@ from typing import TYPE_CHECKING
 from autotune import _C
 from autotune.config import Config
 from autotune.kernels.cuda_gemm import (
-    COMMON_SOURCES,
     ceil_div,
     current_stream,
     layer_defines,
+    parts,
     pointer,
     reject_layer,
 )
-from autotune.kernels.family import Unit, hash_sources
+from autotune.kernels.family import Launch, Unit
+from autotune.kernels.sources import source_hash
 from autotune.kernels.workspace import COUNTER_BYTES
 
 if TYPE_CHECKING:
@@ -24,7 +25,8 @@ if TYPE_CHECKING:
     from autotune.layer import Layer, Problem
     from autotune.packing import PackedWeight
 
-_CHUNK_MB = (32, 64, 256)
+_SOURCE = "dequant.cu"
+_CHUNK_MB = (64, 256)
 _FEWEST_TOKENS = 64
 _DEFAULT_TOKENS = 256
 # On sm_90, family `wgmma` has the default up to here for weights that do not fit the L2 once dequantised,
@@ -41,11 +43,20 @@ def _chunk_rows(config: Config, layer: Layer) -> int:
     return min(layer.n, max(64, fitting))
 
 
+def _launches(config: Config, layer: Layer) -> tuple[Launch, ...]:
+    """Of each chunk, whose first row and rows the kernel is told."""
+    columns = ceil_div(layer.k, 64)
+    return tuple(
+        Launch((columns, ceil_div(rows, 64), 1), 128, 0, False, (start, rows))
+        for start, rows in parts(layer.n, _chunk_rows(config, layer))
+    )
+
+
 class _DequantMatmulPlan:
     def __init__(self, config: Config, layer: Layer, device: Device, cubin: bytes) -> None:
         self._function = _C.CudaFunction(cubin, "dequantize", device.index)
+        self._launches = _launches(config, layer)
         self._rows = _chunk_rows(config, layer)
-        self._columns = ceil_div(layer.k, 64)
         self._layer = layer
         self._device = device
 
@@ -63,21 +74,25 @@ class _DequantMatmulPlan:
         import torch
 
         assert workspace is not None
-        n, k, rows = self._layer.n, self._layer.k, self._rows
+        n, k = self._layer.n, self._layer.k
         stream = current_stream(self._device)
         packed = (weight.qweight.data_ptr(), weight.scales.data_ptr(), pointer(weight.zeros))
-        # A view costs the host as much as a third of a matmul, so these are as few as can be.
-        scratch = workspace.view(x.dtype)
-        chunk = scratch.as_strided((k, rows), (1, k), COUNTER_BYTES // 2)
-        address = chunk.data_ptr()
-        for start in range(0, n, rows):
-            part = out
+        # Views cost the host a third of a matmul each, so these are as few as can be.
+        chunk = workspace.view(x.dtype).as_strided((k, self._rows), (1, k), COUNTER_BYTES // 2)
+        address, part = chunk.data_ptr(), out
+        for launch in self._launches:
+            start, rows = launch.arguments
             if rows < n:
-                rows = min(rows, n - start)
                 part = out.narrow(1, start, rows)
+            if rows < self._rows:
                 chunk = chunk.narrow(1, 0, rows)
             self._function.launch(
-                (self._columns, ceil_div(rows, 64), 1), 128, 0, stream, (*packed, address, start, rows, n, k)
+                launch.grid,
+                launch.threads,
+                launch.shared_bytes,
+                stream,
+                (*packed, address, start, rows, n, k),
+                launch.programmatic,
             )
             if bias is None:
                 torch.mm(x, chunk, out=part)
@@ -92,7 +107,7 @@ class DequantMatmulFamily:
     kind = "cuda"
 
     def source_hash(self) -> str:
-        return hash_sources("dequant.cu", *COMMON_SOURCES)
+        return source_hash(_SOURCE)
 
     def reject(self, config: Config, problem: Problem, device: Device) -> str | None:  # noqa: ARG002
         if tuple(config) != ("chunk_mb",):
@@ -120,7 +135,10 @@ class DequantMatmulFamily:
         return Config.of("dequant_matmul", chunk_mb=_CHUNK_MB[-1])
 
     def unit(self, config: Config, layer: Layer, device: Device) -> Unit:  # noqa: ARG002
-        return Unit("dequant.cu", layer_defines(layer), device.arch, self.source_hash())
+        return Unit(_SOURCE, layer_defines(layer), device.arch)
+
+    def launches(self, config: Config, problem: Problem, device: Device) -> tuple[Launch, ...]:  # noqa: ARG002
+        return _launches(config, problem.layer)
 
     def plan(self, config: Config, layer: Layer, device: Device, cubin: bytes | None) -> _DequantMatmulPlan:
         assert cubin is not None

@@ -62,8 +62,8 @@ class Lookup:
        k, summed, first; of a layer its nearest bucket, and this device, first.
 
     A near record is at most NEAR_OCTAVES away, in m and in n and k: beyond, the default config knows more of
-    the problem. A record is used only when its kernel source is the running one and its config is valid for
-    the problem on this device.
+    the problem. A record is used only when the code of today makes its kernel and its config is valid for the
+    problem on this device.
     """
 
     def __init__(self, device: Device, db: str | None = None, names: Collection[str] | None = None) -> None:
@@ -160,7 +160,7 @@ class Lookup:
             if self._names is not None and record.config.family not in self._names:
                 continue
             mine = record.device == self.device.name
-            if self._hashes.get(record.config.family) != record.source_hash:
+            if record.config.family not in self._hashes or not registry.is_current(record, self.device):
                 if mine:
                     self._stale[record.problem] = record
                 continue
@@ -222,9 +222,7 @@ class Lookup:
         stale = self._stale.get(problem)
         if stale is None:
             return "no record of this problem"
-        now = self._hashes.get(stale.config.family)
-        running = f"now {now[:8]}" if now else "which is not here"
-        return f"the record is from another kernel source ({stale.source_hash[:8]}, {running})"
+        return registry.why_stale(stale, self.device) or "the record is of a family that is not asked for"
 
 
 def lookup(layer: Layer, m: int = 1, device: str = "auto", db: str | None = None) -> Answer:

@@ -59,6 +59,7 @@ def trial_row(trial: Trial) -> dict[str, Any]:
         "mode": trial.mode,
         "clock_mhz": trial.clock_mhz,
         "deviation": trial.deviation,
+        "source_hash": trial.source_hash,
     }
 
 
@@ -77,6 +78,7 @@ def trial_of(row: Row) -> Trial:
         mode=row["mode"],
         clock_mhz=row["clock_mhz"],
         deviation=row["deviation"],
+        source_hash=row["source_hash"],
     )
 
 
