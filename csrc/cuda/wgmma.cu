@@ -231,9 +231,9 @@ struct Consumer {
 };
 
 // x for all units, through the rings; the block's warps may go on once the first unit of each group along k
-// is asked for. A box has as many rows as there are tokens, because the copy engine is slow to fill those past
-// the last one. What stands in their place meets no sum that is stored. The kernel behind may start once none
-// ahead still runs, so that no more than two share the device.
+// is asked for. A box has as many rows as there are tokens, because the copy engine is slow to fill those
+// past the last one. What stands in their place meets no sum that is stored. The kernel behind may start once
+// none ahead still runs, so that no more than two share the device.
 __device__ __forceinline__ void fetch_x(const Block& block, const TensorMap* x, int tokens) {
   int stage = 0, parity = 1;
   const auto ask = [&](int from, int to) {

@@ -7,6 +7,7 @@
 #include <string>
 #include <tuple>
 
+#include "launcher/dense_matmul.h"
 #include "launcher/driver.h"
 #include "launcher/function.h"
 
@@ -82,6 +83,12 @@ void launch(CudaFunction& function, const std::array<unsigned, 3>& grid, unsigne
                   static_cast<int>(count));
 }
 
+void run_matmul(DenseMatmul& matmul, std::uint64_t x, std::uint64_t w, std::uint64_t bias, std::uint64_t out,
+                std::uint64_t workspace, std::uint64_t m, std::uint64_t rows, std::uintptr_t stream) {
+  const py::gil_scoped_release release;
+  matmul.run({x, w, bias, out, workspace, m, rows}, stream_of(stream));
+}
+
 void raise_launch_error(std::exception_ptr thrown) {
   try {
     if (thrown) std::rethrow_exception(thrown);
@@ -129,6 +136,19 @@ void bind(py::module_& module) {
       .def_property_readonly("local_bytes", &CudaFunction::local_bytes, "Local memory of a thread.")
       .def_property_readonly("static_shared_bytes", &CudaFunction::static_shared_bytes)
       .def_property_readonly("max_threads", &CudaFunction::max_threads, "The largest block that can run.");
+
+  py::class_<DenseMatmul>(
+      module, "DenseMatmul",
+      "Dense products by cuBLASLt: out[m, rows] = x[m, k] @ w[rows, k].T + bias[rows], in fp16 or bf16\n"
+      "with fp32 sums; the rows of out are n elements apart. Raises LaunchError.")
+      .def(py::init<int, std::uint64_t, std::uint64_t, bool>(), py::arg("device"), py::arg("n"), py::arg("k"),
+           py::arg("bf16"))
+      .def("run", &run_matmul, py::arg("x"), py::arg("w"), py::arg("bias"), py::arg("out"),
+           py::arg("workspace"), py::arg("m"), py::arg("rows"), py::arg("stream"),
+           "Enqueue the product on the stream. All but the sizes are device addresses, bias may be 0;\n"
+           "workspace has WORKSPACE_BYTES. Allocates nothing there, waits for nothing, can be captured.\n"
+           "Raises LaunchError.")
+      .def_readonly_static("WORKSPACE_BYTES", &DenseMatmul::kWorkspaceBytes);
 }
 
 }  // namespace autotune::launcher
