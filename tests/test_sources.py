@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from dataclasses import replace
+from typing import ClassVar
 
 import pytest
 import torch
@@ -121,18 +122,25 @@ def test_what_a_heuristic_prefers_is_no_part_of_a_kernel(monkeypatch):
         assert registry.kernel_hash(config, problem, device) == before[problem, device]
 
 
-class Recorder:
-    """In the place of a loaded kernel: keeps how it is launched."""
+class Function:
+    """In the place of a loaded kernel, which needs a GPU: keeps how it is launched."""
+
+    ran: ClassVar[list[tuple]] = []
 
     def __init__(self, *_):
-        self.launches = []
+        self.ran.clear()
 
     def launch(self, grid, threads, shared_bytes, _, arguments, programmatic):
-        self.launches.append((grid, threads, shared_bytes, programmatic, arguments))
+        self.ran.append((grid, threads, shared_bytes, programmatic, arguments))
 
 
-class Matmul:
-    """In the place of cuBLASLt, which needs a GPU."""
+class DequantMatmul:
+    """Likewise; it is told its launches when it is made."""
+
+    MATMUL_BYTES = 0
+
+    def __init__(self, *arguments):
+        Function.ran[:] = [(*shape, (start, rows)) for *shape, start, rows in arguments[-1]]
 
     def run(self, *_):
         pass
@@ -144,16 +152,16 @@ def test_what_is_hashed_is_what_is_launched(monkeypatch, problem, device):
     config, layer = registry.default_config(problem, device), problem.layer
     family = registry.family_of(config)
     module = {each.FAMILY.name: each for each in (decode, dequant_matmul, mma, wgmma)}[family.name]
-    monkeypatch.setattr(_C, "CudaFunction", Recorder)
+    monkeypatch.setattr(_C, "CudaFunction", Function)
+    monkeypatch.setattr(_C, "DequantMatmul", DequantMatmul)
     monkeypatch.setattr(module, "current_stream", lambda _: 0)
-    monkeypatch.setattr(dequant_matmul._C, "DenseMatmul", lambda *_: Matmul())
     plan = family.plan(config, layer, device, b"")
     x, out = (torch.empty(problem.m, width, dtype=torch.float16) for width in (layer.k, layer.n))
     packed = PackedWeight(layer, "cuda", x, x, x)
     plan.run(x, packed, None, out, torch.empty(plan.workspace_bytes(problem.m), dtype=torch.uint8))
-    ran, named = plan._function.launches, family.launches(config, problem, device)
-    assert len(ran) == len(named) > 0
-    for (*shape, arguments), launch in zip(ran, named, strict=True):
+    named = family.launches(config, problem, device)
+    assert len(Function.ran) == len(named) > 0
+    for (*shape, arguments), launch in zip(Function.ran, named, strict=True):
         assert tuple(shape) == (launch.grid, launch.threads, launch.shared_bytes, launch.programmatic)
         assert set(launch.arguments) <= set(arguments)
     if family.name == "wgmma":

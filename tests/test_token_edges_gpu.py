@@ -1,4 +1,4 @@
-"""Numbers of tokens around a tile's: what stands beside x, in memory and in shared memory, changes nothing."""
+"""Numbers of tokens around a tile's: what stands beside x, in memory or shared memory, changes nothing."""
 
 import pytest
 import torch

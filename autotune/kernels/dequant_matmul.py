@@ -1,6 +1,6 @@
 """Family `dequant_matmul`: dequantise some rows into a reused workspace, then cuBLASLt's matmul on them.
 
-cuBLASLt is called by itself, because torch's matmul costs the host three times as much.
+cuBLASLt is called by itself, because torch's matmul and the views that it takes cost the host as much again.
 """
 
 from __future__ import annotations
@@ -29,8 +29,6 @@ if TYPE_CHECKING:
     from autotune.packing import PackedWeight
 
 _SOURCE = "dequant.cu"
-# In a workspace: counters, which this family has no use for, the matmul's own, a chunk.
-_CHUNK_AT = COUNTER_BYTES + _C.DenseMatmul.WORKSPACE_BYTES
 _CHUNK_MB = (64, 256)
 _FEWEST_TOKENS = 64
 _DEFAULT_TOKENS = 256
@@ -49,7 +47,7 @@ def _chunk_rows(config: Config, layer: Layer) -> int:
 
 
 def _launches(config: Config, layer: Layer) -> tuple[Launch, ...]:
-    """Of each chunk, whose first row and rows the kernel is told."""
+    """Of each chunk; the arguments are its first row and its rows."""
     columns = ceil_div(layer.k, 64)
     return tuple(
         Launch((columns, ceil_div(rows, 64), 1), 128, 0, False, (start, rows))
@@ -59,15 +57,18 @@ def _launches(config: Config, layer: Layer) -> tuple[Launch, ...]:
 
 class _DequantMatmulPlan:
     def __init__(self, config: Config, layer: Layer, device: Device, cubin: bytes) -> None:
-        self._function = _C.CudaFunction(cubin, "dequantize", device.index)
-        self._matmul = _C.DenseMatmul(device.index, layer.n, layer.k, layer.dtype == "bf16")
-        self._launches = _launches(config, layer)
+        chunks = []
+        for launch in _launches(config, layer):
+            start, rows = launch.arguments
+            shape = launch.grid, launch.threads, launch.shared_bytes, launch.programmatic
+            chunks.append((*shape, start, rows))
+        bf16 = layer.dtype == "bf16"
+        self._matmul = _C.DequantMatmul(cubin, "dequantize", device.index, layer.n, layer.k, bf16, chunks)
         self._chunk_bytes = 2 * _chunk_rows(config, layer) * layer.k
-        self._layer = layer
         self._device = device
 
     def workspace_bytes(self, m: int) -> int:  # noqa: ARG002
-        return _CHUNK_AT + self._chunk_bytes
+        return COUNTER_BYTES + _C.DequantMatmul.MATMUL_BYTES + self._chunk_bytes
 
     def run(
         self,
@@ -78,25 +79,17 @@ class _DequantMatmulPlan:
         workspace: torch.Tensor | None,
     ) -> None:
         assert workspace is not None
-        n, k, m = self._layer.n, self._layer.k, x.shape[0]
-        stream = current_stream(self._device)
-        packed = (weight.qweight.data_ptr(), weight.scales.data_ptr(), pointer(weight.zeros))
-        tokens, biases, result, scratch = x.data_ptr(), pointer(bias), out.data_ptr(), workspace.data_ptr()
-        chunk = scratch + _CHUNK_AT
-        for launch in self._launches:
-            start, rows = launch.arguments
-            self._function.launch(
-                launch.grid,
-                launch.threads,
-                launch.shared_bytes,
-                stream,
-                (*packed, chunk, start, rows, n, k),
-                launch.programmatic,
-            )
-            its_bias = biases and biases + 2 * start
-            self._matmul.run(
-                tokens, chunk, its_bias, result + 2 * start, scratch + COUNTER_BYTES, m, rows, stream
-            )
+        self._matmul.run(
+            x.data_ptr(),
+            weight.qweight.data_ptr(),
+            weight.scales.data_ptr(),
+            pointer(weight.zeros),
+            pointer(bias),
+            out.data_ptr(),
+            workspace.data_ptr() + COUNTER_BYTES,
+            x.shape[0],
+            current_stream(self._device),
+        )
 
 
 class DequantMatmulFamily:

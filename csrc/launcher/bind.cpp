@@ -6,8 +6,10 @@
 #include <memory>
 #include <string>
 #include <tuple>
+#include <utility>
+#include <vector>
 
-#include "launcher/dense_matmul.h"
+#include "launcher/dequant_matmul.h"
 #include "launcher/driver.h"
 #include "launcher/function.h"
 
@@ -83,10 +85,25 @@ void launch(CudaFunction& function, const std::array<unsigned, 3>& grid, unsigne
                   static_cast<int>(count));
 }
 
-void run_matmul(DenseMatmul& matmul, std::uint64_t x, std::uint64_t w, std::uint64_t bias, std::uint64_t out,
-                std::uint64_t workspace, std::uint64_t m, std::uint64_t rows, std::uintptr_t stream) {
+using ChunkArgument =
+    std::tuple<std::array<unsigned, 3>, unsigned, unsigned, bool, std::uint64_t, std::uint64_t>;
+
+std::unique_ptr<DequantMatmul> load_dequant(const py::bytes& cubin, std::string name, int device,
+                                            std::uint64_t n, std::uint64_t k, bool bf16,
+                                            const std::vector<ChunkArgument>& arguments) {
+  std::vector<Chunk> chunks;
+  for (const auto& [grid, block, shared_bytes, programmatic, start, rows] : arguments)
+    chunks.push_back({{grid, block, shared_bytes, nullptr, programmatic}, start, rows});
+  const std::string_view bytes = cubin;
   const py::gil_scoped_release release;
-  matmul.run({x, w, bias, out, workspace, m, rows}, stream_of(stream));
+  return std::make_unique<DequantMatmul>(bytes, std::move(name), device, n, k, bf16, std::move(chunks));
+}
+
+void run_dequant(DequantMatmul& matmul, std::uint64_t x, std::uint64_t qweight, std::uint64_t scales,
+                 std::uint64_t zeros, std::uint64_t bias, std::uint64_t out, std::uint64_t workspace,
+                 std::uint64_t m, std::uintptr_t stream) {
+  const py::gil_scoped_release release;
+  matmul.run({x, qweight, scales, zeros, bias, out, workspace, m}, stream_of(stream));
 }
 
 void raise_launch_error(std::exception_ptr thrown) {
@@ -137,18 +154,19 @@ void bind(py::module_& module) {
       .def_property_readonly("static_shared_bytes", &CudaFunction::static_shared_bytes)
       .def_property_readonly("max_threads", &CudaFunction::max_threads, "The largest block that can run.");
 
-  py::class_<DenseMatmul>(
-      module, "DenseMatmul",
-      "Dense products by cuBLASLt: out[m, rows] = x[m, k] @ w[rows, k].T + bias[rows], in fp16 or bf16\n"
-      "with fp32 sums; the rows of out are n elements apart. Raises LaunchError.")
-      .def(py::init<int, std::uint64_t, std::uint64_t, bool>(), py::arg("device"), py::arg("n"), py::arg("k"),
-           py::arg("bf16"))
-      .def("run", &run_matmul, py::arg("x"), py::arg("w"), py::arg("bias"), py::arg("out"),
-           py::arg("workspace"), py::arg("m"), py::arg("rows"), py::arg("stream"),
-           "Enqueue the product on the stream. All but the sizes are device addresses, bias may be 0;\n"
-           "workspace has WORKSPACE_BYTES. Allocates nothing there, waits for nothing, can be captured.\n"
-           "Raises LaunchError.")
-      .def_readonly_static("WORKSPACE_BYTES", &DenseMatmul::kWorkspaceBytes);
+  py::class_<DequantMatmul>(
+      module, "DequantMatmul",
+      "out[m, n] = x[m, k] @ dequant(w[n, k]).T + bias[n], in fp16 or bf16: chunk by chunk a kernel of a\n"
+      "cubin that dequantises and a product by cuBLASLt. A chunk is how the kernel is launched (grid,\n"
+      "block, shared_bytes, programmatic), its first row of w and its rows. Raises LaunchError.")
+      .def(py::init(&load_dequant), py::arg("cubin"), py::arg("name"), py::arg("device"), py::arg("n"),
+           py::arg("k"), py::arg("bf16"), py::arg("chunks"))
+      .def("run", &run_dequant, py::arg("x"), py::arg("qweight"), py::arg("scales"), py::arg("zeros"),
+           py::arg("bias"), py::arg("out"), py::arg("workspace"), py::arg("m"), py::arg("stream"),
+           "Enqueue all on the stream. All but m are device addresses, zeros and bias may be 0; workspace\n"
+           "has MATMUL_BYTES and, behind them, room for the largest chunk. Allocates nothing on the device,\n"
+           "waits for nothing, can be captured. Raises LaunchError.")
+      .def_readonly_static("MATMUL_BYTES", &DenseMatmul::kWorkspaceBytes);
 }
 
 }  // namespace autotune::launcher
