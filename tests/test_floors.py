@@ -17,11 +17,13 @@ VALUES = (
     "layer",
     "config",
     "device",
+    "fusion",
     "job",
     "locks",
     "parent",
     "record",
     "shapes",
+    "weights",
 )
 FLOORS = {
     **dict.fromkeys(VALUES, 0),

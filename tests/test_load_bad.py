@@ -189,7 +189,7 @@ def test_an_index_that_names_too_much(tmp_path: Path) -> None:
 def test_folders(tmp_path: Path) -> None:
     with pytest.raises(FormatError, match=r"nowhere is not a folder"):
         autotune.load(tmp_path / "nowhere", "cpu")
-    with pytest.raises(FormatError, match=r"config.json does not read as JSON: .*No such file"):
+    with pytest.raises(FormatError, match=r"config.json does not read: No such file"):
         autotune.load(tmp_path, "cpu")
     folder = stored(tmp_path / "model", tiny())
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")

@@ -9,8 +9,9 @@ import torch
 
 from autotune.device import find_device
 from autotune.errors import FormatError
-from autotune.runtime.checkpoint import open_folder, read_json
+from autotune.runtime.checkpoint import open_folder
 from autotune.runtime.quantizer import QuantizationConfig
+from autotune.weights import expect_file, find_weights, read_json
 
 _OLD_CONFIGS = ("quantize_config.json", "quant_config.json")
 """Where AutoGPTQ and AutoAWQ said how a checkpoint is quantized before config.json did."""
@@ -18,7 +19,7 @@ _OLD_CONFIGS = ("quantize_config.json", "quant_config.json")
 
 def load(
     path: str | Path,
-    device: str = "cuda",
+    device: str = "auto",
     *,
     db: str | None = None,
     fuse: bool = True,
@@ -26,27 +27,27 @@ def load(
 ) -> Any:
     """The causal language model in the folder `path`, for inference, its int4 linears tuned.
 
-    The class is transformers' own; `model.autotune_report` says what each linear runs. `db` is the database
+    The class is transformers' own; `model.autotune_report` says what each linear runs, and why one does not
+    run a tuned kernel. `device` is "auto" (a GPU if there is any), "cpu" or "cuda:N". `db` is the database
     to look in, by default the one in force; its troubles are warnings. `fuse` makes one linear of q, k and v
     and of gate and up where the architecture is known to allow it. `dtype` is what the model computes in, by
     default what config.json says. Linears are read and packed one at a time, so memory never holds more
-    than the packed model and one unpacked linear.
+    than the packed model and one unpacked linear. The files may change or go once the model is loaded.
 
     Raises:
         DeviceError: `device` is not here.
         FormatError, LayerError: the folder holds something else than a whole 4-bit checkpoint of an
-            architecture that transformers has, or no kernel takes a linear; the message names it.
+            architecture that transformers has, or no kernel takes any of its linears; the message names it.
     """
     from transformers import AutoModelForCausalLM
 
     target = find_device(device)
-    folder = Path(path).expanduser()
-    if not folder.is_dir():
-        raise FormatError(f"{folder} is not a folder; download the model and give the folder that holds it")
+    folder = _folder(path)
     config = _config(folder)
     config.quantization_config = QuantizationConfig(
         db, fuse, target.torch_name, _quantization(folder)
     ).to_dict()
+    config.transformers_weights = find_weights(folder).name
     open_folder(folder)
     model, told = AutoModelForCausalLM.from_pretrained(
         folder, config=config, dtype=dtype or "auto", output_loading_info=True, local_files_only=True
@@ -58,20 +59,36 @@ def load(
     return model.to(target.torch_name)
 
 
+def _folder(path: str | Path) -> Path:
+    """The folder, which holds nothing that opening could block on."""
+    try:
+        folder = Path(path).expanduser()
+        found = sorted(folder.iterdir()) if folder.is_dir() else None
+    except (OSError, RuntimeError, ValueError) as error:
+        raise FormatError(f"{str(path)!r} does not read: {error}") from None
+    if found is None:
+        raise FormatError(f"{folder} is not a folder; download the model and give the folder that holds it")
+    for entry in found:
+        if entry.exists() and not entry.is_dir():
+            expect_file(entry)
+    return folder
+
+
 def _config(folder: Path) -> Any:
     """The config of the model, which transformers has a causal class for."""
     from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig
 
-    model_type = read_json(folder / "config.json").get("model_type")
+    file = folder / "config.json"
+    model_type = read_json(file).get("model_type")
+    if (folder / "generation_config.json").exists():
+        read_json(folder / "generation_config.json")
     try:
         config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         known = type(config) in MODEL_FOR_CAUSAL_LM_MAPPING
     except (KeyError, ValueError):
         known = False
     if not known:
-        raise FormatError(
-            f"{folder / 'config.json'}: transformers has no causal model of model_type={model_type!r}"
-        )
+        raise FormatError(f"{file}: transformers has no causal model of model_type={model_type!r}")
     return config
 
 
