@@ -20,6 +20,7 @@ VALUES = (
     "job",
     "locks",
     "parent",
+    "quantization",
     "record",
     "shapes",
 )
