@@ -34,7 +34,7 @@ def parse_quantization(config: Any) -> CheckpointScheme:
     """The scheme of a checkpoint, from its `quantization_config` (or AutoGPTQ's quantize_config.json).
 
     Raises:
-        FormatError: it is no object, a method, layout or number of bits is not read, a value has the wrong type,
+        FormatError: it is no object, a method, layout or number of bits is not read, a value has a wrong type,
             or a key may change what the model computes; the message has key and value.
     """
     fields = Fields(config)
