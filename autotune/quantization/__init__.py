@@ -34,8 +34,8 @@ def parse_quantization(config: Any) -> CheckpointScheme:
     """The scheme of a checkpoint, from its `quantization_config` (or AutoGPTQ's quantize_config.json).
 
     Raises:
-        FormatError: it is no object, a method, layout or number of bits is not read, a value has a wrong type,
-            or a key may change what the model computes; the message has key and value.
+        FormatError: it is no object, or has a method, layout or number of bits that is not read, a value of a
+            wrong type, or a key that may change what the model computes; the message has key and value.
     """
     fields = Fields(config)
     told = fields.word("quant_method", "method") or _guess(fields)

@@ -34,7 +34,7 @@ def auto_round(fields: Fields) -> CheckpointScheme:
         minus_one=kind in _V1,
         by_word=kind in _V1,
     )
-    check_integers(fields, "int32")
+    check_integers(fields)
     check_overrides(fields, scheme)
-    fields.end(harmless.AUTO_ROUND | {"backend"})
+    fields.end(harmless.LINEARS)
     return scheme

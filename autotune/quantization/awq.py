@@ -22,9 +22,6 @@ _FORMATS = {
 def awq(fields: Fields) -> CheckpointScheme:
     """The scheme of an AWQ checkpoint."""
     version = fields.word("version", "format", "checkpoint_format") or "gemm"
-    # transformers wrote so before it knew llm-awq as a format.
-    if fields.word("backend") == "llm-awq":
-        version = "llm-awq"
     if version not in _FORMATS:
         raise FormatError(f"AWQ version={version!r} is not one of {', '.join(_FORMATS)}")
     zero_point, symmetric = fields.flag("zero_point"), fields.flag("sym")
@@ -36,7 +33,7 @@ def awq(fields: Fields) -> CheckpointScheme:
         fields.integer("bits", "w_bit"),
         zero_point,
     )
-    check_integers(fields, "int16" if scheme.format == "awq_gemv_fast" else "int32")
+    check_integers(fields)
     check_overrides(fields, scheme)
-    fields.end(harmless.AWQ)
+    fields.end(harmless.LINEARS)
     return scheme

@@ -22,7 +22,7 @@ def compressed_tensors(fields: Fields) -> CheckpointScheme:
         raise FormatError("compressed-tensors config_groups are missing or empty")
     if any(scheme != schemes[0] for scheme in schemes):
         raise FormatError(f"{len(schemes)} config_groups differ in their weights; only one kind is read")
-    fields.end(harmless.COMPRESSED_TENSORS)
+    fields.end(harmless.COMPRESSED)
     return schemes[0]
 
 

@@ -20,21 +20,23 @@ def gptq(fields: Fields) -> CheckpointScheme:
         stored = "marlin"
     if stored not in _FORMATS:
         raise FormatError(f"GPTQ checkpoint_format={stored!r} is not one of {', '.join(_FORMATS)}")
+    numbers = fields.integer("group_size", "groupsize"), fields.integer("bits", "wbits")
     symmetric = fields.flag("sym")
-    minus_one = stored == "gptq"
-    scheme = CheckpointScheme(
-        "marlin" if stored == "marlin" else "gptq",
-        fields.integer("group_size", "groupsize"),
-        fields.integer("bits", "wbits"),
-        # Marlin's kernels for GPTQ have no zeros.
-        zero_point=False if stored == "marlin" else None if symmetric is None else not symmetric,
-        desc_act=bool(fields.flag("desc_act")) and stored != "marlin",
-        minus_one=minus_one,
-        by_word=minus_one and _subtracts_by_word(fields),
-    )
-    check_integers(fields, "int32")
+    if stored == "marlin":
+        # It has neither zeros nor an order of columns.
+        scheme = CheckpointScheme("marlin", *numbers, zero_point=False)
+    else:
+        scheme = CheckpointScheme(
+            "gptq",
+            *numbers,
+            zero_point=None if symmetric is None else not symmetric,
+            desc_act=bool(fields.flag("desc_act")),
+            minus_one=stored == "gptq",
+            by_word=stored == "gptq" and _subtracts_by_word(fields),
+        )
+    check_integers(fields)
     check_overrides(fields, scheme)
-    fields.end(harmless.GPTQ)
+    fields.end(harmless.LINEARS)
     return scheme
 
 

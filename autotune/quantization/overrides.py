@@ -10,12 +10,11 @@ _INTEGERS = ("int", "int_sym", "int_asym", "rtn_int_sym", "opt_rtn_int_sym")
 _SPELLINGS = {"bits": "bits", "wbits": "bits", "group_size": "group_size", "desc_act": "desc_act"}
 
 
-def check_integers(fields: Fields, words: str) -> None:
-    """FormatError unless weights are integers in `words`, and activations are left as they are."""
-    for key, allowed in (("data_type", _INTEGERS), ("pack_dtype", (words, f"torch.{words}"))):
-        found = fields.word(key)
-        if found is not None and found not in allowed:
-            raise fields.refused(key, found)
+def check_integers(fields: Fields) -> None:
+    """FormatError unless weights are integers and activations are left as they are."""
+    data_type = fields.word("data_type")
+    if data_type is not None and data_type not in _INTEGERS:
+        raise fields.refused("data_type", data_type)
     if fields.any("act_bits") is not None and fields.integer("act_bits") < 16:
         raise fields.refused("act_bits", fields.integer("act_bits"))
 
@@ -43,5 +42,5 @@ def _check_override(override: Fields, scheme: CheckpointScheme) -> None:
     symmetric = override.flag("sym")
     if symmetric is not None and symmetric is not (scheme.zero_point is False):
         raise override.refused("sym", symmetric)
-    check_integers(override, "int32")
-    override.end(harmless.GPTQ)
+    check_integers(override)
+    override.end(harmless.LINEARS)
