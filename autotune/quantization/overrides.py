@@ -39,8 +39,8 @@ def _check_override(override: Fields, scheme: CheckpointScheme) -> None:
         found = override.any(spelling)
         if found is not None and found != getattr(scheme, field):
             raise override.refused(spelling, found)
-    symmetric = override.flag("sym")
-    if symmetric is not None and symmetric is not (scheme.zero_point is False):
-        raise override.refused("sym", symmetric)
+    # Where zeros are read, those of symmetric linears are too.
+    if override.flag("sym") is False and scheme.zero_point is False:
+        raise override.refused("sym", False)
     check_integers(override)
     override.end(harmless.LINEARS)
