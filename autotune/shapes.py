@@ -10,8 +10,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from autotune.errors import LayerError, ShapesError
+from autotune.errors import FormatError, LayerError, ShapesError
 from autotune.layer import Layer, shard_layer
+from autotune.quantization import parse_quantization
 
 _DTYPES = {"float16": "fp16", "half": "fp16", "bfloat16": "bf16"}
 _BOOLEANS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
@@ -245,21 +246,12 @@ def _field(path: Path, model: Mapping[str, Any], name: str, default: int | None 
     return value
 
 
-def _quantization(path: Path, stored: Mapping[str, Any]) -> Quantization:
-    """Group size and zeros of a `quantization_config` as AWQ, GPTQ and compressed-tensors write it."""
-    for group in (stored.get("config_groups") or {}).values():
-        stored = group.get("weights") or {}
-        break
-    bits = _first(stored, "bits", "w_bit", "num_bits")
-    if bits not in (None, 4):
-        raise ShapesError(f"{path}: the weights have {bits} bits; autotune tunes int4")
-    symmetric = _first(stored, "sym", "symmetric")
-    zero_point = _first(stored, "zero_point")
-    if zero_point is None and symmetric is not None:
-        zero_point = not symmetric
-    group_size = -1 if stored.get("strategy") == "channel" else _first(stored, "group_size", "q_group_size")
-    return Quantization(group_size, None, zero_point)
-
-
-def _first(stored: Mapping[str, Any], *names: str) -> Any:
-    return next((stored[name] for name in names if stored.get(name) is not None), None)
+def _quantization(path: Path, stored: Any) -> Quantization:
+    """Group size and zeros that a `quantization_config` gives its layers."""
+    if not stored:
+        return Quantization()
+    try:
+        scheme = parse_quantization(stored)
+    except FormatError as error:
+        raise ShapesError(f"{path}: {error}") from None
+    return Quantization(scheme.group_size, None, scheme.zero_point)

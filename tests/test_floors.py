@@ -21,6 +21,7 @@ VALUES = (
     "job",
     "locks",
     "parent",
+    "quantization",
     "record",
     "shapes",
     "weights",

@@ -124,8 +124,8 @@ def test_layers_named_twice_are_tuned_once() -> None:
          (32, "fp16", False)),
         ({"quantization_config": {"quant_method": "gptq", "bits": 4, "group_size": 128, "sym": False}},
          (128, "fp16", True)),
-        ({"quantization_config": {"config_groups": {"group_0": {"weights": {
-            "num_bits": 4, "group_size": 64, "symmetric": True}}}}}, (64, "fp16", False)),
+        ({"quantization_config": {"format": "pack-quantized", "config_groups": {"group_0": {"weights": {
+            "num_bits": 4, "group_size": 64}}}}}, (64, "fp16", False)),
     ],
 )  # fmt: skip
 def test_config_json_says_how_the_model_is_quantized(
@@ -163,7 +163,10 @@ def test_config_json_heads(tmp_path: Path) -> None:
     [
         ({"hidden_size": None}, "hidden_size is missing"),
         ({"intermediate_size": "big"}, "intermediate_size is 'big'"),
-        ({"quantization_config": {"bits": 8, "group_size": 128}}, "8 bits"),
+        (
+            {"quantization_config": {"w_bit": 8, "q_group_size": 128, "zero_point": True}},
+            "bits=8; only 4-bit",
+        ),
     ],
 )
 def test_config_json_that_cannot_be_used(tmp_path: Path, config: dict[str, Any], words: str) -> None:
