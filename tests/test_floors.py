@@ -24,6 +24,7 @@ VALUES = (
     "quantization",
     "record",
     "shapes",
+    "stored_layers",
     "weights",
 )
 FLOORS = {

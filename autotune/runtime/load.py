@@ -11,10 +11,8 @@ from autotune.device import find_device
 from autotune.errors import FormatError
 from autotune.runtime.checkpoint import open_folder
 from autotune.runtime.quantizer import QuantizationConfig
+from autotune.stored_layers import quantization_of
 from autotune.weights import expect_file, find_weights, read_json
-
-_OLD_CONFIGS = ("quantize_config.json", "quant_config.json")
-"""Where AutoGPTQ and AutoAWQ said how a checkpoint is quantized before config.json did."""
 
 
 def load(
@@ -94,11 +92,8 @@ def _config(folder: Path) -> Any:
 
 def _quantization(folder: Path) -> dict[str, Any]:
     """What the checkpoint says of its quantization."""
-    told = read_json(folder / "config.json").get("quantization_config")
-    for name in _OLD_CONFIGS:
-        if not told and (folder / name).is_file():
-            told = read_json(folder / name)
-    if not isinstance(told, dict) or not told:
+    told = quantization_of(folder / "config.json")
+    if not isinstance(told, dict):
         raise FormatError(
             f"{folder / 'config.json'} has no quantization_config; only 4-bit checkpoints are loaded"
         )
