@@ -37,6 +37,7 @@ pytestmark = [
 AWQ = KINDS["awq"]
 # The activation of each architecture that AutoAWQ scales, the linear behind it, and numbers of a tiny model.
 SCALED: dict[str, tuple[str, str, dict[str, Any]]] = {
+    "gpt_bigcode": ("act", "c_proj", {"n_embd": 64, "n_head": 4, "n_layer": 2, "n_inner": 96}),
     "bloom": ("gelu_impl", "dense_4h_to_h", {"n_head": 4, "n_layer": 2}),
     "gpt_neox": ("act", "dense_4h_to_h", {}),
     "gptj": ("act", "fc_out", {"n_embd": 64, "n_head": 4, "n_layer": 2, "rotary_dim": 8, "n_inner": 96}),

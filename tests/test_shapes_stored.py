@@ -51,6 +51,23 @@ def test_every_family(tmp_path: Path, family: str, dtype: str) -> None:
     assert layers_of(folder / "config.json") == loaded(folder)
 
 
+@pytest.mark.parametrize("where", ["top", "text", "both"])
+def test_a_model_that_also_sees(tmp_path: Path, where: str) -> None:
+    """Its language model's numbers are one level down; the dtype is there or at the top."""
+    model = tiny("qwen3_5_text", layer_types=["linear_attention", "full_attention"], linear_num_value_heads=8)
+    folder = write(tmp_path / "model", model, quantize(model, KINDS["awq"]), None)
+    text = {
+        **json.loads((folder / "config.json").read_text()),
+        "dtype": None if where == "top" else "bfloat16",
+    }
+    told = {"model_type": "qwen3_5", "text_config": text, "quantization_config": KINDS["awq"].config}
+    if where != "text":
+        told["dtype"] = "bfloat16" if where == "top" else "float16"
+    (folder / "config.json").write_text(json.dumps(told))
+    assert {layer.dtype for layer in layers_of(folder)} == {"bf16"}
+    assert layers_of(folder) == loaded(folder)
+
+
 def test_the_dtype_of_the_weights_where_nobody_says_it(tmp_path: Path) -> None:
     model = tiny()
     halves = {

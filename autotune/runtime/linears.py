@@ -69,9 +69,8 @@ class Linears:
         if not self._groups:
             name, error = next(iter(self._dense.items()))
             raise type(error)(f"{name}: {error}")
-        for name in self._contents.linears:
-            # Without parameters, so that nobody allocates or initializes what comes later.
-            _set(model, name, torch.nn.Identity())
+        for name, stored in self._contents.linears.items():
+            _set(model, name, _StandIn(stored))
         placed = (*self._contents.linears, *self._contents.activations)
         children = {name.rpartition(".")[2] for name in placed}
         return rf"(^|\.)({'|'.join(sorted(children))})\.({'|'.join((*names_of(self._scheme), 'bias'))})$"
@@ -184,6 +183,18 @@ class Linears:
         held = self._checkpoint[bias].to(self._device, copy=True)
         # AutoGPTQ stores zeros for linears without a bias.
         return held if bool(held.any()) else None
+
+
+class _StandIn(torch.nn.Identity):
+    """A linear that comes later: no parameters, which transformers would allocate.
+
+    Models may initialize a linear's weight and bias by name, so there are some, without memory.
+    """
+
+    def __init__(self, stored: Stored) -> None:
+        super().__init__()
+        self.weight = torch.empty((stored.n, stored.k), device="meta")
+        self.bias = torch.empty(stored.n, device="meta") if stored.biased else None
 
 
 def _same_order(linears: list[Unpacked]) -> bool:

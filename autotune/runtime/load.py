@@ -47,6 +47,8 @@ def load(
     ).to_dict()
     config.transformers_weights = find_weights(folder).name
     open_folder(folder)
+    # Of a model that also sees, transformers itself would only look in the text's part.
+    dtype = dtype or config.get_text_config().dtype or config.dtype
     model, told = AutoModelForCausalLM.from_pretrained(
         folder, config=config, dtype=dtype or "auto", output_loading_info=True, local_files_only=True
     )
