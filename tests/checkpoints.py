@@ -150,6 +150,39 @@ def quantize(
     return tensors
 
 
+def scaled(reference: Any, act: str, behind: str) -> Tensors:
+    """The checkpoint of a model whose activations were scaled; the model becomes its reference."""
+    acts = [
+        name for name, _ in reference.named_modules() if name.endswith(f"mlp.{act}") or ".ffn.act" in name
+    ]
+    assert len(acts) == 2
+    scales: Tensors = {}
+    for seed, name in enumerate(acts):
+        linear = reference.get_submodule(f"{name.rpartition('.')[0]}.{behind}")
+        generator = torch.Generator().manual_seed(seed)
+        scales[name] = 0.25 + 2 * torch.rand(linear.in_features, generator=generator)
+        linear.weight.data *= scales[name]
+    tensors = quantize(reference, KINDS["awq"])
+    for name, found in scales.items():
+        reference.get_submodule(f"{name.rpartition('.')[0]}.{behind}").weight.data /= found
+        tensors[f"{name}.scales"] = found
+    return tensors
+
+
+def with_odd_head(reference: Any, kind: str) -> Tensors:
+    """The checkpoint of the model, whose head has no multiple of 8 rows."""
+    tensors, head, n = quantize(reference, KINDS[kind]), reference.lm_head, reference.lm_head.out_features
+    rows = torch.cat([head.weight.data, torch.randn(-n % 8, head.in_features)])
+    weight = rounded(rows, KINDS[kind].zero_point)
+    head.weight.data = dequantize(weight)[:n].contiguous()
+    packed = packers.compressed_tensors(weight)
+    for last in ("weight_packed", "weight_scale"):
+        packed[last] = packed[last][:n]
+    packed["weight_shape"] = torch.tensor([n, head.in_features])
+    del tensors["lm_head.weight"]
+    return tensors | {f"lm_head.{last}": found for last, found in packed.items()}
+
+
 def write(
     folder: Path,
     model: Any,

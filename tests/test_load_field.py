@@ -13,21 +13,21 @@ import pytest
 import torch
 from checkpoints import (
     KINDS,
-    Tensors,
     linears_of,
     logits,
     one_thread,
     prompt,
     quantize,
     rounded,
+    scaled,
     stored,
     tiny,
+    with_odd_head,
     write,
 )
 
 import autotune
 from autotune.errors import FormatError, LayerError
-from autotune.packing import dequantize
 from autotune.runtime.linear import Int4Linear
 
 pytestmark = [
@@ -48,25 +48,6 @@ SCALED: dict[str, tuple[str, str, dict[str, Any]]] = {
 
 def assert_same(model: Any, reference: Any) -> None:
     torch.testing.assert_close(logits(model, prompt()), logits(reference, prompt()), rtol=1e-4, atol=1e-4)
-
-
-def scaled(reference: Any, act: str, behind: str) -> Tensors:
-    """The checkpoint of a model whose activations were scaled; the model becomes its reference."""
-    acts = [
-        name for name, _ in reference.named_modules() if name.endswith(f"mlp.{act}") or ".ffn.act" in name
-    ]
-    assert len(acts) == 2
-    scales: Tensors = {}
-    for seed, name in enumerate(acts):
-        linear = reference.get_submodule(f"{name.rpartition('.')[0]}.{behind}")
-        generator = torch.Generator().manual_seed(seed)
-        scales[name] = 0.25 + 2 * torch.rand(linear.in_features, generator=generator)
-        linear.weight.data *= scales[name]
-    tensors = quantize(reference, AWQ)
-    for name, found in scales.items():
-        reference.get_submodule(f"{name.rpartition('.')[0]}.{behind}").weight.data /= found
-        tensors[f"{name}.scales"] = found
-    return tensors
 
 
 @pytest.mark.parametrize("family", SCALED)
@@ -156,20 +137,6 @@ def test_a_linear_that_no_kernel_takes_is_dense(tmp_path: Path, kind: str, n: in
     assert type(model.lm_head) is torch.nn.Linear
     assert set(model.autotune_report.skipped) == {"lm_head"}
     assert isinstance(model.model.layers[0].mlp.down_proj, Int4Linear)
-
-
-def with_odd_head(reference: Any, kind: str) -> Tensors:
-    """The checkpoint of the model, whose head has no multiple of 8 rows."""
-    tensors, head, n = quantize(reference, KINDS[kind]), reference.lm_head, reference.lm_head.out_features
-    rows = torch.cat([head.weight.data, torch.randn(-n % 8, head.in_features)])
-    weight = rounded(rows, KINDS[kind].zero_point)
-    head.weight.data = dequantize(weight)[:n].contiguous()
-    packed = packers.compressed_tensors(weight)
-    for last in ("weight_packed", "weight_scale"):
-        packed[last] = packed[last][:n]
-    packed["weight_shape"] = torch.tensor([n, head.in_features])
-    del tensors["lm_head.weight"]
-    return tensors | {f"lm_head.{last}": found for last, found in packed.items()}
 
 
 def test_a_model_of_which_no_kernel_takes_anything(tmp_path: Path) -> None:

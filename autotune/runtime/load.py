@@ -9,6 +9,7 @@ import torch
 
 from autotune.device import find_device
 from autotune.errors import FormatError
+from autotune.quantization import parse_quantization
 from autotune.runtime.checkpoint import open_folder
 from autotune.runtime.quantizer import QuantizationConfig
 from autotune.stored_layers import quantization_of
@@ -41,18 +42,17 @@ def load(
 
     target = find_device(device)
     folder = _folder(path)
+    told = _quantization(folder)
     config = _config(folder)
-    config.quantization_config = QuantizationConfig(
-        db, fuse, target.torch_name, _quantization(folder)
-    ).to_dict()
+    config.quantization_config = QuantizationConfig(db, fuse, target.torch_name, told).to_dict()
     config.transformers_weights = find_weights(folder).name
     open_folder(folder)
     # Of a model that also sees, transformers itself would only look in the text's part.
-    dtype = dtype or config.get_text_config().dtype or config.dtype
-    model, told = AutoModelForCausalLM.from_pretrained(
+    dtype = dtype or getattr(config.get_text_config(), "dtype", None) or config.dtype
+    model, info = AutoModelForCausalLM.from_pretrained(
         folder, config=config, dtype=dtype or "auto", output_loading_info=True, local_files_only=True
     )
-    missing = sorted(told["missing_keys"])
+    missing = sorted(info["missing_keys"])
     if missing:
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
         raise FormatError(f"{folder} has no tensor {missing[0]}{more}; download it again")
@@ -76,27 +76,31 @@ def _folder(path: str | Path) -> Path:
 
 def _config(folder: Path) -> Any:
     """The config of the model, which transformers has a causal class for."""
-    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig
+    from transformers import CONFIG_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig
 
     file = folder / "config.json"
     model_type = read_json(file).get("model_type")
     if (folder / "generation_config.json").exists():
         read_json(folder / "generation_config.json")
+    none = f"{file}: transformers has no causal model of model_type={model_type!r}"
+    if not isinstance(model_type, str) or model_type not in CONFIG_MAPPING:
+        raise FormatError(none)
     try:
         config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-        known = type(config) in MODEL_FOR_CAUSAL_LM_MAPPING
-    except (KeyError, ValueError):
-        known = False
-    if not known:
-        raise FormatError(f"{file}: transformers has no causal model of model_type={model_type!r}")
+    # Its classes raise what they like.
+    except Exception as error:
+        raise FormatError(f"{file}: transformers does not take it: {' '.join(str(error).split())}") from error
+    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        raise FormatError(none)
     return config
 
 
 def _quantization(folder: Path) -> dict[str, Any]:
-    """What the checkpoint says of its quantization."""
+    """What the checkpoint says of its quantization, which can be read."""
     told = quantization_of(folder / "config.json")
-    if not isinstance(told, dict):
+    if told is None:
         raise FormatError(
             f"{folder / 'config.json'} has no quantization_config; only 4-bit checkpoints are loaded"
         )
-    return told
+    parse_quantization(told)
+    return dict(told)
