@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 
@@ -123,6 +125,12 @@ def gptq(weight: QuantizedWeight, g_idx: torch.Tensor | None = None, minus_one: 
         "scales": weight.scales,
         "g_idx": plain if g_idx is None else g_idx,
     }
+
+
+def gptq_with(weight: QuantizedWeight, word: Callable[[list[int]], int]) -> Tensors:
+    """GPTQ whose words of zeros are what `word` makes of eight zeros."""
+    rows = [[word(row[start : start + 8]) for start in range(0, len(row), 8)] for row in zeros_of(weight)]
+    return {**gptq(weight), "qzeros": torch.from_numpy(np.array(rows, dtype=np.uint32).view(np.int32))}
 
 
 def compressed_tensors(weight: QuantizedWeight, g_idx: torch.Tensor | None = None) -> Tensors:
