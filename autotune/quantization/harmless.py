@@ -25,8 +25,9 @@ _AUTO_ROUND = frozenset({
     "act_data_type", "act_dynamic", "act_group_size", "act_sym", "amp", "autoround_version", "enable_alg_ext",
     "enable_minmax_tuning", "enable_norm_bias_tuning", "enable_quanted_input", "gradient_accumulate_steps",
     "iters", "low_cpu_mem_usage", "low_gpu_mem_usage", "lr", "minmax_lr", "model_dtype", "model_free",
-    "n_samples", "nsamples", "provider", "quant_block_list", "sampler", "scale_dtype", "seqlen", "static_attention_granularity",
-    "static_kv_granularity", "supported_types", "to_quant_block_names", "train_bs", "use_quant_input",
+    "n_samples", "nsamples", "provider", "quant_block_list", "sampler", "scale_dtype", "seqlen",
+    "static_attention_granularity", "static_kv_granularity", "supported_types", "to_quant_block_names",
+    "train_bs", "use_quant_input",
 })  # fmt: skip
 
 LINEARS = _AUTO_GPTQ | _GPTQMODEL | _TRANSFORMERS | _AUTO_ROUND
