@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from autotune.errors import FormatError
 from autotune.quantization import harmless
-from autotune.quantization.fields import Fields
+from autotune.quantization.fields import Fields, shown
 from autotune.quantization.overrides import check_integers, check_overrides
 from autotune.quantization.scheme import CheckpointScheme
 
@@ -19,7 +19,7 @@ def gptq(fields: Fields) -> CheckpointScheme:
     if fields.flag("is_marlin_format"):
         stored = "marlin"
     if stored not in _FORMATS:
-        raise FormatError(f"GPTQ checkpoint_format={stored!r} is not one of {', '.join(_FORMATS)}")
+        raise FormatError(f"GPTQ checkpoint_format={shown(stored)} is not one of {', '.join(_FORMATS)}")
     numbers = fields.integer("group_size", "groupsize"), fields.integer("bits", "wbits")
     symmetric = fields.flag("sym")
     if stored == "marlin":
