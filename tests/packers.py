@@ -10,6 +10,7 @@ import torch
 from autotune.packing import QuantizedWeight
 
 Tensors = dict[str, torch.Tensor]
+Word = Callable[[list[int]], int]
 AWQ_PLACE = (0, 4, 1, 5, 2, 6, 3, 7)
 SINGLE = (0, 1, 8, 9, 16, 17, 24, 25)
 
@@ -127,10 +128,20 @@ def gptq(weight: QuantizedWeight, g_idx: torch.Tensor | None = None, minus_one: 
     }
 
 
-def gptq_with(weight: QuantizedWeight, word: Callable[[list[int]], int]) -> Tensors:
+def as_they_are(zeros: list[int]) -> int:
+    """GPTQ v2."""
+    return sum(zero << 4 * i for i, zero in enumerate(zeros))
+
+
+def less_ones(zeros: list[int]) -> int:
+    """GPTQModel packs the zeros and subtracts from the word."""
+    return (as_they_are(zeros) - 0x11111111) % 2**32
+
+
+def gptq_with(weight: QuantizedWeight, word: Word, g_idx: torch.Tensor | None = None) -> Tensors:
     """GPTQ whose words of zeros are what `word` makes of eight zeros."""
     rows = [[word(row[start : start + 8]) for start in range(0, len(row), 8)] for row in zeros_of(weight)]
-    return {**gptq(weight), "qzeros": torch.from_numpy(np.array(rows, dtype=np.uint32).view(np.int32))}
+    return {**gptq(weight, g_idx), "qzeros": torch.from_numpy(np.array(rows, dtype=np.uint32).view(np.int32))}
 
 
 def compressed_tensors(weight: QuantizedWeight, g_idx: torch.Tensor | None = None) -> Tensors:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import packers
 import pytest
 import torch
+from packers import Word, as_they_are, less_ones
 from runtime_tools import weight_of
 
 from autotune.errors import FormatError
@@ -19,17 +19,6 @@ LAYER = Layer(64, 96, 32)
 GPTQ = {"quant_method": "gptq", "bits": 4, "group_size": 32, "sym": False}
 GPTQMODEL = {**GPTQ, "checkpoint_format": "gptq", "meta": {"quantizer": ["optimum:1.2", "gptqmodel:7.7.0"]}}
 AUTO_ROUND = {**GPTQ, "quant_method": "auto-round", "packing_format": "auto_round:auto_gptq"}
-Word = Callable[[list[int]], int]
-
-
-def as_they_are(zeros: list[int]) -> int:
-    """GPTQ v2."""
-    return sum(zero << 4 * i for i, zero in enumerate(zeros))
-
-
-def less_ones(zeros: list[int]) -> int:
-    """GPTQModel packs the zeros and subtracts from the word."""
-    return (as_they_are(zeros) - 0x11111111) % 2**32
 
 
 def summed(zeros: list[int]) -> int:

@@ -9,7 +9,8 @@ import packers
 import pytest
 import torch
 from checkpoints import Kind, Tensors, logits, one_thread, prompt, quantize, rounded, tiny, write
-from test_format_zeros import Word, as_they_are, less_ones, summed
+from packers import Word, as_they_are, less_ones
+from test_format_zeros import summed
 
 import autotune
 from autotune.packing import QuantizedWeight
