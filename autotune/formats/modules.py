@@ -2,7 +2,8 @@
 
 A linear is known by its tensors and attributes, never by its package, which need not be installed; the shapes
 of its weight and scales tell its format. A class's name serves only to refuse: some libraries repack weights
-in place, or change x before the matmul, and nothing in the tensors says so.
+in place, or change x before the matmul, and nothing in the tensors says so. The file of a class serves only
+where a library has two that differ in nothing else.
 """
 
 from __future__ import annotations
