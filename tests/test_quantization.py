@@ -92,6 +92,7 @@ LLM_COMPRESSOR = compressed(
             "by word",
         ),
         ({"wbits": 4, "groupsize": 128, "sym": True}, "gptq"),
+        ({**GPTQ, "checkpoint_format": "gptq_v2", "quantizer": "someone:1.0"}, "v2"),
         (LLM_COMPRESSOR, "compressed"),
         (compressed({"num_bits": 4, "group_size": 128}), "compressed"),
         (GPTQConfig(bits=4, tokenizer="t", dataset="c4").to_dict(), "gptq"),
