@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import packers
 import pytest
 import torch
+from packers import Word, as_they_are, less_ones
 from runtime_tools import weight_of
 
 from autotune.errors import FormatError
@@ -19,17 +19,6 @@ LAYER = Layer(64, 96, 32)
 GPTQ = {"quant_method": "gptq", "bits": 4, "group_size": 32, "sym": False}
 GPTQMODEL = {**GPTQ, "checkpoint_format": "gptq", "meta": {"quantizer": ["optimum:1.2", "gptqmodel:7.7.0"]}}
 AUTO_ROUND = {**GPTQ, "quant_method": "auto-round", "packing_format": "auto_round:auto_gptq"}
-Word = Callable[[list[int]], int]
-
-
-def as_they_are(zeros: list[int]) -> int:
-    """GPTQ v2."""
-    return sum(zero << 4 * i for i, zero in enumerate(zeros))
-
-
-def less_ones(zeros: list[int]) -> int:
-    """GPTQModel packs the zeros and subtracts from the word."""
-    return (as_they_are(zeros) - 0x11111111) % 2**32
 
 
 def summed(zeros: list[int]) -> int:
@@ -56,16 +45,6 @@ def spilled(zeros: list[int]) -> int:
     for i, zero in enumerate(zeros):
         word |= (zero - 1) % 2**32 << 4 * i
     return word % 2**32
-
-
-def stored(weight: QuantizedWeight, word: Word) -> packers.Tensors:
-    """The tensors of the weight with its zeros in words of that writer."""
-    rows = [
-        [word(row[start : start + 8]) for start in range(0, len(row), 8)] for row in packers.zeros_of(weight)
-    ]
-    words = torch.tensor(rows, dtype=torch.int64)
-    signed = torch.where(words >= 2**31, words - 2**32, words).int()
-    return {**packers.gptq(weight), "qzeros": signed}
 
 
 def weight_with(zeros: torch.Tensor | None) -> QuantizedWeight:
@@ -101,19 +80,19 @@ def many_zeros_of_0() -> QuantizedWeight:
 )
 def test_every_writer_gets_its_zeros_back(config: dict[str, Any], word: Word) -> None:
     weight = many_zeros_of_0()
-    assert torch.equal(read(stored(weight, word), detect(config)).weight.zeros, weight.zeros)
+    assert torch.equal(read(packers.gptq_with(weight, word), detect(config)).weight.zeros, weight.zeros)
 
 
 def test_a_zero_that_was_clamped_is_1_and_moves_no_other() -> None:
     weight = many_zeros_of_0()
-    zeros = read(stored(weight, clamped), detect(AUTO_ROUND)).weight.zeros
+    zeros = read(packers.gptq_with(weight, clamped), detect(AUTO_ROUND)).weight.zeros
     assert torch.equal(zeros, weight.zeros.clamp(min=1))
 
 
 @pytest.mark.parametrize("config", [GPTQ, {**GPTQ, "meta": {"quantizer": "auto_gptq:0.7.1"}}])
 def test_zeros_that_autogptq_overwrote_are_read_as_its_kernels_read_them(config: dict[str, Any]) -> None:
     weight = many_zeros_of_0()
-    zeros = read(stored(weight, spilled), detect(config)).weight.zeros
+    zeros = read(packers.gptq_with(weight, spilled), detect(config)).weight.zeros
     for kept, found in zip(weight.zeros.view(-1, 8).tolist(), zeros.view(-1, 8).tolist(), strict=True):
         first = kept.index(0) if 0 in kept else 8
         assert found == kept[:first] + [0] * (8 - first)
@@ -122,7 +101,7 @@ def test_zeros_that_autogptq_overwrote_are_read_as_its_kernels_read_them(config:
 @pytest.mark.parametrize("config", [GPTQ, GPTQMODEL, AUTO_ROUND, {**GPTQ, "checkpoint_format": "gptq_v2"}])
 @pytest.mark.parametrize("nibbles", [7, 8])
 def test_symmetric_zeros_are_of_either_version(config: dict[str, Any], nibbles: int) -> None:
-    tensors = stored(
+    tensors = packers.gptq_with(
         weight_with(torch.full((LAYER.groups, LAYER.n), nibbles, dtype=torch.uint8)), as_they_are
     )
     assert read(tensors, detect({**config, "sym": True})).weight.zeros is None
@@ -138,7 +117,7 @@ def test_symmetric_zeros_are_of_either_version(config: dict[str, Any], nibbles: 
     ],
 )
 def test_zeros_that_nobody_means_need_sym(config: dict[str, Any], nibbles: int, words: str) -> None:
-    tensors = stored(
+    tensors = packers.gptq_with(
         weight_with(torch.full((LAYER.groups, LAYER.n), nibbles, dtype=torch.uint8)), as_they_are
     )
     with pytest.raises(FormatError, match=words):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +92,7 @@ LLM_COMPRESSOR = compressed(
             "by word",
         ),
         ({"wbits": 4, "groupsize": 128, "sym": True}, "gptq"),
+        ({**GPTQ, "checkpoint_format": "gptq_v2", "quantizer": "someone:1.0"}, "v2"),
         (LLM_COMPRESSOR, "compressed"),
         (compressed({"num_bits": 4, "group_size": 128}), "compressed"),
         (GPTQConfig(bits=4, tokenizer="t", dataset="c4").to_dict(), "gptq"),
@@ -227,10 +229,50 @@ def test_values_of_a_wrong_type_are_one_clear_line(tmp_path: Path, config: Any, 
         assert str(caught.value) in str(swept.value)
 
 
-def test_a_long_value_is_shortened() -> None:
+def replaced(told: Any, value: object) -> Iterator[Any]:
+    """The value in the place of `told`, and of everything in it."""
+    yield value
+    if isinstance(told, dict):
+        for key, inner in told.items():
+            yield from ({**told, key: other} for other in replaced(inner, value))
+    elif isinstance(told, list):
+        for i, inner in enumerate(told):
+            yield from ([*told[:i], other, *told[i + 1 :]] for other in replaced(inner, value))
+
+
+@pytest.mark.parametrize("value", [None, True, 0, -1, 2.5, 10**400, "", "x", [], ["x"], [{}], {}, {"x": {}}])
+@pytest.mark.parametrize("config", [AUTOGPTQ, GPTQMODEL, AWQ, AUTO_ROUND_FILE, LLM_COMPRESSOR])
+def test_any_value_anywhere_is_read_or_refused(config: dict[str, Any], value: object) -> None:
+    refusals = []
+    for changed in replaced(config, value):
+        try:
+            parse_quantization(changed)
+        except FormatError as error:
+            refusals.append(str(error))
+    assert refusals
+    assert [line for line in refusals if "\n" in line or len(line) > 600] == []
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {**GPTQ, "rotation": {str(i): "x" * 1000 for i in range(1000)}},
+        {**GPTQ, "a\nb" * 1000: 1},
+        {**GPTQ, "quant_method": "a\nb" * 1000},
+        {**GPTQ, "checkpoint_format": "a\nb" * 1000},
+        {**AWQ, "version": "a\nb" * 1000},
+        {**AUTO_ROUND, "packing_format": "a\nb" * 1000},
+        {**GPTQ, "dynamic": {"a\nb" * 1000: {"bits": "a\nb" * 1000}}},
+        compressed({**WEIGHTS, "strategy": "a\nb" * 1000}),
+        compressed(format="a\nb" * 1000),
+        compressed(config_groups={"a\nb" * 1000: [{}]}),
+    ],
+)
+def test_long_and_broken_text_becomes_one_short_line(config: dict[str, Any]) -> None:
     with pytest.raises(FormatError) as caught:
-        parse_quantization({**GPTQ, "rotation": {str(i): "x" * 1000 for i in range(1000)}})
-    assert len(str(caught.value)) < 800
+        parse_quantization(config)
+    assert len(str(caught.value)) < 600
+    assert "\n" not in str(caught.value)
 
 
 def model(folder: Path, quantization: Any) -> Path:

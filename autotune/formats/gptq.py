@@ -6,10 +6,10 @@ mixed the groups, the columns are sorted by group and x is gathered alike. Symme
 of 7 or 8, which both mean 8.
 
 v2 stores z, v1 stores z - 1. What v1 stores for a zero of 0 depends on its writer. GPTQModel subtracts
-0x11111111 from the packed word, and auto-round adds up shifted nibbles of -1: both borrow from the nibbles
-above, and adding 0x11111111 to the word, modulo 2^32, gives all of them back (`by_word`). AutoGPTQ and
-GPTQ-for-LLaMa put 32 bits of -1 over all nibbles above, whose zeros are lost; their kernels, and this reader,
-add 1 to each nibble by itself, modulo 16.
+0x11111111 from the packed word, and auto-round adds up shifted values, -1 among them: both borrow from the
+nibbles above, and adding 0x11111111 to the word, modulo 2^32, gives all of them back (`by_word`). AutoGPTQ
+and GPTQ-for-LLaMa write 32 bits of -1 over the nibbles above, whose zeros are lost; their kernels, and this
+reader, add 1 to each nibble by itself, modulo 16. auto-round up to 0.5 lost them in the same way.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from autotune.errors import FormatError
 from autotune.quantization.auto_round import auto_round
 from autotune.quantization.awq import awq
 from autotune.quantization.compressed_tensors import compressed_tensors
-from autotune.quantization.fields import Fields
+from autotune.quantization.fields import Fields, shown
 from autotune.quantization.gptq import gptq
 from autotune.quantization.scheme import CheckpointScheme
 
@@ -41,7 +41,7 @@ def parse_quantization(config: Any) -> CheckpointScheme:
     told = fields.word("quant_method", "method") or _guess(fields)
     method = _METHODS.get(_SPELLINGS.get(told, told))
     if method is None:
-        raise FormatError(f"quant_method={told or None!r} is not one of {', '.join(_METHODS)}")
+        raise FormatError(f"quant_method={shown(told or None)} is not one of {', '.join(_METHODS)}")
     return method(fields)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from autotune.errors import FormatError
 from autotune.quantization import harmless
-from autotune.quantization.fields import Fields
+from autotune.quantization.fields import Fields, shown
 from autotune.quantization.overrides import check_integers, check_overrides
 from autotune.quantization.scheme import CheckpointScheme
 
@@ -21,8 +21,8 @@ def auto_round(fields: Fields) -> CheckpointScheme:
     kind = tail.partition(":")[0]
     if family not in ("auto_round", "autoround") or kind not in (*_V2, *_V1, *_AWQ) or "marlin" in tail:
         raise FormatError(
-            f"auto-round packing_format={packing!r} is not read; auto_round:auto_gptq, auto_round:gptqmodel"
-            " and auto_round:auto_awq are"
+            f"auto-round packing_format={shown(packing)} is not read;"
+            " auto_round:auto_gptq, auto_round:gptqmodel and auto_round:auto_awq are"
         )
     symmetric = fields.flag("sym")
     is_awq = kind in _AWQ

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from autotune.errors import FormatError
 from autotune.quantization import harmless
-from autotune.quantization.fields import Fields
+from autotune.quantization.fields import Fields, shown
 from autotune.quantization.overrides import check_integers, check_overrides
 from autotune.quantization.scheme import CheckpointScheme
 
@@ -23,7 +23,7 @@ def awq(fields: Fields) -> CheckpointScheme:
     """The scheme of an AWQ checkpoint."""
     version = fields.word("version", "format", "checkpoint_format") or "gemm"
     if version not in _FORMATS:
-        raise FormatError(f"AWQ version={version!r} is not one of {', '.join(_FORMATS)}")
+        raise FormatError(f"AWQ version={shown(version)} is not one of {', '.join(_FORMATS)}")
     zero_point, symmetric = fields.flag("zero_point"), fields.flag("sym")
     if zero_point is None:
         zero_point = not symmetric

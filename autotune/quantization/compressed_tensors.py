@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from autotune.errors import FormatError
 from autotune.quantization import harmless
-from autotune.quantization.fields import Fields
+from autotune.quantization.fields import Fields, shown
 from autotune.quantization.scheme import CheckpointScheme
 
 _LAYOUT = "pack-quantized"
@@ -29,7 +29,7 @@ def compressed_tensors(fields: Fields) -> CheckpointScheme:
 def _group(group: Fields, layout: str | None) -> CheckpointScheme:
     layout = group.word("format") or layout
     if layout != _LAYOUT:
-        raise FormatError(f"{group.where} has format={layout!r}, which is not {_LAYOUT!r}")
+        raise FormatError(f"{group.where} has format={shown(layout)}, which is not {_LAYOUT!r}")
     scheme = _weights(group.inner("weights"))
     group.end(harmless.COMPRESSED_GROUP)
     return scheme
@@ -38,10 +38,12 @@ def _group(group: Fields, layout: str | None) -> CheckpointScheme:
 def _weights(weights: Fields) -> CheckpointScheme:
     kind = weights.word("type") or "int"
     if kind != "int":
-        raise FormatError(f"{weights.where} has type={kind!r}; only 'int' is read")
+        raise FormatError(f"{weights.where} has type={shown(kind)}; only 'int' is read")
     strategy = weights.word("strategy") or _strategy(weights)
     if strategy not in ("group", "channel"):
-        raise FormatError(f"{weights.where} has strategy={strategy!r}, which is not one of group, channel")
+        raise FormatError(
+            f"{weights.where} has strategy={shown(strategy)}, which is not one of group, channel"
+        )
     group_size = -1 if strategy == "channel" else weights.integer("group_size")
     symmetric = weights.flag("symmetric")
     scheme = CheckpointScheme(
@@ -62,7 +64,7 @@ def _check_sparsity(fields: Fields) -> None:
     if fields.any("sparsity_config"):
         layout = fields.inner("sparsity_config").word("format") or "dense"
         if layout != "dense":
-            raise FormatError(f"compressed-tensors sparsity format={layout!r} is not 'dense'")
+            raise FormatError(f"compressed-tensors sparsity format={shown(layout)} is not 'dense'")
 
 
 def _check_rotations(fields: Fields) -> None:

@@ -63,7 +63,7 @@ class Fields:
 
     def inner(self, name: str) -> Fields:
         """The object of the field."""
-        return Fields(self.any(name), f"{self.where}.{name}")
+        return Fields(self.any(name), f"{self.where}.{_bare(name)}")
 
     def inners(self, name: str) -> list[tuple[str, Fields]]:
         """The objects in the object of the field, by their keys; none where the field is absent or empty."""
@@ -89,13 +89,18 @@ class Fields:
     def refused(self, key: str, value: Any) -> FormatError:
         """The error that says that `key` may not have `value`."""
         return FormatError(
-            f"{self.where} has {key}={shown(value)}, which may change what the model computes;"
+            f"{self.where} has {_bare(key)}={shown(value)}, which may change what the model computes;"
             " checkpoints with it are not read"
         )
 
     def _wrong(self, names: tuple[str, ...], found: Any, expected: str) -> FormatError:
         name = next((name for name in names if self._told.get(name) is not None), names[0])
         return FormatError(f"{self.where} has {name}={shown(found)}, which is not {expected}")
+
+
+def _bare(key: str) -> str:
+    """The key for an error's one line."""
+    return shown(key)[1:-1]
 
 
 def shown(value: Any) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from autotune.errors import FormatError
 from autotune.quantization import harmless
-from autotune.quantization.fields import Fields
+from autotune.quantization.fields import Fields, shown
 from autotune.quantization.overrides import check_integers, check_overrides
 from autotune.quantization.scheme import CheckpointScheme
 
@@ -19,9 +19,9 @@ def gptq(fields: Fields) -> CheckpointScheme:
     if fields.flag("is_marlin_format"):
         stored = "marlin"
     if stored not in _FORMATS:
-        raise FormatError(f"GPTQ checkpoint_format={stored!r} is not one of {', '.join(_FORMATS)}")
+        raise FormatError(f"GPTQ checkpoint_format={shown(stored)} is not one of {', '.join(_FORMATS)}")
     numbers = fields.integer("group_size", "groupsize"), fields.integer("bits", "wbits")
-    symmetric = fields.flag("sym")
+    symmetric, by_word = fields.flag("sym"), _subtracts_by_word(fields)
     if stored == "marlin":
         # It has neither zeros nor an order of columns.
         scheme = CheckpointScheme("marlin", *numbers, zero_point=False)
@@ -32,7 +32,7 @@ def gptq(fields: Fields) -> CheckpointScheme:
             zero_point=None if symmetric is None else not symmetric,
             desc_act=bool(fields.flag("desc_act")),
             minus_one=stored == "gptq",
-            by_word=stored == "gptq" and _subtracts_by_word(fields),
+            by_word=by_word and stored == "gptq",
         )
     check_integers(fields)
     check_overrides(fields, scheme)

@@ -16,7 +16,7 @@ _GPTQMODEL = frozenset({
 
 _TRANSFORMERS = frozenset({
     "backend", "batch_size", "block_name_to_quantize", "cache_block_outputs", "dataset", "disable_exllama",
-    "do_fuse", "exllama_config", "fuse_max_seq_len", "max_input_length", "model_seqlen",
+    "do_fuse", "exllama_config", "fuse_max_seq_len", "ignore", "max_input_length", "model_seqlen",
     "module_name_preceding_first_block", "modules_in_block_to_quantize", "modules_to_fuse",
     "modules_to_not_convert", "pad_token_id", "tokenizer", "use_cuda_fp16", "use_exllama",
 })  # fmt: skip
@@ -24,9 +24,10 @@ _TRANSFORMERS = frozenset({
 _AUTO_ROUND = frozenset({
     "act_data_type", "act_dynamic", "act_group_size", "act_sym", "amp", "autoround_version", "enable_alg_ext",
     "enable_minmax_tuning", "enable_norm_bias_tuning", "enable_quanted_input", "gradient_accumulate_steps",
-    "iters", "low_cpu_mem_usage", "low_gpu_mem_usage", "lr", "minmax_lr", "model_dtype", "nsamples",
-    "provider", "quant_block_list", "sampler", "scale_dtype", "seqlen", "static_attention_granularity",
-    "static_kv_granularity", "supported_types", "to_quant_block_names", "train_bs", "use_quant_input",
+    "iters", "low_cpu_mem_usage", "low_gpu_mem_usage", "lr", "minmax_lr", "model_dtype", "model_free",
+    "n_samples", "nsamples", "provider", "quant_block_list", "sampler", "scale_dtype", "seqlen",
+    "static_attention_granularity", "static_kv_granularity", "supported_types", "to_quant_block_names",
+    "train_bs", "use_quant_input",
 })  # fmt: skip
 
 LINEARS = _AUTO_GPTQ | _GPTQMODEL | _TRANSFORMERS | _AUTO_ROUND
