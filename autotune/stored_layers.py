@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from autotune.errors import FormatError, LayerError
+from autotune.errors import AutotuneError, FormatError, LayerError
 from autotune.layer import Layer
 from autotune.quantization import CheckpointScheme
 from autotune.weights import Header, find_weights, read_headers, read_json
@@ -46,28 +46,30 @@ def quantization_of(config: Path) -> Any:
 
 
 def stored_layers(folder: Path, scheme: CheckpointScheme, dtype: str | None) -> dict[str, Layer]:
-    """The layer of each int4 linear by its name; those whose n no kernel takes are left out.
+    """The layer of each int4 linear by its name; without those that no kernel takes, which load makes dense.
 
     `dtype` is what the model computes in, by default that of the first floating tensor.
 
     Raises:
         FormatError: a file does not read, or has no int4 linear of the scheme's format.
-        LayerError: no kernel takes the numbers of a linear; the message has its name.
+        LayerError: no kernel takes any of them; the message has the name of one.
     """
     headers = read_headers(find_weights(folder).files)
     floating = (DTYPES[header.dtype] for header in headers.values() if header.dtype in DTYPES)
     dtype = dtype or next(floating, "fp16")
     lasts, sizes = _WEIGHTS[scheme.format]
     found: dict[str, Layer] = {}
+    refused: AutotuneError = FormatError(f"{folder}: no linear is quantized in the format {scheme.format}")
     for name, header in headers.items():
         linear, _, last = name.rpartition(".")
         if last in lasts:
             n, k = sizes(*_two(name, header))
-            # Loaded models have a dense linear there.
-            if n % 8 == 0:
-                found[linear] = _layer(linear, n, k, scheme, dtype)
+            try:
+                found[linear] = Layer(n, k, scheme.group_size, dtype, scheme.zero_point is not False)
+            except LayerError as error:
+                refused = LayerError(f"{linear}: {error}")
     if not found:
-        raise FormatError(f"{folder}: no linear is quantized in the format {scheme.format}")
+        raise refused
     return found
 
 
@@ -75,10 +77,3 @@ def _two(name: str, header: Header) -> tuple[int, int]:
     if len(header.shape) != 2:
         raise FormatError(f"{name} is {list(header.shape)}, expected two dimensions")
     return header.shape[0], header.shape[1]
-
-
-def _layer(name: str, n: int, k: int, scheme: CheckpointScheme, dtype: str) -> Layer:
-    try:
-        return Layer(n, k, scheme.group_size, dtype, scheme.zero_point is not False)
-    except LayerError as error:
-        raise LayerError(f"{name}: {error}") from None

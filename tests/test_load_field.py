@@ -22,6 +22,7 @@ from checkpoints import (
     scaled,
     stored,
     tiny,
+    with_a_short_group,
     with_odd_head,
     write,
 )
@@ -29,6 +30,7 @@ from checkpoints import (
 import autotune
 from autotune.errors import FormatError, LayerError
 from autotune.runtime.linear import Int4Linear
+from autotune.shapes import parse_shapes
 
 pytestmark = [
     pytest.mark.usefixtures(one_thread.__name__),
@@ -137,6 +139,18 @@ def test_a_linear_that_no_kernel_takes_is_dense(tmp_path: Path, kind: str, n: in
     assert type(model.lm_head) is torch.nn.Linear
     assert set(model.autotune_report.skipped) == {"lm_head"}
     assert isinstance(model.model.layers[0].mlp.down_proj, Int4Linear)
+
+
+@pytest.mark.parametrize("kind", ["awq", "gemv", "gptq", "gptq_v2", "desc_act", "compressed", "symmetric"])
+def test_a_linear_whose_last_group_is_short_is_dense(tmp_path: Path, kind: str) -> None:
+    reference = tiny(intermediate_size=80)
+    folder = write(tmp_path / "model", reference, with_a_short_group(reference, kind), KINDS[kind].config)
+    with pytest.warns(UserWarning, match="2 int4 linears run without a kernel: .* k=80 is not a multiple of"):
+        model = autotune.load(folder, "cpu")
+    assert_same(model, reference)
+    assert set(linears_of(model)) == {f"model.layers.{index}.mlp.down_proj" for index in range(2)}
+    tuned = {report.layer for report in model.autotune_report.layers}
+    assert {shape.layer for shape in parse_shapes(folder)} == tuned
 
 
 def test_a_model_of_which_no_kernel_takes_anything(tmp_path: Path) -> None:

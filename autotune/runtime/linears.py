@@ -109,14 +109,18 @@ class Linears:
         tensors = self._tensors(stored)
         try:
             layer = layer_of(tensors, self._scheme)
-            n = layer.n
+            n, k = layer.n, layer.k
         except LayerError as error:
-            layer = layer_of(padded(tensors, self._scheme), self._scheme)
-            n = stored.n if layer.n - stored.n in range(8) else layer.n
+            whole = padded(tensors, self._scheme)
+            try:
+                layer = layer_of(whole.tensors, self._scheme)
+            except AutotuneError:
+                raise error from None
+            n, k = layer.n - whole.rows, layer.k - whole.columns
             self._dense[name] = error
-        if (n, layer.k) != (stored.n, stored.k):
+        if (n, k) != (stored.n, stored.k):
             raise FormatError(
-                f"has n={n}, k={layer.k} as {self._scheme.bits}-bit weights, but the model's linear"
+                f"has n={n}, k={k} as {self._scheme.bits}-bit weights, but the model's linear"
                 f" has n={stored.n}, k={stored.k}"
             )
         bias = f"{stored.source}.bias"
@@ -164,7 +168,7 @@ class Linears:
         stored = self._contents.linears[name]
         with _named(name):
             tensors, bias = self._tensors(stored, self._device), self._bias(stored)
-            _set(model, name, dense_linear(tensors, self._scheme, stored.n, bias))
+            _set(model, name, dense_linear(tensors, self._scheme, bias))
 
     def _read(self, name: str) -> tuple[Unpacked, torch.Tensor | None]:
         stored = self._contents.linears[name]
