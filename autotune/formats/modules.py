@@ -2,7 +2,8 @@
 
 A linear is known by its tensors and attributes, never by its package, which need not be installed; the shapes
 of its weight and scales tell its format. A class's name serves only to refuse: some libraries repack weights
-in place, or change x before the matmul, and nothing in the tensors says so.
+in place, or change x before the matmul, and nothing in the tensors says so. The file of a class serves only
+where a library has two that differ in nothing else.
 """
 
 from __future__ import annotations
@@ -38,6 +39,13 @@ _REFUSED_ATTRIBUTES = {
     "online_partial_had": "rotates x before the matmul",
     "planar": "stores its weights in planes of bits",
     "adapter": "has an adapter, which would be lost",
+}
+# auto-round's linears differ in nothing but the file of their class; its others repack their weights.
+_AUTO_ROUND_V1 = {
+    "qlinear_torch": False,
+    "qlinear_torch_zp": True,
+    "qlinear_tritonv2": False,
+    "qlinear_tritonv2_zp": True,
 }
 _NAMES = frozenset(name for known in FORMATS.values() for name in known.NAMES)
 
@@ -176,7 +184,13 @@ def _gptq_scheme(module: torch.nn.Module, tensors: dict[str, torch.Tensor], sche
     zero_point = symmetric is False or not _all_are(tensors, *stored)
     if zero_point and minus_one is None:
         raise FormatError("does not say whether its zeros are those of GPTQ v1 or v2")
-    return replace(scheme, format="gptq", minus_one=bool(minus_one), zero_point=zero_point)
+    return replace(
+        scheme,
+        format="gptq",
+        minus_one=bool(minus_one),
+        by_word=bool(minus_one) and not _is_autogptq(module),
+        zero_point=zero_point,
+    )
 
 
 def _is_v1(module: torch.nn.Module) -> bool | None:
@@ -184,12 +198,21 @@ def _is_v1(module: torch.nn.Module) -> bool | None:
 
     `qzero_format` counts conversions from v1 only: it is 1 for a checkpoint that was v2 from the start.
     """
+    if _is_autogptq(module):
+        return True
+    package, _, file = type(module).__module__.rpartition(".")
+    if package.startswith("auto_round_extension"):
+        return _AUTO_ROUND_V1.get(file)
     needs_v2, told = getattr(module, "REQUIRES_FORMAT_V2", None), getattr(module, "qzero_format", None)
     if needs_v2 is not None:
         return not needs_v2
-    if not callable(told):
-        return True
-    return None if told() == 1 else False
+    return None if callable(told) and told() == 1 else False
+
+
+def _is_autogptq(module: torch.nn.Module) -> bool:
+    """Whether nothing says that GPTQModel or auto-round wrote its zeros, who subtract from the whole word."""
+    told = getattr(module, "REQUIRES_FORMAT_V2", None), getattr(module, "qzero_format", None)
+    return told == (None, None) and not type(module).__module__.startswith("auto_round_extension")
 
 
 def _all_are(tensors: dict[str, torch.Tensor], *values: int) -> bool:
