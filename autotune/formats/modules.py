@@ -8,6 +8,7 @@ in place, or change x before the matmul, and nothing in the tensors says so.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 
@@ -40,6 +41,8 @@ _REFUSED_ATTRIBUTES = {
     "adapter": "has an adapter, which would be lost",
 }
 _NAMES = frozenset(name for known in FORMATS.values() for name in known.NAMES)
+TENSOR_NAMES = _NAMES | {"bias", "weight", "weight_shape"}
+"""Tensors that a linear of one of the formats may have."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +108,19 @@ def _refuse(module: torch.nn.Module) -> None:
         value = getattr(module, attribute, None)
         if value is not None and value is not False:
             raise FormatError(reason)
+    _refuse_scheme(getattr(module, "quantization_scheme", None))
+
+
+def _refuse_scheme(scheme: Any) -> None:
+    """Raise FormatError when what compressed-tensors says of a linear is more than int4 weights."""
+    for name in ("input_activations", "output_activations"):
+        if getattr(scheme, name, None) is not None:
+            raise FormatError(f"quantizes its {name.replace('_', ' ')} too")
+    weights = getattr(scheme, "weights", None)
+    kind = getattr(weights, "type", "int")
+    kind = getattr(kind, "value", kind)
+    if kind != "int":
+        raise FormatError(f"has weights of type {kind}; only int4 weights are tuned")
 
 
 def _compressed(
