@@ -20,6 +20,7 @@ from autotune.runtime.linear import Int4Linear
 from autotune.runtime.lookup import Lookup
 from autotune.runtime.plans import LayerPlans, plans_for
 from autotune.runtime.report import LayerReport, Report
+from autotune.runtime.saving import guard_writers
 
 if TYPE_CHECKING:
     from autotune.device import Device
@@ -46,6 +47,8 @@ def apply(
     Forward hooks go over to the tuned linear, whose kernel they see as the module. A module that does more
     than multiply otherwise stays: a forward of its own, modules or parameters inside, quantized activations.
 
+    No checkpoint holds packed weights, so `save_pretrained` and `push_to_hub` refuse a model with any.
+
     Everything that can fail comes first: plans are made before any weight is touched, so that a linear
     without a kernel keeps its tensors and is listed in `Report.skipped`.
 
@@ -57,6 +60,7 @@ def apply(
     started = time.perf_counter()
     work.plan_all(model)
     planned = time.perf_counter()
+    guard_writers(model)
     work.swap_all(model)
     _synchronize(work.devices())
     report = Report(work.layers(), work.skipped, time.perf_counter() - planned, planned - started)

@@ -14,12 +14,13 @@ from autotune.packing.packed import wait_written
 from autotune.packing.quantized import TORCH_DTYPES
 from autotune.runtime.op import int4_linear
 from autotune.runtime.plans import LayerPlans, default_lookup, device_of, plans_for, plans_of
+from autotune.runtime.saving import Packed
 
 if TYPE_CHECKING:
     from autotune.runtime.lookup import Lookup
 
 
-class Int4Linear(torch.nn.Module):
+class Int4Linear(Packed):
     """out[..., n] = x[..., k] @ dequant(w[n, k]).T + bias[n], in the layer's dtype.
 
     The kernel is picked by the number of tokens at each call. For inference only: the result never requires
@@ -116,7 +117,7 @@ class Int4Linear(torch.nn.Module):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """What a pickle is read by, perhaps to another device."""
-        super().__setstate__(state)  # type: ignore[no-untyped-call]
+        super().__setstate__(state)
         self._follow()
 
     def _load_from_state_dict(self, *arguments: Any) -> None:
