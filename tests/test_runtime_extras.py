@@ -194,6 +194,16 @@ def test_what_would_be_lost_keeps_the_module(make: Callable[[], torch.nn.Module]
     assert dict(linear.named_parameters()) | dict(linear.named_buffers()) == held
 
 
+def test_what_only_a_kernel_needs_is_no_extra() -> None:
+    """GPTQModel holds orders and scratch memory as parameters, and most are empty."""
+    weight = weight_of(Layer(128, 256, 64, zero_point=False))
+    linear = foreign.repacked_marlin("MarlinLinear")(weight)
+    for name, tensor in (("zp", torch.empty(0, dtype=torch.int32)), ("global_scale", torch.empty(0))):
+        linear.register_parameter(name, torch.nn.Parameter(tensor, requires_grad=False))
+    linear.workspace = torch.nn.Parameter(torch.zeros(16, dtype=torch.int32), requires_grad=False)
+    assert quiet_apply(model_of(linear)).applied == ("0", "1")
+
+
 def test_a_class_of_the_same_library_may_have_its_own_forward() -> None:
     """As the Triton linear of GPTQModel is one of its torch linears."""
     weight = weight_of(LAYER)

@@ -39,7 +39,7 @@ def check_extras(module: torch.nn.Module, place: str) -> None:
     children = [name for name, child in module.named_children()]
     if children:
         raise FormatError(f"has modules inside, which would be lost: {', '.join(children)}")
-    unknown = [name for name, _ in module.named_parameters(recurse=False) if name not in TENSOR_NAMES]
+    unknown = [name for name, held in module.named_parameters(recurse=False) if _is_unknown(name, held)]
     if unknown:
         raise FormatError(f"has parameters that its format does not know: {', '.join(unknown)}")
     # compressed-tensors puts in a mapping that fetches weights when they are asked for.
@@ -59,6 +59,11 @@ def take_over(old: torch.nn.Module, new: torch.nn.Module) -> None:
         from accelerate.hooks import add_hook_to_module
 
         add_hook_to_module(new, hook)
+
+
+def _is_unknown(name: str, parameter: torch.nn.Parameter) -> bool:
+    """Whether it may take part in the product; a kernel's orders and scratch memory are whole numbers."""
+    return name not in TENSOR_NAMES and parameter.is_floating_point() and parameter.numel() > 0
 
 
 def _check_forward(module: torch.nn.Module) -> None:
