@@ -217,10 +217,11 @@ def test_a_class_of_the_same_library_may_have_its_own_forward() -> None:
     assert_is_linear(model[1](X), weight, X)
 
 
-def test_a_bound_forward_of_the_class_is_none_of_its_own() -> None:
-    """As accelerate leaves a module that it took its hook from."""
+@pytest.mark.parametrize("wrap", [lambda forward: forward, torch.compile], ids=["bound", "compiled"])
+def test_the_forward_of_the_class_is_none_of_its_own(wrap: Callable[..., object]) -> None:
+    """As accelerate leaves a module that it took its hook from, and as some libraries speed up their own."""
     linear = AwqLinear(weight_of(LAYER))
-    linear.forward = linear.forward
+    linear.forward = wrap(linear.forward)
     assert quiet_apply(model_of(linear)).applied == ("0", "1")
 
 

@@ -71,6 +71,8 @@ def _check_forward(module: torch.nn.Module) -> None:
     kind = type(module)
     name = "_old_forward" if "_hf_hook" in vars(module) else "forward"
     own = vars(module).get(name)
+    # Some libraries have torch compile the forward of their class.
+    own = getattr(own, "_torchdynamo_orig_callable", own)
     function = getattr(own, "__func__", own)
     if own is not None and function is not kind.forward and not _is_of_compressed_tensors(module, function):
         raise FormatError("has a forward of its own, put in place of its class's")
