@@ -298,3 +298,13 @@ def test_a_hook_of_accelerate_that_does_more_keeps_the_module(options: dict, rea
     report = quiet_apply(model_of(linear))
     assert report.applied == ("0",)
     assert reason in report.skipped["1"]
+
+
+def test_a_forward_that_was_put_over_a_hook_of_accelerate_keeps_the_module() -> None:
+    hooks = package("accelerate.hooks")
+    linear = AwqLinear(weight_of(LAYER))
+    hooks.add_hook_to_module(linear, hooks.AlignDevicesHook(execution_device="cpu"))
+    theirs = linear.forward
+    linear.forward = lambda x: 2 * theirs(x)
+    report = quiet_apply(model_of(linear))
+    assert report.skipped == {"1": "has a forward of its own, put in place of its class's"}

@@ -65,6 +65,8 @@ class Wrapper(torch.nn.Module):
         folder.mkdir(exist_ok=True)
         torch.save(self.state_dict(), folder / "weights.pt")
 
+    save_quantized = save_pretrained
+
 
 class Outer(PreTrainedModel):
     """A model of transformers that is put around one with tuned linears."""
@@ -104,8 +106,9 @@ def test_a_writer_of_another_library_refuses_too(source: Path) -> None:
     model = Wrapper(quantized(source).model.layers)
     model.save_pretrained(source.parent / "before")
     apply(model)
-    with pytest.raises(FormatError, match="copy the checkpoint that it was loaded from instead"):
-        model.save_pretrained(source.parent / "after")
+    for write in (model.save_pretrained, model.save_quantized):
+        with pytest.raises(FormatError, match="copy the checkpoint that it was loaded from instead"):
+            write(source.parent / "after")
     assert not (source.parent / "after").exists()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from typing import Any
 
@@ -69,12 +70,15 @@ def _is_unknown(name: str, parameter: torch.nn.Parameter) -> bool:
 def _check_forward(module: torch.nn.Module) -> None:
     """Raise FormatError when the module computes by another forward than that of the class we know."""
     kind = type(module)
-    name = "_old_forward" if "_hf_hook" in vars(module) else "forward"
-    own = vars(module).get(name)
+    own = vars(module).get("forward")
+    if isinstance(own, functools.partial) and _home(own.func) == "accelerate.hooks":
+        own = vars(module).get("_old_forward")
     # Some libraries have torch compile the forward of their class.
     own = getattr(own, "_torchdynamo_orig_callable", own)
     function = getattr(own, "__func__", own)
-    if own is not None and function is not kind.forward and not _is_of_compressed_tensors(module, function):
+    # compressed-tensors replaces that of every linear with a scheme, and only the scheme says what it does.
+    by_scheme = hasattr(module, "quantization_scheme") and _home(function).startswith("compressed_tensors.")
+    if own is not None and function is not kind.forward and not by_scheme:
         raise FormatError("has a forward of its own, put in place of its class's")
     if kind.__call__ is not torch.nn.Module.__call__:
         raise FormatError(f"is a {kind.__name__}, whose class replaces __call__")
@@ -83,10 +87,9 @@ def _check_forward(module: torch.nn.Module) -> None:
         raise FormatError(f"is a {kind.__name__}, whose forward is not that of {forwards[1].__name__}")
 
 
-def _is_of_compressed_tensors(module: torch.nn.Module, function: Any) -> bool:
-    """It replaces the forward of every linear that has a scheme, and only the scheme says what it does."""
-    written_in = str(getattr(function, "__globals__", {}).get("__name__"))
-    return hasattr(module, "quantization_scheme") and written_in.startswith("compressed_tensors.")
+def _home(function: Any) -> str:
+    """The module in which the function was written, whatever name it took over from another."""
+    return str(getattr(function, "__globals__", {}).get("__name__"))
 
 
 def _are_of_one_package(kind: type, base: type) -> bool:

@@ -28,6 +28,10 @@ class Int4Linear(Packed):
     `bias` are packed for the kind of device where the module was made, so it moves between devices of one
     kind only. `perm` int32 [k], where there is one, is the order in which the columns of x meet those of the
     weight, as a checkpoint with `desc_act` needs. Made by `from_awq` or `from_quantized`.
+
+    Every call checks what the buffers are, so they may be replaced or written to. Kernels of a GPU read them
+    ahead of the stream's order: a write that torch does not count, through `.data` or in inference mode, must
+    have ended before the next call.
     """
 
     qweight: torch.Tensor

@@ -13,7 +13,7 @@ import torch
 
 from autotune.errors import FormatError
 
-_WRITERS = ("save_pretrained", "push_to_hub")
+_WRITERS = ("save_pretrained", "push_to_hub", "save_quantized")
 _refusing: weakref.WeakSet[Callable[..., Any]] = weakref.WeakSet()
 
 
