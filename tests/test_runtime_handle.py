@@ -154,11 +154,12 @@ def test_a_compiled_graph_is_found_by_a_process_that_makes_layers_in_another_ord
     assert elsewhere(COMPILED, "ba", **cache) == "2 0"
 
 
-def test_plans_that_nothing_holds_are_made_again() -> None:
-    linear = Int4Linear.from_quantized(weight_of(LAYER), lookup=Lookup(cpu_device(), "elsewhere.db")).eval()
+def test_plans_that_nothing_holds_are_made_again(tmp_path: Path) -> None:
+    lookup = Lookup(cpu_device(), str(tmp_path / "elsewhere.db"))
+    linear = Int4Linear.from_quantized(weight_of(LAYER), lookup=lookup).eval()
     expected, handle = linear(X), linear.plans.handle
     held = (linear.qweight, linear.scales, linear.zeros, linear.bias)
-    del linear
+    del linear, lookup
     assert torch.equal(int4_linear(X, *held, handle), expected)
     assert plans_of(handle, -1).layer == LAYER
 
