@@ -9,6 +9,7 @@ where a library has two that differ in nothing else.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 
@@ -48,6 +49,8 @@ _AUTO_ROUND_V1 = {
     "qlinear_tritonv2_zp": True,
 }
 _NAMES = frozenset(name for known in FORMATS.values() for name in known.NAMES)
+TENSOR_NAMES = _NAMES | {"bias", "weight", "weight_shape"}
+"""Tensors that a linear of one of the formats may have."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +116,19 @@ def _refuse(module: torch.nn.Module) -> None:
         value = getattr(module, attribute, None)
         if value is not None and value is not False:
             raise FormatError(reason)
+    _refuse_scheme(getattr(module, "quantization_scheme", None))
+
+
+def _refuse_scheme(scheme: Any) -> None:
+    """Raise FormatError when what compressed-tensors says of a linear is more than int4 weights."""
+    for name in ("input_activations", "output_activations"):
+        if getattr(scheme, name, None) is not None:
+            raise FormatError(f"quantizes its {name.replace('_', ' ')} too")
+    weights = getattr(scheme, "weights", None)
+    kind = getattr(weights, "type", "int")
+    kind = getattr(kind, "value", kind)
+    if kind != "int":
+        raise FormatError(f"has weights of type {kind}; only int4 weights are tuned")
 
 
 def _compressed(

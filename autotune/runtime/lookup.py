@@ -72,6 +72,7 @@ class Lookup:
         They are those of autotune's own families, or of the families of these `names`.
         """
         self.device = device
+        self.url, self.names = database_url(db), names
         self._names = names
         self._path = sqlite_path(database_url(db))
         self._misses = miss_file(db)
