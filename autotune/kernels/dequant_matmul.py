@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from autotune.packing import PackedWeight
 
 _SOURCE = "dequant.cu"
-_CHUNK_MB = (64, 256)
+_CHUNK_MB = (256, 64)
 _FEWEST_TOKENS = 64
 _DEFAULT_TOKENS = 256
 # On sm_90, family `wgmma` has the default up to here for weights that do not fit the L2 once dequantised,
@@ -124,7 +124,7 @@ class DequantMatmulFamily:
         large = dequantised_bytes * _WGMMA_TOKENS > device.l2_bytes * problem.m
         if device.arch == "sm_90" and problem.m <= _WGMMA_TOKENS and large:
             return None
-        return Config.of("dequant_matmul", chunk_mb=_CHUNK_MB[-1])
+        return Config.of("dequant_matmul", chunk_mb=_CHUNK_MB[0])
 
     def unit(self, config: Config, layer: Layer, device: Device) -> Unit:  # noqa: ARG002
         return Unit(_SOURCE, layer_defines(layer), device.arch)
