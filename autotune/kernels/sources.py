@@ -6,6 +6,7 @@ import functools
 import hashlib
 import os
 import re
+import stat
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -50,7 +51,16 @@ def digest(value: object) -> str:
 
 
 def _stamps(files: Iterable[Path]) -> _Stamps:
-    return {file: os.stat(file).st_mtime_ns if file.is_file() else 0 for file in files}
+    """When each was changed; 0 for what is no file."""
+    return {file: _stamp(file) for file in files}
+
+
+def _stamp(file: Path) -> int:
+    try:
+        found = os.stat(file)
+    except OSError:
+        return 0
+    return found.st_mtime_ns if stat.S_ISREG(found.st_mode) else 0
 
 
 def _code(file: Path, seen: _Stamps) -> Iterator[str]:
