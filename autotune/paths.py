@@ -6,6 +6,11 @@ from pathlib import Path
 
 import platformdirs
 
+from autotune.errors import DatabaseError
+
+Location = str | os.PathLike[str]
+"""Of a database: a path, sqlite:///path or postgresql://user@host/name."""
+
 _PACKAGE = Path(__file__).resolve().parent
 
 
@@ -20,10 +25,21 @@ def default_database() -> Path:
     return Path(platformdirs.user_data_dir("autotune", appauthor=False)) / "autotune.db"
 
 
-def database_url(url: str | None = None) -> str:
-    """The database in force: `url`, else AUTOTUNE_DB, else the user's own; a plain path means SQLite."""
-    chosen = url or os.environ.get("AUTOTUNE_DB") or str(default_database())
-    return chosen if "://" in chosen else f"sqlite:///{Path(chosen).expanduser().absolute()}"
+def database_url(db: Location | None = None) -> str:
+    """The database in force: `db`, else AUTOTUNE_DB, else the user's own; a plain path means SQLite.
+
+    Raises:
+        DatabaseError: there can be no file of that name, or no such user for a `~`.
+    """
+    chosen = os.fsdecode(db or os.environ.get("AUTOTUNE_DB") or default_database())
+    if "\0" in chosen:
+        raise DatabaseError(f"database {chosen!r} has a NUL byte in its name; use another --db")
+    if "://" in chosen:
+        return chosen
+    try:
+        return f"sqlite:///{Path(chosen).expanduser().absolute()}"
+    except RuntimeError as error:
+        raise DatabaseError(f"database {chosen}: no such user has a home here; use another --db") from error
 
 
 def sqlite_path(url: str) -> Path | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import stat
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
 from autotune.errors import DatabaseError
@@ -9,13 +11,16 @@ from autotune.paths import shipped
 
 BUSY_S = 30
 
+DAMAGED = "restore a copy of it or use another --db"
 _OWNERS = "can be changed by its owner only; let that role run autotune db upgrade"
 _REASONS = {
     "not a database": "is not a SQLite database; move it away or use another --db",
-    "malformed": "is damaged; restore a copy of it or use another --db",
+    "malformed": f"is damaged; {DAMAGED}",
     "is locked": f"stayed locked by another process for {BUSY_S} s; end that process or use another --db",
     "disk is full": "cannot grow: its disk is full; free some space or use another --db",
-    "disk I/O": "is no file, or its disk fails; use another --db",
+    "disk I/O": "cannot be read, because its disk fails; use another --db",
+    "too big": f"holds a value that is too big; {DAMAGED}",
+    "interrupted": f"takes too long to read; {DAMAGED}",
     "readonly": "cannot be written; check its permissions and its folder's or use another --db",
     "unable to open": "cannot be opened; check its permissions and its folder's or use another --db",
     "permission denied for schema": _OWNERS,
@@ -33,20 +38,35 @@ def explain(name: str, message: str) -> DatabaseError:
 
 
 def is_missing(path: Path) -> bool:
-    """Whether there is no such file, as far as this user may see.
+    """Whether there is no such SQLite file, as far as this user may see.
 
     Raises:
-        DatabaseError: this user may not look.
+        DatabaseError: this user may not look, or there is a folder, a pipe or a device in its place, or in
+            that of a file which SQLite keeps beside it. SQLite would wait for a pipe for ever.
     """
     try:
-        path.stat()
-    except (FileNotFoundError, NotADirectoryError):
-        return True
+        modes = [_mode(Path(f"{path}{suffix}")) for suffix in ("", "-journal", "-wal", "-shm")]
     except OSError as error:
         raise DatabaseError(
             f"database {path} cannot be opened ({error.strerror}); use another --db"
         ) from error
-    return False
+    if not all(mode is None or stat.S_ISREG(mode) for mode in modes):
+        raise DatabaseError(f"database {path} is no file; use another --db")
+    return modes[0] is None
+
+
+def _mode(path: Path) -> int | None:
+    try:
+        return path.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+
+
+def check_tables(name: str, found: Collection[str], needed: Iterable[str]) -> None:
+    """Raise DatabaseError unless the tables are there; a view in the place of one may have no end."""
+    for table in needed:
+        if table not in found:
+            raise DatabaseError(f"database {name} is damaged: table {table} is missing; {DAMAGED}")
 
 
 def known_revisions() -> list[str]:
@@ -59,7 +79,7 @@ def check_revision(name: str, found: str) -> None:
     known = known_revisions()
     if found not in known:
         raise DatabaseError(
-            f"database {name} has schema revision {found}, made by a newer autotune; "
+            f"database {name} has schema revision {str(found)[:20]}, made by a newer autotune; "
             "upgrade autotune or use another --db"
         )
     if found != known[-1]:
