@@ -50,7 +50,7 @@ def trials_of(sweep: int, problem: Problem) -> Iterator[dict[str, Any]]:
 
 
 def record_of(sweep: int, device_name: str, arch: str, problem: Problem) -> dict[str, Any]:
-    config = Config.of("dequant_matmul")
+    config = Config.of("dequant_matmul", chunk_mb=32)
     times = {"median_us": 5.0, "low_us": 4.9, "high_us": 5.1, "default_us": 6.0}
     record = Record(
         problem,

@@ -105,6 +105,21 @@ class Database:
         with self.transaction() as connection:
             return sa.inspect(connection).get_table_names()
 
+    def check_pages(self) -> None:
+        """Read every page of a SQLite file; a server looks after its own.
+
+        Raises:
+            DatabaseError: the file is damaged.
+        """
+        if self.path is None:
+            return
+        with self.transaction() as connection:
+            found = connection.scalar(sa.text("PRAGMA quick_check(1)"))
+        if found != "ok":
+            raise DatabaseError(
+                f"database {self.name} is damaged ({' '.join(str(found).split())}); {DAMAGED}"
+            )
+
     def close(self) -> None:
         """Close every connection."""
         self._engine.dispose()
