@@ -15,7 +15,7 @@ from pathlib import Path
 
 from autotune.device import Device
 from autotune.errors import DatabaseError
-from autotune.layer import BUCKETS, Layer, Problem
+from autotune.layer import BUCKETS, Layer
 from autotune.paths import shipped
 from autotune.record import Environment, Evidence, Record
 from autotune.runtime.near import NEAR_OCTAVES, distance, kind
@@ -42,8 +42,9 @@ _OF_LAYER = """
     SELECT id FROM record
     WHERE device_id = ? AND n = ? AND k = ? AND group_size = ? AND dtype = ? AND zero_point = ?
 """
-_LAYER = f"{_OF_LAYER} ORDER BY id DESC LIMIT ?"
-_PROBLEM = f"{_OF_LAYER} AND m = ? ORDER BY id DESC LIMIT ?"
+_NEWEST = f"ORDER BY id DESC LIMIT {_ROWS}"
+_LAYER = f"{_OF_LAYER} {_NEWEST}"
+_PROBLEM = f"{_OF_LAYER} AND m = ? {_NEWEST}"
 # No model load looks at evidence, so it is neither read nor parsed with the records.
 _RECORD = """
     SELECT n, k, group_size, dtype, zero_point, m, config, median_us, low_us, high_us, default_config,
@@ -76,9 +77,13 @@ def user_records(path: Path, device: Device, layer: Layer) -> tuple[list[Record]
     found: list[tuple[int, Record]] = []
     with opened(path) as reader:
         for device_id, name in _devices(reader, device):
-            for bucket in BUCKETS:
-                ids = reader.rows(_PROBLEM, device_id, *problem_row(Problem(layer, bucket)).values(), _ROWS)
-                found += _records(reader, ids, name, device.arch)
+            which = (device_id, *_fields(layer))
+            if name == device.name:
+                # However many there are of one bucket, they hide none of another.
+                ids = [row_id for m in BUCKETS for row_id in reader.rows(_PROBLEM, *which, m)]
+            else:
+                ids = reader.rows(_LAYER, *which)
+            found += _records(reader, ids, name, device.arch)
     return _by_age(found), reader.bad
 
 
@@ -93,10 +98,9 @@ def near_records(path: Path, device: Device, layer: Layer) -> tuple[list[Record]
         devices = _devices(reader, device)
         layers = _near_layers(reader, [device_id for device_id, _ in devices], layer)
         for other, (device_id, name) in itertools.product(layers, devices):
-            *its, _ = problem_row(Problem(other, 1)).values()
-            left = _NEAR_ROWS - len(found) - len(reader.bad)
-            ids = reader.rows(_LAYER, device_id, *its, max(0, min(_ROWS, left)))
-            found += _records(reader, ids, name, device.arch)
+            if len(found) + len(reader.bad) < _NEAR_ROWS:
+                ids = reader.rows(_LAYER, device_id, *_fields(other))
+                found += _records(reader, ids, name, device.arch)
     return _by_age(found), reader.bad
 
 
@@ -163,6 +167,10 @@ def _records(reader: Reader, ids: list[sqlite3.Row], device: str, arch: str) -> 
         for row in reader.rows(_RECORD, row_id):
             for record in reader.made(record_of, row, device, arch, row["source_hash"]):
                 yield row_id, record
+
+
+def _fields(layer: Layer) -> tuple[str | int, ...]:
+    return layer.n, layer.k, layer.group_size, layer.dtype, layer.zero_point
 
 
 def _by_age(found: list[tuple[int, Record]]) -> list[Record]:
