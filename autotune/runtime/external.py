@@ -13,7 +13,7 @@ from autotune.kernels.external import ExternalFamily, ExternalPlan, Function, Pa
 from autotune.layer import Layer, Problem, bucket_of
 from autotune.packing import QuantizedWeight
 from autotune.packing.quantized import TORCH_DTYPES
-from autotune.paths import database_url
+from autotune.paths import Location, database_url
 from autotune.runtime.lookup import Answer, Lookup
 from autotune.runtime.plans import device_of
 
@@ -28,7 +28,7 @@ class Kernel(ExternalFamily):
         """The function itself."""
         return self.function(*arguments, **tunables)
 
-    def lookup(self, device: str | None = None, db: str | None = None) -> Lookup:
+    def lookup(self, device: str | None = None, db: Location | None = None) -> Lookup:
         """The kernel's records for the device (`cpu`, `cuda:N`), read now; by default of its own kind.
 
         Raises:
@@ -36,7 +36,7 @@ class Kernel(ExternalFamily):
         """
         return Lookup(find_device(device or self.kind), db, (self.name,))
 
-    def best(self, layer: Layer, m: int, device: str | None = None, db: str | None = None) -> Answer:
+    def best(self, layer: Layer, m: int, device: str | None = None, db: Location | None = None) -> Answer:
         """The config for `m` tokens of a layer, by the rules of `autotune.lookup` among the kernel's records.
 
         Raises:

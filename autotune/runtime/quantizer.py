@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import torch
 from autotune.device import find_device
 from autotune.errors import AutotuneError, FormatError
 from autotune.formats import detect
+from autotune.paths import Location
 from autotune.runtime.apply import warn_untuned
 from autotune.runtime.checkpoint import Checkpoint
 from autotune.runtime.linears import Linears
@@ -45,13 +47,13 @@ class QuantizationConfig(QuantizationConfigMixin):  # type: ignore[misc]
 
     def __init__(
         self,
-        db: str | None = None,
+        db: Location | None = None,
         fuse: bool = True,
         device: str | None = None,
         checkpoint: dict[str, Any] | None = None,
         quant_method: str = METHOD,
     ) -> None:
-        self.db = db
+        self.db = None if db is None else os.fsdecode(db)  # as JSON can hold it
         self.fuse = fuse
         self.device = device
         self.checkpoint = checkpoint
