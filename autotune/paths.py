@@ -38,8 +38,8 @@ def database_url(db: Location | None = None) -> str:
         return chosen
     try:
         return f"sqlite:///{Path(chosen).expanduser().absolute()}"
-    except RuntimeError as error:
-        raise DatabaseError(f"database {chosen}: no such user has a home here; use another --db") from error
+    except RuntimeError:
+        raise DatabaseError(f"database {chosen}: no such user has a home here; use another --db") from None
 
 
 def sqlite_path(url: str) -> Path | None:

@@ -133,7 +133,7 @@ def _tried(what: str, read: Callable[[], _Result], otherwise: _Result) -> _Resul
 
 def _warn_of_bad(source: str, rows: str, bad: list[str]) -> None:
     if bad:
-        _warn(f"{source}: {len(bad)} {rows} left out; the first: {bad[0]}", once_for=f"{rows} of {source}")
+        _warn(f"{source}: {rows} left out: {len(bad)}; the first: {bad[0]}", once_for=f"{rows} of {source}")
 
 
 def _warn(message: str, once_for: str | None = None) -> None:

@@ -47,7 +47,7 @@ _LAYER = f"{_OF_LAYER} {_NEWEST}"
 _PROBLEM = f"{_OF_LAYER} AND m = ? {_NEWEST}"
 # No model load looks at evidence, so it is neither read nor parsed with the records.
 _RECORD = """
-    SELECT n, k, group_size, dtype, zero_point, m, config, median_us, low_us, high_us, default_config,
+    SELECT id, n, k, group_size, dtype, zero_point, m, config, median_us, low_us, high_us, default_config,
         default_us, source_hash, created_at, NULL AS evidence FROM record WHERE id = ?
 """
 _NEAR = """

@@ -55,7 +55,9 @@ class Database:
             with self._engine.execution_options(write=write).begin() as connection:
                 yield connection
         except sa.exc.DBAPIError as error:
-            raise explain(self.name, str(error.orig)) from error
+            # Who waits for a database that is away does not wait for a file that is damaged.
+            damaged = self.path is not None and not isinstance(error, sa.exc.OperationalError)
+            raise explain(self.name, str(error.orig)) from (None if damaged else error)
         except RowError as error:
             raise DatabaseError(f"database {self.name}: {error}; {DAMAGED}") from None
         except (sa.exc.SQLAlchemyError, *_UNREADABLE) as error:

@@ -16,7 +16,7 @@ from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
 from autotune.config import Config
 from autotune.device import Device
-from autotune.errors import AutotuneError, DatabaseError
+from autotune.errors import DatabaseError
 from autotune.job import STATES, Job, Worker
 from autotune.layer import Layer, Problem
 from autotune.record import MODES, Environment, Evidence, Record, Trial
@@ -57,17 +57,23 @@ def _row_of(what: str) -> Callable[[_Maker[_More, _Value]], _Maker[_More, _Value
             except RowError:
                 raise
             except Exception as error:
-                raise RowError(f"{what} does not read: {in_short(error)}") from error
+                raise RowError(f"{what}{_number_of(row)} does not read: {in_short(error)}") from error
 
         return made
 
     return decorate
 
 
+def _number_of(row: Row) -> str:
+    try:
+        return f" {row['id']:d}"
+    except Exception:
+        return ""  # a line of text has none
+
+
 def in_short(error: BaseException) -> str:
     """The error in one line of at most some 200 characters."""
-    ours = isinstance(error, (AutotuneError, ValueError))
-    line = " ".join((str(error) if ours else repr(error)).split())
+    line = " ".join((repr(error) if isinstance(error, LookupError) else str(error)).split())
     return line if len(line) <= 200 else f"{line[:200]}…"
 
 

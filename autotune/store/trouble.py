@@ -44,15 +44,16 @@ def is_missing(path: Path) -> bool:
         DatabaseError: this user may not look, or there is a folder, a pipe or a device in its place, or in
             that of a file which SQLite keeps beside it. SQLite would wait for a pipe for ever.
     """
-    try:
-        modes = [_mode(Path(f"{path}{suffix}")) for suffix in ("", "-journal", "-wal", "-shm")]
-    except OSError as error:
-        raise DatabaseError(
-            f"database {path} cannot be opened ({error.strerror}); use another --db"
-        ) from error
-    if not all(mode is None or stat.S_ISREG(mode) for mode in modes):
-        raise DatabaseError(f"database {path} is no file; use another --db")
-    return modes[0] is None
+    for each in (Path(f"{path}{suffix}") for suffix in ("-journal", "-wal", "-shm", "")):
+        try:
+            mode = _mode(each)
+        except OSError as error:
+            raise DatabaseError(
+                f"database {path} cannot be opened ({error.strerror}); use another --db"
+            ) from error
+        if mode is not None and not stat.S_ISREG(mode):
+            raise DatabaseError(f"database {each} is no file; use another --db")
+    return mode is None
 
 
 def _mode(path: Path) -> int | None:
