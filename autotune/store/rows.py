@@ -25,7 +25,7 @@ PROBLEM_FIELDS = ("n", "k", "group_size", "dtype", "zero_point", "m")
 
 _STATUSES = ("ok", "failed", "wrong", "pruned")
 _LONGEST_WORD = 1000
-_LONGEST_TEXT = 1 << 20
+_LONGEST_TEXT = 1 << 24
 # As both databases can hold them in a column of INTEGER.
 _LARGEST = (1 << 31) - 1
 
@@ -107,6 +107,10 @@ def _time_us(row: Row, name: str) -> float:
     return _number(row[name], name, above=0)
 
 
+def _time_if_any(row: Row, name: str) -> float | None:
+    return None if row[name] is None else _time_us(row, name)
+
+
 def _word(value: Any, name: str) -> str:
     """A text that fits into a line."""
     if not isinstance(value, str) or len(value) > _LONGEST_WORD or not value.isprintable():
@@ -173,17 +177,14 @@ def trial_of(row: Row) -> Trial:
     """The trial of a row."""
     samples = row["samples"]
     status = _one_of(row["status"], "status", _STATUSES)
-    times = ("median_us", "low_us", "high_us")
-    # What passed was timed; of what did not, nothing has to be known.
-    timed = status == "ok" or row["median_us"] is not None
-    median, low, high = (_time_us(row, name) for name in times) if timed else (None, None, None)
     return Trial(
         problem=problem_of(row),
         config=_config(_word(row["config"], "config")),
         status=status,
-        median_us=median,
-        low_us=low,
-        high_us=high,
+        # What passed was timed; of what did not, nothing has to be known.
+        median_us=_time_us(row, "median_us") if status == "ok" else _time_if_any(row, "median_us"),
+        low_us=_time_if_any(row, "low_us"),
+        high_us=_time_if_any(row, "high_us"),
         samples_us=struct.unpack(f"<{len(samples) // 4}f", samples),
         error=_if_any(row["error"], _text, "error"),
         mode=_one_of(row["mode"], "mode", MODES),
