@@ -59,9 +59,9 @@ class Lookup:
 
     What is read of the user's database is bounded, however large it is. A layer's records are read when it
     is first asked for: the newest 64 of each problem on this device, and of the layer on each of 16 others.
-    Other layers are read if none of these answers: the 16 nearest of those that the 4,096 entries of the
-    index on each side of its n name, and about 500 records of them. Rows that do not read are left out, with
-    one warning for the file.
+    Other layers are read if none of these answers: the 8 nearest of those that the 2,048 entries of the index
+    on each side of its n name, and about 500 records of them. Rows that do not read are left out, with one
+    warning for the file.
     """
 
     def __init__(

@@ -25,14 +25,14 @@ from autotune.store.rows import Row, environment_of, evidence_of, problem_of, pr
 
 OTHER_DEVICES = 16
 """Of so many other devices of the arch, the newest, the records are read."""
-NEAR_LAYERS = 16
+NEAR_LAYERS = 8
 """Of so many layers of the same kind, the nearest, the records are read."""
 
 # A problem has a record for each state of the kernels that it was tuned with; the newest count.
 _ROWS = 64
 _NEAR_ROWS = 500
 # Entries of the index that are searched for near layers, each way from a layer's n.
-_ENTRIES = 4096
+_ENTRIES = 2048
 _LARGEST_CUBIN = 64 << 20
 
 _DEVICE = "SELECT id FROM device WHERE name = ? AND arch = ?"
