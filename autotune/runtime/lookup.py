@@ -129,7 +129,8 @@ class Lookup:
         layer = problem.layer
         for source, records in (("exact", self._sources.stored), ("shipped", self._sources.shipped)):
             for record in filter(self._mine, records(layer)):
-                if record.problem == problem:
+                asked = self._names is None or record.config.family in self._names
+                if asked and record.problem == problem:
                     yield source, record
 
     def _near(self, problem: Problem) -> Iterator[Record]:
@@ -156,11 +157,8 @@ class Lookup:
 
     def _unusable(self, record: Record, problem: Problem) -> str | None:
         """Why the record's config must not run the problem, or None when it may."""
-        family = record.config.family
-        if self._names is not None and family not in self._names:
-            return f"no record of {', '.join(self._names)}"
         if not self._is_current(record):
-            now = self._hashes.get(family)
+            now = self._hashes.get(record.config.family)
             running = f"now {now[:8]}" if now else "which is not here"
             return f"the record is from another kernel source ({record.source_hash[:8]}, {running})"
         try:
