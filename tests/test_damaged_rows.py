@@ -106,6 +106,16 @@ def test_near_layers_that_do_not_read_are_told_of(database):
         assert Lookup(H200).answer(PROBLEM).config == config(16)
 
 
+def test_near_layers_that_differ_in_damage_only(database):
+    sizes = ("'x'", "x'00'", "64.5", "NULL")
+    store(database, *(record(layer=Layer(4096, 4224, size), best=config(16)) for size in (128, 64, 32)))
+    store(database, *(record(layer=Layer(4096, 4224), m=m) for m in (2, 4, 8, 16)))
+    changes = (f"group_size = {size} WHERE m = {2 << i}" for i, size in enumerate(sizes))
+    change(database, *(f"UPDATE record SET {each}" for each in changes))
+    with pytest.warns(UserWarning, match="group_size="):
+        assert Lookup(H200).answer(PROBLEM).config == config(16)
+
+
 def test_an_older_record_answers_when_the_newest_does_not_read(database):
     store(database, record(best=config(16), at=1), record(best=config(8, family="dequant_matmul"), at=2))
     change(database, "UPDATE record SET median_us = NULL WHERE config LIKE 'dequant%'")

@@ -18,10 +18,18 @@ from autotune.errors import DatabaseError
 from autotune.layer import BUCKETS, Layer
 from autotune.paths import shipped
 from autotune.record import Environment, Evidence, Record
-from autotune.runtime.near import NEAR_OCTAVES, distance, kind
+from autotune.runtime.near import NEAR_OCTAVES, distance, kind, octaves
 from autotune.runtime.readonly import Reader, opened
 from autotune.store.exchange import SAMPLES, read_text
-from autotune.store.rows import Row, environment_of, evidence_of, problem_of, problem_row, record_of
+from autotune.store.rows import (
+    PROBLEM_FIELDS,
+    Row,
+    environment_of,
+    evidence_of,
+    problem_of,
+    problem_row,
+    record_of,
+)
 
 OTHER_DEVICES = 16
 """Of so many other devices of the arch, the newest, the records are read."""
@@ -188,15 +196,22 @@ def _near_layers(reader: Reader, devices: list[int], layer: Layer) -> list[Layer
     """Other layers of the same kind that have records on the devices, the nearest first."""
     far = int(2**NEAR_OCTAVES)
     sides = ("ASC", layer.n, layer.n * far), ("DESC", layer.n // far, layer.n - 1)
-    scheme = {"dtype": layer.dtype, "zero_point": layer.zero_point}
-    found: set[Layer] = set()
+    rows: set[tuple[int, int, object]] = set()  # no one knows yet what a group size is
     for device_id, (order, first, last) in itertools.product(devices, sides):
         bounds = (device_id, first, last, _ENTRIES, layer.k // far, layer.k * far)
-        for n, k, group_size in reader.rows(
-            _NEAR.format(order=order), *bounds, layer.dtype, layer.zero_point
-        ):
-            row = {"n": n, "k": k, "group_size": group_size, "m": 1, **scheme}
-            found.update(problem.layer for problem in reader.made(problem_of, row))
-    near = {each: distance(each, layer) for each in found if kind(each) == kind(layer) and each != layer}
-    ranked = sorted(near, key=lambda each: (near[each], each))
-    return [each for each in ranked if near[each] <= NEAR_OCTAVES][:NEAR_LAYERS]
+        found = reader.rows(_NEAR.format(order=order), *bounds, layer.dtype, layer.zero_point)
+        rows.update(map(tuple, found))
+
+    def away(row: tuple[int, int, object]) -> tuple[float, int, int, str]:
+        n, k, group_size = row
+        return octaves(n, layer.n) + octaves(k, layer.k), n, k, str(group_size)
+
+    near: list[Layer] = []
+    for n, k, group_size in sorted(rows, key=away):
+        fields = n, k, group_size, layer.dtype, layer.zero_point, 1
+        row = dict(zip(PROBLEM_FIELDS, fields, strict=True))
+        layers = (problem.layer for problem in reader.made(problem_of, row))
+        near += (each for each in layers if each != layer and kind(each) == kind(layer))
+        if len(near) == NEAR_LAYERS:
+            break
+    return [each for each in near if distance(each, layer) <= NEAR_OCTAVES]
