@@ -15,9 +15,9 @@ from store_samples import (
 )
 
 from autotune.cli import main
-from autotune.device import cpu_device
 from autotune.errors import DatabaseError
 from autotune.layer import Problem
+from autotune.paths import default_database
 from autotune.runtime.lookup import Lookup, lookup
 from autotune.runtime.misses import LIMIT_BYTES, Miss, append, miss_file, read
 from autotune.store.schema import upgrade
@@ -101,7 +101,8 @@ def test_a_name_that_no_file_can_have(name):
         with pytest.raises(DatabaseError, match=r"use another --db"):
             opening(name)
     with pytest.warns(UserWarning, match=r"use another --db \(going on without it\)"):
-        assert Lookup(cpu_device(), name)._sources.stored(LAYER) == []
+        assert Lookup(H200, name).answer(PROBLEM).source == "default"
+    assert miss_file(name) == miss_file(default_database())
 
 
 def test_a_path_serves_where_a_text_does(tmp_path, monkeypatch):

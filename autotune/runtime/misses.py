@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from autotune.errors import DatabaseError
 from autotune.layer import BUCKETS, Problem
-from autotune.paths import Location, database_url, default_database, sqlite_path
+from autotune.paths import Location, database_url, default_database, sqlite_path, why_no_file
 from autotune.store.rows import problem_of, problem_row
 
 if TYPE_CHECKING:
@@ -77,10 +77,8 @@ class Tally:
 
 def miss_file(db: Location | None = None) -> Path:
     """The file of the database in force; of one that is not a file here, that of the user's own database."""
-    try:
-        path = sqlite_path(database_url(db))
-    except DatabaseError:
-        path = None
+    path = sqlite_path(database_url(db))
+    path = None if path is None or why_no_file(path) else path
     return Path(f"{path or default_database()}.misses.jsonl")
 
 

@@ -40,7 +40,7 @@ class Sources:
     def __init__(self, device: Device, db: Location | None = None) -> None:
         """`db` is as for `Lookup`."""
         self._device = device
-        self._path = _local_file(_tried("the database", lambda: database_url(db), None))
+        self._path = _local_file(database_url(db))
         self._compilers: set[str] = set()
         self._shipped: _Records = {}
         self._stored: _Records = {}
@@ -112,10 +112,10 @@ class Sources:
             self._shipped.setdefault(record.problem.layer, []).append(record)
 
 
-def _local_file(url: str | None) -> Path | None:
-    """The file of the database, None when it is another kind of database or has no URL."""
-    path = None if url is None else sqlite_path(url)
-    if url is not None and path is None:
+def _local_file(url: str) -> Path | None:
+    """The file of the database, None when it is another kind of database."""
+    path = sqlite_path(url)
+    if path is None:
         scheme = url.partition("://")[0]
         _warn(f"database {scheme}://...: model load reads a local SQLite file only; use --db with its path")
     return path

@@ -29,8 +29,8 @@ def upgrade(url: Location | None = None) -> str:
 
 def migrate(database: Database) -> str:
     """What `upgrade` does, on an opened database: one transaction, so a kill leaves the old schema."""
-    database.make_folder()
     found = database.revision()
+    database.make_folder()
     known = known_revisions()
     if found is not None and found not in known:
         check_revision(database.name, found)

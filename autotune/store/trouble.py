@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable
 from pathlib import Path
 
 from autotune.errors import DatabaseError
-from autotune.paths import shipped
+from autotune.paths import shipped, why_no_file
 
 BUSY_S = 30
 
@@ -19,6 +19,7 @@ _REASONS = {
     "is locked": f"stayed locked by another process for {BUSY_S} s; end that process or use another --db",
     "disk is full": "cannot grow: its disk is full; free some space or use another --db",
     "disk I/O": "cannot be read, because its disk fails; use another --db",
+    "codec can't decode": f"is damaged; {DAMAGED}",
     "Could not decode": f"holds a text that is no UTF-8; {DAMAGED}",
     "too big": f"holds a value that is too big; {DAMAGED}",
     "interrupted": f"takes too long to read; {DAMAGED}",
@@ -42,9 +43,13 @@ def is_missing(path: Path) -> bool:
     """Whether there is no such SQLite file, as far as this user may see.
 
     Raises:
-        DatabaseError: this user may not look, or there is a folder, a pipe or a device in its place, or in
-            that of a file which SQLite keeps beside it. SQLite would wait for a pipe for ever.
+        DatabaseError: there can be no file of that name, or this user may not look, or a folder, a pipe or a
+            device is in its place or in that of a file which SQLite keeps beside it, as a pipe for which
+            SQLite would wait.
     """
+    reason = why_no_file(path)
+    if reason is not None:
+        raise DatabaseError(f"database {str(path)!r}: {reason}; use another --db")
     for each in (Path(f"{path}{suffix}") for suffix in ("-journal", "-wal", "-shm", "")):
         try:
             mode = _mode(each)
