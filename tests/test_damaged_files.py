@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import os
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 from lookup_world import PROBLEM, SmallFamily, make_small_world, ship, store
-from store_samples import (
-    H200,
-    LAYER,
-    config,
-    record,
-)
+from store_samples import ENVIRONMENT, H200, LAYER, config, record
 
 from autotune.cli import main
+from autotune.daemon.link import is_final
 from autotune.errors import DatabaseError
 from autotune.layer import Problem
 from autotune.paths import default_database
@@ -125,3 +123,17 @@ def test_notes_are_read_as_far_as_they_may_grow(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(OSError, match="no file"):
         list(read(tmp_path / "pipe"))
+
+
+def test_a_daemon_waits_for_a_lock_and_not_for_a_damaged_file(database, monkeypatch):
+    monkeypatch.setattr("autotune.store.database.BUSY_S", 0)
+    store(database, record())
+    with Store.open(database) as opened, closing(sqlite3.connect(database, isolation_level=None)) as holder:
+        holder.execute("BEGIN IMMEDIATE")
+        with pytest.raises(DatabaseError, match="stayed locked") as locked:
+            opened.begin_sweep(H200, ENVIRONMENT, {})
+        holder.execute("ROLLBACK")
+    os.truncate(database, 20_000)
+    with pytest.raises(DatabaseError, match="is damaged") as damaged, Store.open(database) as opened:
+        opened.records()
+    assert (is_final(locked.value), is_final(damaged.value)) == (False, True)

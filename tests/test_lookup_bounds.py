@@ -12,16 +12,7 @@ from pathlib import Path
 import pytest
 from databases import change
 from lookup_world import PROBLEM, ask, make_small_world, ship, store
-from store_samples import (
-    A100,
-    ENVIRONMENT,
-    H100,
-    H200,
-    LAYER,
-    binary,
-    config,
-    record,
-)
+from store_samples import A100, ENVIRONMENT, H100, H200, LAYER, binary, config, record
 
 from autotune.errors import DatabaseError
 from autotune.layer import Layer
