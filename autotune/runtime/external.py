@@ -29,7 +29,7 @@ class Kernel(ExternalFamily):
         return self.function(*arguments, **tunables)
 
     def lookup(self, device: str | None = None, db: Location | None = None) -> Lookup:
-        """The kernel's records for the device (`cpu`, `cuda:N`), read now; by default of its own kind.
+        """The kernel's records for the device (`cpu`, `cuda:N`); by default of its own kind.
 
         Raises:
             DeviceError: there is no such device.
@@ -156,5 +156,5 @@ def kernel(
 
 @functools.cache
 def _lookup_of(kernel: Kernel, device: Device, url: str) -> Lookup:
-    """The kernel's Lookup for modules that are made one at a time; it reads the database once."""
+    """The kernel's Lookup for modules that are made one at a time; it reads a layer's records once."""
     return Lookup(device, url, (kernel.name,))
