@@ -26,6 +26,32 @@ def cuda_unavailable_reason() -> str: ...
 def cuda_driver_version() -> str | None: ...
 def cuda_capture_id(stream: int) -> int | None: ...
 
+class DequantMatmul:
+    MATMUL_BYTES: int
+
+    def __init__(
+        self,
+        cubin: bytes,
+        name: str,
+        device: int,
+        n: int,
+        k: int,
+        bf16: bool,
+        chunks: Sequence[tuple[tuple[int, int, int], int, int, bool, int, int]],
+    ) -> None: ...
+    def run(
+        self,
+        x: int,
+        qweight: int,
+        scales: int,
+        zeros: int,
+        bias: int,
+        out: int,
+        workspace: int,
+        m: int,
+        stream: int,
+    ) -> None: ...
+
 class CudaFunction:
     registers: int
     local_bytes: int

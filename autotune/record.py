@@ -27,7 +27,8 @@ class Trial:
     before the last round). Times are microseconds per call; `low_us` and `high_us` bound the median with
     95 % confidence; `samples_us` has one value per round. `mode` says how it was timed, `clock_mhz` is the
     median multiprocessor clock of its rounds, `deviation` the largest error of its verified outputs as a
-    fraction of the tolerance.
+    fraction of the tolerance. `source_hash` names the kernel, as `registry.kernel_hash` does; None of trials
+    from before it did.
     """
 
     problem: Problem
@@ -41,6 +42,7 @@ class Trial:
     mode: Mode = "graph"
     clock_mhz: int | None = None
     deviation: float | None = None
+    source_hash: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +70,10 @@ class Evidence:
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """The winner of a problem on a device model, against the default config timed in the same rounds."""
+    """The winner of a problem on a device model, against the default config timed in the same rounds.
+
+    `source_hash` names the kernel that was measured, as `registry.kernel_hash` does.
+    """
 
     problem: Problem
     device: str

@@ -1,19 +1,22 @@
-"""The layers of a model: from a preset's name, a Hugging Face config.json, or explicit numbers."""
+"""The layers of a model: from a preset's name, its folder, its config.json, or explicit numbers."""
 
 from __future__ import annotations
 
 import difflib
-import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from autotune.errors import LayerError, ShapesError
+from autotune.errors import FormatError, LayerError, ShapesError
+from autotune.fusion import ARCHITECTURES, FUSED, grouped
 from autotune.layer import Layer, shard_layer
+from autotune.quantization import CheckpointScheme, parse_quantization
+from autotune.stored_layers import quantization_of, stored_layers
+from autotune.weights import has_weights, read_json
 
-_DTYPES = {"float16": "fp16", "half": "fp16", "bfloat16": "bf16"}
+_DTYPES = {"float16": "fp16", "half": "fp16", "bfloat16": "bf16", "float32": "fp32", "float": "fp32"}
 _BOOLEANS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
 _EXPLICIT = ("n", "k", "group_size", "dtype", "zero_point")
 
@@ -99,46 +102,66 @@ PRESETS: Mapping[str, Decoder] = {
 }
 
 
+_DERIVED = ("num_key_value_heads", "head_dim")
+DECODERS: Mapping[str, tuple[str, ...]] = {
+    **dict.fromkeys(("cohere", "cohere2", "granite", "llama", "olmo", "olmo2", "olmo3"), _DERIVED),
+    **dict.fromkeys(("exaone4", "mistral", "qwen2", "smollm3"), ("head_dim",)),
+    **dict.fromkeys(("cwm", "gemma", "gemma2", "gemma3_text", "ministral3", "qwen3", "seed_oss"), ()),
+}
+"""The `model_type` of models whose blocks are Decoders, and what follows from the rest where config.json
+leaves it out: as many key-value heads as heads, head_dim as hidden_size / heads."""
+
+
 def parse_shapes(
-    text: str,
+    text: str | Path,
     group_size: int | None = None,
     dtype: str | None = None,
     zero_point: bool | None = None,
     tp: int = 1,
+    unfused: bool = False,
 ) -> list[Shape]:
     """The distinct layers that `text` means, in the order in which it names them.
 
-    `text` is one or several, separated by `;`, of: a preset; a config.json of a Llama-like model or a
-    folder that has one; `n=4096,k=4096`, with `group_size=`, `dtype=` and `zero_point=` if wanted. The other
-    arguments fill in what explicit numbers leave open and override what a config.json says; where
-    nobody says, they are 128, fp16 and True. `tp` gives the layers of one of that many devices; where a
-    shard starts inside a group, its groups are the largest smaller ones that fit.
+    `text` is one or several, separated by `;`, of: a preset; the folder of a 4-bit model, whose layers are
+    those of its files, fused as `autotune.load` fuses them; the config.json of a plain decoder, which gives
+    fused and unfused layers, as a preset does; `n=4096,k=4096`, with `group_size=`, `dtype=` and
+    `zero_point=` if wanted. The other arguments fill in what explicit numbers leave open and override what a
+    model says; where nobody says, they are 128, fp16 and True. `tp` gives the layers of one of that many
+    devices; where a shard starts inside a group, its groups are the largest smaller ones that fit. `unfused`
+    leaves out layers that are fused, for models whose linears stay apart.
 
     Raises:
-        ShapesError: a part of `text` means nothing, or `tp` does not fit the model.
+        ShapesError: a part of `text` means nothing, a file does not read, or `tp` does not fit the model.
         LayerError: the numbers of a layer do not fit together.
     """
     if tp < 1:
         raise ShapesError(f"tp={tp} is not a number of devices; use tp >= 1")
     asked = Quantization(group_size, dtype, zero_point)
     names: dict[Layer, list[str]] = {}
-    parts = [part.strip() for part in text.split(";") if part.strip()]
+    parts = [part.strip() for part in str(text).split(";") if part.strip()]
     if not parts:
         raise ShapesError(f"shapes {text!r} names no layer; give one of {', '.join(PRESETS)}, or n=...,k=...")
     for part in parts:
-        for shape in _parse(part, asked, tp):
+        for shape in _parse(part, asked, tp, unfused):
             known = names.setdefault(shape.layer, [])
             known += [name for name in shape.projections if name not in known]
     return [Shape(tuple(projections), layer) for layer, projections in names.items()]
 
 
-def _parse(part: str, asked: Quantization, tp: int) -> list[Shape]:
-    path = Path(part).expanduser()
+def _parse(part: str, asked: Quantization, tp: int, unfused: bool) -> list[Shape]:
     if part in PRESETS:
-        return _decoder_shapes(part, PRESETS[part], asked, tp)
-    if path.exists():
-        decoder, stored = _read_config(path / "config.json" if path.is_dir() else path)
-        return _decoder_shapes(part, decoder, asked.over(stored), tp)
+        return _decoder_shapes(part, PRESETS[part], asked, tp, fused=not unfused)
+    try:
+        path = Path(part).expanduser()
+        exists = path.exists()
+    except (OSError, RuntimeError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise ShapesError(f"shapes {part!r} is no file or folder: {reason}") from None
+    if exists:
+        try:
+            return _model_shapes(part, path, asked, tp, unfused)
+        except FormatError as error:
+            raise ShapesError(str(error)) from None
     if re.match(r"\s*(n|k)\s*=", part):
         if tp != 1:
             raise ShapesError(f"tp={tp} needs a model; for {part!r} give n and k of one device's shard")
@@ -153,7 +176,36 @@ def _parse(part: str, asked: Quantization, tp: int) -> list[Shape]:
     )
 
 
-def _decoder_shapes(part: str, decoder: Decoder, quantization: Quantization, tp: int) -> list[Shape]:
+def _model_shapes(part: str, path: Path, asked: Quantization, tp: int, unfused: bool) -> list[Shape]:
+    """The layers of the files where a 4-bit model has some, else of its config.json."""
+    file = path / "config.json" if path.is_dir() else path
+    if not file.exists():
+        raise ShapesError(f"{path} has no config.json")
+    document, told = read_json(file), quantization_of(file)
+    fuse = document.get("model_type") in ARCHITECTURES and not unfused
+    # How other layers than a Decoder's are split among devices, nobody has told.
+    if told and tp == 1 and file.name == "config.json" and has_weights(file.parent):
+        dtype = asked.dtype or _dtype(document)
+        found = stored_layers(file.parent, _scheme(file, told), dtype)
+        layers = {name: asked.over(_of(layer)).layer(layer.n, layer.k) for name, layer in found.items()}
+        return [
+            Shape((name.rpartition(".")[2].removesuffix("_proj"),), layer)
+            for name, layer, _ in grouped(layers, fuse)
+        ]
+    decoder = _decoder(file, document)
+    # A dense model in fp32 is quantized to compute in 16 bits.
+    dtype = _dtype(document) if _dtype(document) != "fp32" else None
+    quantization = asked.over(_quantization(file, told)).over(Quantization(dtype=dtype))
+    return _decoder_shapes(part, decoder, quantization, tp, fused=fuse)
+
+
+def _of(layer: Layer) -> Quantization:
+    return Quantization(layer.group_size, layer.dtype, layer.zero_point)
+
+
+def _decoder_shapes(
+    part: str, decoder: Decoder, quantization: Quantization, tp: int, *, fused: bool
+) -> list[Shape]:
     try:
         whole, shards = decoder.projections(1), decoder.projections(tp)
     except ShapesError as error:
@@ -161,6 +213,7 @@ def _decoder_shapes(part: str, decoder: Decoder, quantization: Quantization, tp:
     return [
         Shape((name,), _sharded(part, name, quantization.layer(n, whole[name][1]), k))
         for name, (n, k) in shards.items()
+        if fused or f"{name}_proj" not in FUSED
     ]
 
 
@@ -211,29 +264,32 @@ def _integer(part: str, name: str, value: str) -> int:
         raise ShapesError(f"shapes {part!r}: {name}={value!r} is not a whole number") from None
 
 
-def _read_config(path: Path) -> tuple[Decoder, Quantization]:
-    try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ShapesError(f"{path.parent} has no config.json") from None
-    except (OSError, ValueError) as error:
-        raise ShapesError(f"{path} does not read as a model's config.json: {error}") from None
-    if not isinstance(document, dict):
-        raise ShapesError(f"{path} does not read as a model's config.json: it is not an object")
-    # Models that also see or hear keep the numbers of their language model one level down.
-    model = document.get("text_config") or document
-    heads = _field(path, model, "num_attention_heads")
-    hidden = _field(path, model, "hidden_size")
-    decoder = Decoder(
-        hidden_size=hidden,
-        intermediate_size=_field(path, model, "intermediate_size"),
-        num_attention_heads=heads,
-        num_key_value_heads=_field(path, model, "num_key_value_heads", heads),
-        head_dim=_field(path, model, "head_dim", hidden // heads),
-    )
-    stored = document.get("quantization_config") or model.get("quantization_config") or {}
-    dtype = str(model.get("dtype") or model.get("torch_dtype") or document.get("torch_dtype"))
-    return decoder, replace(_quantization(path, stored), dtype=_DTYPES.get(dtype.removeprefix("torch.")))
+def _decoder(path: Path, document: Mapping[str, Any]) -> Decoder:
+    model = _text_model(document)
+    model_type = str(model.get("model_type"))
+    if model_type not in DECODERS:
+        raise ShapesError(
+            f"{path}: the layers of model_type={model_type!r} cannot be told from its numbers;"
+            " give the folder of the 4-bit model with its weights, without --tp, or n=...,k=... of each layer"
+        )
+    heads, hidden = _field(path, model, "num_attention_heads"), _field(path, model, "hidden_size")
+    derived = {"num_key_value_heads": heads, "head_dim": hidden // heads}
+    for name, value in derived.items():
+        derived[name] = _field(path, model, name, value if name in DECODERS[model_type] else None)
+    return Decoder(hidden, _field(path, model, "intermediate_size"), heads, **derived)
+
+
+def _text_model(document: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The numbers of the language model, which models that also see or hear keep one level down."""
+    text = document.get("text_config")
+    return text if isinstance(text, dict) and text else document
+
+
+def _dtype(document: Mapping[str, Any]) -> str | None:
+    """What the model computes in, where config.json says so, by the name of a layer's dtype."""
+    both = (_text_model(document), document)
+    told = [each[name] for each in both for name in ("dtype", "torch_dtype") if each.get(name)]
+    return _DTYPES.get(str(told[0]).removeprefix("torch.")) if told else None
 
 
 def _field(path: Path, model: Mapping[str, Any], name: str, default: int | None = None) -> int:
@@ -245,21 +301,16 @@ def _field(path: Path, model: Mapping[str, Any], name: str, default: int | None 
     return value
 
 
-def _quantization(path: Path, stored: Mapping[str, Any]) -> Quantization:
-    """Group size and zeros of a `quantization_config` as AWQ, GPTQ and compressed-tensors write it."""
-    for group in (stored.get("config_groups") or {}).values():
-        stored = group.get("weights") or {}
-        break
-    bits = _first(stored, "bits", "w_bit", "num_bits")
-    if bits not in (None, 4):
-        raise ShapesError(f"{path}: the weights have {bits} bits; autotune tunes int4")
-    symmetric = _first(stored, "sym", "symmetric")
-    zero_point = _first(stored, "zero_point")
-    if zero_point is None and symmetric is not None:
-        zero_point = not symmetric
-    group_size = -1 if stored.get("strategy") == "channel" else _first(stored, "group_size", "q_group_size")
-    return Quantization(group_size, None, zero_point)
+def _quantization(path: Path, stored: Any) -> Quantization:
+    """Group size and zeros that a `quantization_config` gives its layers."""
+    if not stored:
+        return Quantization()
+    scheme = _scheme(path, stored)
+    return Quantization(scheme.group_size, None, scheme.zero_point)
 
 
-def _first(stored: Mapping[str, Any], *names: str) -> Any:
-    return next((stored[name] for name in names if stored.get(name) is not None), None)
+def _scheme(path: Path, stored: Any) -> CheckpointScheme:
+    try:
+        return parse_quantization(stored)
+    except FormatError as error:
+        raise ShapesError(f"{path}: {error}") from None

@@ -45,6 +45,7 @@ from autotune.bench.statistics import Estimate, median_interval, ratio_interval
 from autotune.device import Device, find_device
 from autotune.errors import AutotuneError
 from autotune.runtime.linear import Int4Linear
+from autotune.runtime.plans import LayerPlans
 
 _LARGEST_ERROR = 0.05
 """Of the logits, relative to their norm; rounding differs in every linear of every block."""
@@ -79,6 +80,7 @@ class Loads:
     def variants(self, unfused: bool) -> list[Variant]:
         place = self._device.torch_name
         found = [Variant("fp16", self._loaded("fp16", lambda: llama.dense(self._folder, place)), {})]
+        made: dict[LayerPlans, Choice] = {}
         for name, fuse in (("tuned", True), ("unfused", False))[: 1 + unfused]:
             model = self._loaded(
                 name, lambda fuse=fuse: autotune.load(self._folder, place, db=self._db, fuse=fuse)
@@ -86,7 +88,9 @@ class Loads:
             linears = [module for module in model.modules() if isinstance(module, Int4Linear)]
             untuned = llama.Untuned(self._device, self._db)
             tuned = {linear.plans for linear in linears}
-            choices = {plans: Choice(plans.layer, untuned) for plans in tuned}
+            # One for both models, because choices of one layer have one handle.
+            made |= {plans: Choice(plans.layer, untuned) for plans in tuned - made.keys()}
+            choices = {plans: made[plans] for plans in tuned}
             for linear in linears:
                 linear.plans = choices[linear.plans]
             if fuse:

@@ -15,8 +15,9 @@ from autotune.formats import awq_gemm
 from autotune.kernels import registry
 from autotune.layer import Layer, Problem, bucket_of
 from autotune.packing import dequantize, random_weight
-from autotune.runtime.checkpoint import INDEX, Checkpoint, open_folder
+from autotune.runtime.checkpoint import Checkpoint, open_folder
 from autotune.runtime.lookup import Answer, Lookup
+from autotune.weights import INDEX
 
 GROUP_SIZE = 128
 DTYPE = torch.float16

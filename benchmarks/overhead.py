@@ -23,7 +23,7 @@ from autotune.bench.statistics import Estimate, median_interval
 from autotune.bench.timer import GraphTimer, time_round
 from autotune.device import Device, find_device
 from autotune.kernels.workspace import workspace
-from autotune.layer import Layer
+from autotune.layer import BUCKETS, Layer, bucket_of
 from autotune.packing import PackedWeight, QuantizedWeight, random_weight
 from autotune.runtime.linear import Int4Linear
 from autotune.runtime.lookup import Lookup
@@ -31,8 +31,8 @@ from autotune.runtime.op import int4_linear
 
 Call = Callable[[], object]
 
-_CALLS = 200
-"""Calls of a sample; a GPU's queue holds some thousand."""
+_CALLS = 50
+"""Calls of a sample; a GPU's queue holds some thousand kernels, and a call has up to ten."""
 _ROUNDS = 51
 
 
@@ -123,10 +123,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     parser.add_argument("--m", type=int, default=1, help="tokens of a call")
+    parser.add_argument("--n", type=int, help="out_features; 4096, or 64 on a CPU")
+    parser.add_argument("--k", type=int, help="in_features, likewise")
     parser.add_argument("--db", default=None, help="database to look in")
     options = parser.parse_args()
     device = find_device(options.device)
-    layer = Layer(4096, 4096) if device.kind == "cuda" else Layer(64, 64, 64)
+    usual = 4096 if device.kind == "cuda" else 64
+    n, k = options.n or usual, options.k or usual
+    layer = Layer(n, k, min(k, 128))
     weight = random_weight(layer, torch.Generator(device.torch_name).manual_seed(0))
     tuned = Int4Linear.from_quantized(weight, lookup=Lookup(device, options.db)).eval()
     x = torch.randn(options.m, layer.k, device=device.torch_name).half()
@@ -138,7 +142,8 @@ def main() -> None:
                 samples[name].append(enqueue_us(call, device))
         if device.kind == "cuda":
             samples |= graph_samples(tuned, x)
-    print(f"{device.name}, m={options.m}, {layer}: microseconds of a call, with 95 % intervals")
+    config = tuned.plans.answers[BUCKETS.index(bucket_of(options.m))].config
+    print(f"{device.name}, m={options.m}, {layer}, {config}: microseconds of a call, with 95 % intervals")
     for name, taken in samples.items():
         # The first round loads what is loaded once.
         show(name, median_interval(taken[1:]))

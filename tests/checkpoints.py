@@ -150,6 +150,70 @@ def quantize(
     return tensors
 
 
+def scaled(reference: Any, act: str, behind: str) -> Tensors:
+    """The checkpoint of a model whose activations were scaled; the model becomes its reference."""
+    acts = [
+        name for name, _ in reference.named_modules() if name.endswith(f"mlp.{act}") or ".ffn.act" in name
+    ]
+    assert len(acts) == 2
+    scales: Tensors = {}
+    for seed, name in enumerate(acts):
+        linear = reference.get_submodule(f"{name.rpartition('.')[0]}.{behind}")
+        generator = torch.Generator().manual_seed(seed)
+        scales[name] = 0.25 + 2 * torch.rand(linear.in_features, generator=generator)
+        linear.weight.data *= scales[name]
+    tensors = quantize(reference, KINDS["awq"])
+    for name, found in scales.items():
+        reference.get_submodule(f"{name.rpartition('.')[0]}.{behind}").weight.data /= found
+        tensors[f"{name}.scales"] = found
+    return tensors
+
+
+def with_a_short_group(reference: Any, kind: str) -> Tensors:
+    """The checkpoint of a model whose down_proj lacks half of its last group; it becomes its reference."""
+    chosen, missing = KINDS[kind], GROUP // 2
+    tensors = quantize(reference, chosen, skip=("lm_head", "down_proj"))
+    for name, linear in linears_of(reference).items():
+        if name.endswith("down_proj"):
+            k = linear.in_features
+            g_idx = torch.arange(k + missing, dtype=torch.int32) // GROUP
+            if chosen.desc_act:
+                g_idx[:k] = g_idx[torch.randperm(k)]
+            order = torch.sort(g_idx, stable=True).indices
+            whole = torch.cat([linear.weight.data, torch.randn(linear.out_features, missing)], 1)
+            weight = rounded(whole[:, order], chosen.zero_point)
+            whole[:, order] = dequantize(weight)
+            linear.weight.data = whole[:, :k].contiguous()
+            del tensors[f"{name}.weight"]
+            packed = _of_columns(chosen.pack(weight, g_idx), k, kind)
+            tensors |= {f"{name}.{last}": found for last, found in packed.items()}
+    return tensors
+
+
+def _of_columns(packed: Tensors, k: int, kind: str) -> Tensors:
+    """The tensors of a linear without the columns from k on."""
+    if kind in ("compressed", "symmetric"):
+        shape = torch.tensor([packed["weight_packed"].shape[0], k])
+        return {**packed, "weight_packed": packed["weight_packed"][:, : k // 8], "weight_shape": shape}
+    words = {"awq": (slice(k),), "gemv": (slice(None), slice(k // 8))}.get(kind, (slice(k // 8),))
+    kept = {**packed, "qweight": packed["qweight"][words]}
+    return {**kept, "g_idx": packed["g_idx"][:k]} if "g_idx" in packed else kept
+
+
+def with_odd_head(reference: Any, kind: str) -> Tensors:
+    """The checkpoint of the model, whose head has no multiple of 8 rows."""
+    tensors, head, n = quantize(reference, KINDS[kind]), reference.lm_head, reference.lm_head.out_features
+    rows = torch.cat([head.weight.data, torch.randn(-n % 8, head.in_features)])
+    weight = rounded(rows, KINDS[kind].zero_point)
+    head.weight.data = dequantize(weight)[:n].contiguous()
+    packed = packers.compressed_tensors(weight)
+    for last in ("weight_packed", "weight_scale"):
+        packed[last] = packed[last][:n]
+    packed["weight_shape"] = torch.tensor([n, head.in_features])
+    del tensors["lm_head.weight"]
+    return tensors | {f"lm_head.{last}": found for last, found in packed.items()}
+
+
 def write(
     folder: Path,
     model: Any,

@@ -123,7 +123,7 @@ def gpu_unit(device) -> Unit:
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(GPU_SOURCE)
-    return Unit(str(path), (), device.arch, "crashing")
+    return Unit(str(path), (), device.arch)
 
 
 class GpuPlan:
@@ -163,6 +163,9 @@ class CrashingGpu:
 
     def unit(self, config, layer, device):  # noqa: ARG002
         return gpu_unit(device)
+
+    def launches(self, config, problem, device):  # noqa: ARG002
+        return ()
 
     def plan(self, config, layer, device, cubin):
         real = mma.FAMILY.default(Problem(layer, 1), device)

@@ -19,4 +19,4 @@ def unit_in(folder: Path, text: str = ADD, arch: str = "sm_80", **defines: int) 
     digest = hashlib.sha256(text.encode()).hexdigest()
     path = folder / f"unit_{digest[:8]}.cu"
     path.write_text(text)
-    return Unit(str(path), tuple(defines.items()), arch, digest)
+    return Unit(str(path), tuple(defines.items()), arch)

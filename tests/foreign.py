@@ -53,7 +53,8 @@ def gptqmodel(kind: str, version: int, **told: object) -> Callable[..., torch.nn
     def make(
         weight: QuantizedWeight, bias: torch.Tensor | None = None, g_idx: torch.Tensor | None = None
     ) -> torch.nn.Module:
-        tensors = packers.gptq(weight, g_idx, minus_one=version == 1)
+        word = packers.less_ones if version == 1 else packers.as_they_are
+        tensors = packers.gptq_with(weight, word, g_idx)
         attributes = {"sym": weight.zeros is None, "desc_act": g_idx is not None, "adapter": None, **told}
         return linear(
             kind, weight, tensors, bits=4, had_K=None, online_full_had=False, bias=bias, **attributes
@@ -149,6 +150,18 @@ def decompressed(weight: QuantizedWeight, bias: torch.Tensor | None = None) -> t
     return module.eval()
 
 
+def auto_round(file: str, word: packers.Word) -> Callable[..., torch.nn.Module]:
+    """auto-round's linear, whose class has the same name and attributes in each of its files."""
+
+    def make(weight: QuantizedWeight, bias: torch.Tensor | None = None) -> torch.nn.Module:
+        module = autogptq(weight, bias)
+        module.qzeros = packers.gptq_with(weight, word)["qzeros"]
+        type(module).__module__ = f"auto_round_extension.{file}"
+        return module
+
+    return make
+
+
 MODULES: dict[str, Callable[..., torch.nn.Module]] = {
     "llm-awq WQLinear": llm_awq,
     **{
@@ -173,6 +186,10 @@ MODULES: dict[str, Callable[..., torch.nn.Module]] = {
     "AwqTorchLinear": gptqmodel_awq("AwqTorchLinear", packers.awq_gemm),
     "AutoGPTQ": autogptq,
     "AutoGPTQ Marlin": autogptq_marlin,
+    "auto-round": auto_round("torch.qlinear_torch", packers.as_they_are),
+    "auto-round triton": auto_round("triton.qlinear_tritonv2", packers.as_they_are),
+    "auto-round zp": auto_round("torch.qlinear_torch_zp", packers.less_ones),
+    "auto-round triton zp": auto_round("triton.qlinear_tritonv2_zp", packers.less_ones),
     "compressed-tensors": compressed,
     "compressed-tensors after": decompressed,
 }

@@ -46,6 +46,9 @@ class SmallFamily:
         split_k = config["split_k"]
         return f"split_k={split_k} does not divide k" if problem.layer.k % split_k else None
 
+    def unit(self, config: Config, layer: Layer, device: Device) -> None:  # noqa: ARG002
+        return None
+
     def default(self, problem: Problem, device: Device) -> Config | None:  # noqa: ARG002
         return DEFAULT if problem.layer.n >= 64 else None
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 
 from autotune.packing import QuantizedWeight
 
 Tensors = dict[str, torch.Tensor]
+Word = Callable[[list[int]], int]
 AWQ_PLACE = (0, 4, 1, 5, 2, 6, 3, 7)
 SINGLE = (0, 1, 8, 9, 16, 17, 24, 25)
 
@@ -123,6 +126,22 @@ def gptq(weight: QuantizedWeight, g_idx: torch.Tensor | None = None, minus_one: 
         "scales": weight.scales,
         "g_idx": plain if g_idx is None else g_idx,
     }
+
+
+def as_they_are(zeros: list[int]) -> int:
+    """GPTQ v2."""
+    return sum(zero << 4 * i for i, zero in enumerate(zeros))
+
+
+def less_ones(zeros: list[int]) -> int:
+    """GPTQModel packs the zeros and subtracts from the word."""
+    return (as_they_are(zeros) - 0x11111111) % 2**32
+
+
+def gptq_with(weight: QuantizedWeight, word: Word, g_idx: torch.Tensor | None = None) -> Tensors:
+    """GPTQ whose words of zeros are what `word` makes of eight zeros."""
+    rows = [[word(row[start : start + 8]) for start in range(0, len(row), 8)] for row in zeros_of(weight)]
+    return {**gptq(weight, g_idx), "qzeros": torch.from_numpy(np.array(rows, dtype=np.uint32).view(np.int32))}
 
 
 def compressed_tensors(weight: QuantizedWeight, g_idx: torch.Tensor | None = None) -> Tensors:

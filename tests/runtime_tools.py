@@ -88,7 +88,7 @@ def store_records(path: Path, device: Device, choices: dict[Problem, Config]) ->
                 arch=device.arch,
                 config=config,
                 default_config=default,
-                source_hash=sources[config.family],
+                source_hash=registry.kernel_hash(config, problem, device),
                 created_at="2026-01-01T00:00:00+00:00",
                 **times,
             )

@@ -72,8 +72,9 @@ def with_evidence(of: Record) -> Record:
 
 
 def evident_trials(of: Record) -> list[Trial]:
-    """The record's trials, with all that is known of how they were timed."""
-    return [replace(each, mode="server", clock_mhz=1980, deviation=0.125) for each in trials(of)]
+    """The record's trials, with all that is known of how they were timed, and the kernel."""
+    known = {"mode": "server", "clock_mhz": 1980, "deviation": 0.125, "source_hash": of.source_hash}
+    return [replace(each, **known) for each in trials(of)]
 
 
 def binary(key: str = "unit", cubin: bytes = b"\x7fELF cubin") -> Binary:

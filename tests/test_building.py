@@ -31,7 +31,7 @@ BUILD_ALL = """
 import hashlib, sys
 from autotune.kernels.building import build_all
 from autotune.kernels.family import Unit
-units = [Unit(sys.argv[1], (("AMOUNT", amount),), "sm_80", "") for amount in range(8)]
+units = [Unit(sys.argv[1], (("AMOUNT", amount),), "sm_80") for amount in range(8)]
 for cubin in build_all(units, workers=2).values():
     print(hashlib.sha256(cubin).hexdigest())
 """

@@ -80,6 +80,17 @@ def test_an_error_is_one_line_that_names_the_value(
     assert all(word in lines[0] for word in words)
 
 
+def test_unfused_leaves_out_what_is_fused(tmp_path: Path) -> None:
+    place = ("--m", "1", "--device", "cpu", "--db", "none.db", "--json")
+    shown = autotune("lookup", "--shapes", "llama3-8b", "--unfused", *place, cwd=tmp_path)
+    assert {(each["n"], each["k"]) for each in json.loads(shown.stdout)} == {
+        (4096, 4096),
+        (1024, 4096),
+        (14336, 4096),
+        (4096, 14336),
+    }
+
+
 def test_sweep_says_what_is_wrong_with_a_database(tmp_path: Path) -> None:
     (tmp_path / "corrupt.db").write_bytes(b"this is not a database" * 100)
     (tmp_path / "file").touch()

@@ -71,7 +71,7 @@ def test_evidence_is_explained_and_samples_are_exported(tmp_path: Path):
     assert (fields["driver"], fields["torch"]) == (environment.driver, environment.torch)
     assert fields["age_days"] == 0
     lines = autotune("lookup", *one, *place, "--explain", cwd=tmp_path).stdout.splitlines()
-    for start in ("time", "default", "speed-up", "roofline", "age", "kernel source", "environment"):
+    for start in ("time", "default", "speed-up", "roofline", "age", "kernel", "environment"):
         assert sum(line.startswith(f"  {start}: ") for line in lines) == 1
     rivals = [line for line in lines if line.startswith(("  tie: ", "  runner-up: "))]
     assert len(rivals) == len(evidence.ties) + len(evidence.runners_up)

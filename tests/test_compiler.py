@@ -78,16 +78,9 @@ def test_error_is_one_line_with_cause_arch_and_defines(write):
 
 def test_missing_source_and_unknown_arch(write, tmp_path):
     with pytest.raises(CompileError, match=r"nowhere\.cu: No such file"):
-        compiler.build(Unit(str(tmp_path / "nowhere.cu"), (), "sm_80", ""))
+        compiler.build(Unit(str(tmp_path / "nowhere.cu"), (), "sm_80"))
     with pytest.raises(CompileError, match=r"gpu-architecture.*sm_7"):
         compiler.build(write(arch="sm_7", AMOUNT=1))
-
-
-def test_cached_cubin_needs_no_source(write, tmp_path):
-    unit = write(AMOUNT=1)
-    cubin = compiler.build(unit)
-    (tmp_path / unit.source).unlink()
-    assert compiler.build(unit) == cubin
 
 
 @pytest.mark.parametrize(

@@ -36,7 +36,7 @@ class Compiled(counted.Counted):
 
     def unit(self, config, layer, device):  # noqa: ARG002
         source, value = self.needs(config, layer)
-        return Unit(str(source), (("VALUE", value),), "sm_80", "")
+        return Unit(str(source), (("VALUE", value),), "sm_80")
 
 
 @pytest.fixture

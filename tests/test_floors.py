@@ -17,11 +17,15 @@ VALUES = (
     "layer",
     "config",
     "device",
+    "fusion",
     "job",
     "locks",
     "parent",
+    "quantization",
     "record",
     "shapes",
+    "stored_layers",
+    "weights",
 )
 FLOORS = {
     **dict.fromkeys(VALUES, 0),

@@ -49,6 +49,8 @@ def test_every_class_is_read(kind: str, layer: Layer) -> None:
         "AwqGEMMLinear",
         "compressed-tensors",
         "WQLinear_Marlin",
+        "auto-round",
+        "auto-round zp",
     ],
 )
 def test_symmetric_weights_have_no_zeros(kind: str) -> None:
@@ -106,6 +108,12 @@ def two_versions() -> torch.nn.Module:
     return module
 
 
+def elsewhere() -> torch.nn.Module:
+    module = changed("auto-round")
+    type(module).__module__ = "auto_round_extension.humming.qlinear_humming"
+    return module
+
+
 def eight_bits() -> torch.nn.Module:
     module = changed("compressed-tensors")
     module.weight_packed = torch.nn.Parameter(torch.zeros(128, 64, dtype=torch.int32), requires_grad=False)
@@ -145,6 +153,7 @@ def dense(weight: torch.Tensor) -> torch.nn.Module:
         (lambda: changed(planar=True), "planes of bits"),
         (lambda: named("MacheteLinear"), "MacheteLinear may have repacked"),
         (lambda: named("ParoLinear"), "ParoLinear rotates x"),
+        (elsewhere, "whether its zeros are those of GPTQ v1 or v2"),
         (two_versions, "whether its zeros are those of GPTQ v1 or v2"),
         (old_marlin, "bias may be permuted; apply before post_init"),
         (lambda: changed(qweight=torch.zeros(32, 128, dtype=torch.int32, device="meta")), "meta device"),

@@ -88,6 +88,48 @@ def test_gptqmodel_gptq(n: int, k: int, group_size: int, sym: bool, desc_act: bo
     assert_gptq(read(tensors, scheme), module.dequantize_weight())
 
 
+@pytest.mark.parametrize("version", ["gptq", "gptq_v2"])
+def test_gptqmodel_zeros_of_0(version: str) -> None:
+    """v1 as GPTQModel converts it on saving, against what it unpacked before."""
+    qlinear = package("gptqmodel.nn_modules.qlinear.torch")
+    kind = getattr(qlinear, "TorchLinear", None) or qlinear.TorchQuantLinear
+    module = kind(bits=4, group_size=32, sym=False, desc_act=False, in_features=128, out_features=64)
+    linear = torch.nn.Linear(128, 64, bias=False, dtype=torch.float16)
+    linear.weight.data = random(64, 128).half()
+    zeros = torch.randint(0, 4, (64, 4), generator=torch.Generator().manual_seed(7)).float()
+    module.pack(linear, torch.full((64, 4), 0.25).half(), zeros, torch.arange(128, dtype=torch.int32) // 32)
+    unpacked = module.dequantize_weight()
+    if version == "gptq":
+        config = package("gptqmodel").QuantizeConfig(bits=4)
+        package("gptqmodel.utils.model").convert_gptq_v2_to_v1_format_module(module, config)
+    tensors = {name: getattr(module, name) for name in ("qweight", "qzeros", "scales", "g_idx")}
+    told = {"quant_method": "gptq", "bits": 4, "group_size": 32, "sym": False, "checkpoint_format": version}
+    assert_gptq(read(tensors, detect({**told, "meta": {"quantizer": ["gptqmodel:7.7.0"]}})), unpacked)
+
+
+@pytest.mark.parametrize(
+    ("module", "packing"), [("qlinear_torch_zp", "auto_gptq"), ("qlinear_torch", "gptqmodel")]
+)
+@pytest.mark.parametrize("least", [0, 1])
+def test_auto_round(module: str, packing: str, least: int) -> None:
+    """Zeros of 0 too, which a version for v1 may have made 1 before it packed them."""
+    kind = package(f"auto_round_extension.torch.{module}").QuantLinear
+    packed = kind(4, 32, 128, 64, bias=False)
+    packed.device = "cpu"
+    generator = torch.Generator().manual_seed(8)
+    zeros = torch.randint(least, 4, (64, 4), generator=generator)
+    q = torch.randint(0, 16, (64, 128), generator=generator)
+    linear = torch.nn.Linear(128, 64, bias=False)
+    linear.weight.data = (q - zeros.repeat_interleave(32, 1)) * 0.25
+    packed.pack(linear, torch.full((64, 4), 0.25), zeros.clone().float(), None, device="cpu")
+    tensors = {name: getattr(packed, name) for name in ("qweight", "qzeros", "scales")}
+    told = {"quant_method": "auto-round", "bits": 4, "group_size": 32, "sym": False}
+    weight = read(tensors, detect({**told, "packing_format": f"auto_round:{packing}"})).weight
+    assert torch.equal(weight.q.long(), q)
+    allowed = zeros.T if packing == "gptqmodel" else zeros.T.clamp(min=1)
+    assert torch.equal(weight.zeros.long(), zeros.T) or torch.equal(weight.zeros.long(), allowed)
+
+
 def assert_gptq(linear: Unpacked, unpacked: torch.Tensor) -> None:
     """What was read is the package's [k, n] weight, its columns back in the order of x."""
     weight = dequantize(linear.weight)

@@ -31,16 +31,19 @@ class SmallFamily:
     kind = "cuda"
 
     def __init__(self, name: str, configs: list[Config]) -> None:
-        self.name, self.configs = name, configs
+        self.name, self.configs, self.hash = name, configs, SOURCES[name]
 
     def source_hash(self) -> str:
-        return SOURCES[self.name]
+        return self.hash
 
     def reject(self, config, problem, device) -> str | None:  # noqa: ARG002
         return None if config in self.configs else "it is not in the list"
 
     def space(self, problem, device) -> list[Config]:  # noqa: ARG002
         return self.configs
+
+    def unit(self, config, layer, device) -> None:  # noqa: ARG002
+        return None
 
     def default(self, problem, device) -> Config | None:  # noqa: ARG002
         return self.configs[0] if self.name == "mma" else None
@@ -61,7 +64,8 @@ def store(tmp_path) -> Iterator[Store]:
 
 
 def timed(which: Config, median_us: float, status: str = "ok") -> Trial:
-    return Trial(PROBLEM, which, status, median_us, median_us, median_us, (median_us,))
+    times = (median_us, median_us, median_us, (median_us,))
+    return Trial(PROBLEM, which, status, *times, source_hash=SOURCES[which.family])
 
 
 def in_mode(mode: Mode, *trials: Trial) -> list[Trial]:
@@ -99,7 +103,8 @@ def test_a_new_config_races_against_the_incumbent_and_the_default(store, familie
     families["mma"].configs = [DEFAULT, config(tile_m=1), SECOND, config(tile_m=2)]
     add(store, [timed(DEFAULT, 7.0), timed(config(tile_m=1), 6.0), timed(SECOND, 5.0)], record(best=SECOND))
     assert todo(store) == [DEFAULT, SECOND, config(tile_m=2)]
-    add(store, [Trial(PROBLEM, config(tile_m=2), "failed", error="it did not compile")])
+    failed = Trial(PROBLEM, config(tile_m=2), "failed", error="it did not compile")
+    add(store, [replace(failed, source_hash=SOURCES["mma"])])
     assert todo(store) is None
 
 
@@ -114,10 +119,16 @@ def test_a_changed_source_undoes_its_family_only(store, families):
     everything = [timed(DEFAULT, 7.0), timed(SECOND, 5.0), timed(FOREIGN[0], 6.5), timed(FOREIGN[1], 6.0)]
     add(store, everything, record(best=SECOND))
     assert todo(store) is None
-    other_changed = replace(ENVIRONMENT, sources=SOURCES | {"dequant_matmul": "changed"})
-    assert todo(store, other_changed) == [DEFAULT, SECOND, *FOREIGN]
-    winner_changed = replace(ENVIRONMENT, sources=SOURCES | {"mma": "changed"})
-    assert todo(store, winner_changed) == [DEFAULT, FOREIGN[1], SECOND]
+    families["dequant_matmul"].hash = "changed"
+    assert todo(store) == [DEFAULT, SECOND, *FOREIGN]
+    families["dequant_matmul"].hash, families["mma"].hash = SOURCES["dequant_matmul"], "changed"
+    assert todo(store) == [DEFAULT, FOREIGN[1], SECOND]
+
+
+@pytest.mark.usefixtures("families")
+def test_trials_of_no_known_kernel_are_to_do_again(store):
+    add(store, [timed(DEFAULT, 7.0), replace(timed(SECOND, 5.0), source_hash=None)], record(best=DEFAULT))
+    assert todo(store) == [DEFAULT, SECOND]
 
 
 def test_a_new_default_is_timed_against_the_incumbent(store, families):

@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM
 
 import autotune
 from autotune.device import cpu_device
+from autotune.errors import FormatError
 from autotune.kernels import registry
 from autotune.layer import BUCKETS, Problem
 from autotune.runtime.linear import Int4Linear
@@ -59,8 +60,9 @@ def test_from_pretrained(tmp_path: Path, kind: str) -> None:
     model = AutoModelForCausalLM.from_pretrained(folder, quantization_config=autotune.QuantizationConfig())
     assert_same(model, reference)
     assert len(model.autotune_report.applied) == 8
-    with pytest.raises(ValueError, match="not serializable"):
+    with pytest.raises(FormatError, match=f"copy {folder} instead"):
         model.save_pretrained(tmp_path / "saved")
+    assert not (tmp_path / "saved").exists()
 
 
 def test_the_configs_of_others_are_treated_as_before(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from checkpoints import FAST_AWQ, logits, prompt, quantize, tiny, write
+from checkpoints import FAST_AWQ, KINDS, logits, prompt, quantize, scaled, tiny, with_odd_head, write
 from transformers import AutoModelForCausalLM
 
 import autotune
@@ -51,6 +51,22 @@ def test_from_pretrained(folder: Path) -> None:
     model = AutoModelForCausalLM.from_pretrained(folder, quantization_config=config).to("cuda")
     expected = logits(autotune.load(folder, "cuda"), prompt().cuda())
     assert torch.equal(logits(model, prompt().cuda()), expected)
+
+
+@pytest.mark.filterwarnings("ignore:1 int4 linears run without a kernel")
+def test_what_is_not_a_tuned_linear(tmp_path: Path) -> None:
+    """A dense linear that no kernel takes, and scaled activations."""
+    head, acts = tiny(vocab_size=131), tiny("starcoder2")
+    folders = (
+        write(tmp_path / "head", head, with_odd_head(head, "symmetric"), KINDS["symmetric"].config),
+        write(tmp_path / "acts", acts, scaled(acts, "act", "c_proj"), KINDS["awq"].config),
+    )
+    for folder, reference in zip(folders, (head, acts), strict=True):
+        model = autotune.load(folder, "cuda", dtype=torch.float16)
+        assert {tensor.device.type for tensor in (*model.parameters(), *model.buffers())} == {"cuda"}
+        expected = logits(reference, prompt())
+        got = logits(model, prompt().cuda()).float().cpu()
+        torch.testing.assert_close(got, expected, rtol=0, atol=tolerance(expected))
 
 
 def test_fused_linears_in_a_graph(folder: Path) -> None:

@@ -112,12 +112,14 @@ def test_the_default_replaces_a_winner_that_does_not_beat_it(store, executor):
     assert result.reason.startswith(f"{config_of(200)} does not beat the default config: ")
 
 
-def test_a_winner_that_is_not_valid_any_more_gives_way(store, executor, families):
+def test_a_record_that_is_not_valid_any_more_is_left_alone(store, executor, families):
     families["counted"].most_calls = 100
-    stored(store, config_of(200), SLOW)
+    old = stored(store, config_of(200), SLOW)
     result = checked(store, executor)
-    assert (result.verdict, result.after.config) == ("replaced", SLOW)
-    assert result.reason == f"{config_of(200)} is not valid any more: calls=200 is more than 100"
+    assert result.verdict == "unchecked"
+    assert "config counted:calls=200" in result.reason
+    assert result.reason.endswith("calls=200 is more than 100; sweep the problem")
+    assert store.records(DEVICE) == [old]
 
 
 def test_a_record_is_dropped_when_nothing_passes(store, executor, families):
@@ -141,7 +143,8 @@ def test_a_beaten_record_of_another_family_goes(store, executor):
 
 def test_without_evidence_the_best_trials_are_the_runners_up(store, executor):
     def trial(config: Config, median_us: float, status: str = "ok") -> Trial:
-        return Trial(PROBLEM, config, status, median_us, median_us, median_us, (median_us,))
+        times = (median_us, median_us, median_us, (median_us,))
+        return Trial(PROBLEM, config, status, *times, source_hash=registry.family_of(config).source_hash())
 
     others = [trial(config_of(calls), float(calls)) for calls in range(30, 40)]
     stored(store, FAST, trials=(trial(FAST, 5.0), trial(SLOW, 1.0, "failed"), *reversed(others)))
@@ -160,7 +163,7 @@ def test_a_record_of_another_source_is_left_alone(store, executor, monkeypatch):
     monkeypatch.setattr(counted.Counted, "source_hash", lambda _: "changed")
     result = checked(store, executor)
     assert result.verdict == "unchecked"
-    assert result.reason == "the record is from another kernel source; sweep the problem"
+    assert result.reason == "the record is of another kernel (source o, now changed); sweep the problem"
     assert store.records(DEVICE) == [old]
 
 

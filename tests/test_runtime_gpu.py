@@ -92,7 +92,7 @@ def test_grad_and_inference_modes_mix_at_any_m() -> None:
 
 def test_devices_that_do_not_fit_are_named() -> None:
     linear = Int4Linear.from_quantized(weight_of(LAYER, device="cuda"))
-    with pytest.raises(LayerError, match="x is on cpu, but the layer is on cuda:0"):
+    with pytest.raises(LayerError, match="x is on cpu, but the weight is packed for cuda"):
         linear(tokens_of((1, LAYER.k), torch.float16))
     with pytest.raises(DeviceError, match="packed for cuda and cannot move to cpu"):
         linear.cpu()

@@ -68,7 +68,7 @@ class Compiled(CpuFamily):
     def unit(self, config: Config, layer: Layer, device: Device) -> Unit | None:  # noqa: ARG002
         if config not in self.compiled:
             return None
-        return Unit("no_such_kernel.cu", config.values, "sm_80", "0")
+        return Unit("no_such_kernel.cu", config.values, "sm_80")
 
     def plan(self, config: Config, layer: Layer, device: Device, cubin: bytes | None) -> Plan:
         self.cubins.append(cubin)
@@ -93,13 +93,14 @@ def test_any_m_runs_the_plan_of_its_bucket(m: int) -> None:
     assert plans.plan(m) is plans.plan(bucket_of(m))
 
 
-def test_plans_are_shared_by_equal_layers_of_one_lookup(tmp_path: Path) -> None:
-    lookup, other = (Lookup(cpu_device(), str(tmp_path / "none.db")) for _ in range(2))
-    one = Int4Linear.from_quantized(weight_of(LAYER, 1), lookup=lookup)
-    two = Int4Linear.from_quantized(weight_of(LAYER, 2), lookup=lookup)
-    assert one.plans is two.plans
-    assert Int4Linear.from_quantized(weight_of(LAYER, 3), lookup=other).plans is not one.plans
-    assert plans_for(Layer(256, 1024), lookup) is not one.plans
+def test_plans_are_shared_by_equal_layers_with_equal_answers(tmp_path: Path) -> None:
+    lookup, again = (Lookup(cpu_device(), str(tmp_path / "none.db")) for _ in range(2))
+    plans = Int4Linear.from_quantized(weight_of(LAYER, 1), lookup=lookup).plans
+    assert Int4Linear.from_quantized(weight_of(LAYER, 2), lookup=lookup).plans is plans
+    assert plans_for(LAYER, again) is plans
+    assert plans_for(Layer(256, 1024), lookup) is not plans
+    assert plans_for(LAYER, Lookup(cpu_device(), str(tmp_path / "other.db"))) is not plans
+    assert plans_for(LAYER, tuned(tmp_path / "none.db", distinct_configs(1))) is not plans
 
 
 def test_the_default_lookup_follows_the_database_in_force(

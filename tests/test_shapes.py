@@ -35,7 +35,12 @@ def by_projection(shapes: list[Shape]) -> dict[str, tuple[int, int]]:
 
 
 def model_folder(folder: Path, **config: Any) -> str:
-    small = {"hidden_size": 512, "intermediate_size": 1024, "num_attention_heads": 8}
+    small = {
+        "model_type": "llama",
+        "hidden_size": 512,
+        "intermediate_size": 1024,
+        "num_attention_heads": 8,
+    }
     (folder / "config.json").write_text(json.dumps(small | config))
     return str(folder)
 
@@ -124,8 +129,8 @@ def test_layers_named_twice_are_tuned_once() -> None:
          (32, "fp16", False)),
         ({"quantization_config": {"quant_method": "gptq", "bits": 4, "group_size": 128, "sym": False}},
          (128, "fp16", True)),
-        ({"quantization_config": {"config_groups": {"group_0": {"weights": {
-            "num_bits": 4, "group_size": 64, "symmetric": True}}}}}, (64, "fp16", False)),
+        ({"quantization_config": {"format": "pack-quantized", "config_groups": {"group_0": {"weights": {
+            "num_bits": 4, "group_size": 64}}}}}, (64, "fp16", False)),
     ],
 )  # fmt: skip
 def test_config_json_says_how_the_model_is_quantized(
@@ -137,6 +142,34 @@ def test_config_json_says_how_the_model_is_quantized(
         assert (shape.layer.group_size, shape.layer.dtype, shape.layer.zero_point) == expected
     overridden = parse_shapes(folder, group_size=32, dtype="bf16", zero_point=False)[0].layer
     assert (overridden.group_size, overridden.dtype, overridden.zero_point) == (32, "bf16", False)
+
+
+def test_a_dtype_beside_the_text_config(tmp_path: Path) -> None:
+    text = {**json.loads(Path(model_folder(tmp_path), "config.json").read_text()), "torch_dtype": None}
+    for told, expected in (
+        ({"dtype": "bfloat16"}, "bf16"),
+        ({"torch_dtype": "float16"}, "fp16"),
+        ({}, "fp16"),
+    ):
+        (tmp_path / "config.json").write_text(json.dumps({"text_config": text, **told}))
+        assert {shape.layer.dtype for shape in parse_shapes(tmp_path)} == {expected}
+    (tmp_path / "config.json").write_text(
+        json.dumps({"text_config": {**text, "dtype": "bfloat16"}, "dtype": "float16"})
+    )
+    assert parse_shapes(tmp_path)[0].layer.dtype == "bf16"
+
+
+@pytest.mark.parametrize("source", ["llama7b", "config.json"])
+def test_unfused_layers_only(tmp_path: Path, source: str) -> None:
+    text = source if source == "llama7b" else model_folder(tmp_path)
+    both, apart = by_projection(parse_shapes(text)), by_projection(parse_shapes(text, unfused=True))
+    assert set(both) - set(apart) == {"qkv", "gate_up"}
+    assert apart == {name: both[name] for name in apart}
+
+
+def test_what_load_does_not_fuse_has_no_fused_layers(tmp_path: Path) -> None:
+    found = parse_shapes(model_folder(tmp_path, model_type="gemma", num_key_value_heads=2, head_dim=64))
+    assert set(by_projection(found)) == {"q", "k", "v", "o", "gate", "up", "down"}
 
 
 def test_config_json_with_one_group_of_all_k(tmp_path: Path) -> None:
@@ -155,15 +188,24 @@ def test_config_json_heads(tmp_path: Path) -> None:
     nested.mkdir()
     text_config = json.loads((tmp_path / "config.json").read_text())
     (nested / "config.json").write_text(json.dumps({"text_config": text_config}))
-    assert parse_shapes(str(nested)) == parse_shapes(folder)
+    # load makes nothing of a model that also sees, so nothing is fused.
+    assert parse_shapes(str(nested)) == parse_shapes(folder, unfused=True)
 
 
 @pytest.mark.parametrize(
     ("config", "words"),
     [
         ({"hidden_size": None}, "hidden_size is missing"),
+        ({"model_type": "qwen3", "num_key_value_heads": 2}, "head_dim is missing"),
+        ({"model_type": "mistral"}, "num_key_value_heads is missing"),
+        ({"model_type": "deepseek_v2"}, "layers of model_type='deepseek_v2' cannot be told from its numbers"),
+        ({"model_type": ["llama"]}, "cannot be told from its numbers; give the folder"),
+        ({"model_type": None}, "cannot be told from its numbers; give the folder"),
         ({"intermediate_size": "big"}, "intermediate_size is 'big'"),
-        ({"quantization_config": {"bits": 8, "group_size": 128}}, "8 bits"),
+        (
+            {"quantization_config": {"w_bit": 8, "q_group_size": 128, "zero_point": True}},
+            "bits=8; only 4-bit",
+        ),
     ],
 )
 def test_config_json_that_cannot_be_used(tmp_path: Path, config: dict[str, Any], words: str) -> None:
@@ -188,6 +230,9 @@ def test_a_folder_without_config_and_a_file_that_is_none(tmp_path: Path) -> None
         ("zzz", ShapesError, "presets are llama7b"),
         ("no/such/config.json", ShapesError, "no such file"),
         ("", ShapesError, "names no layer"),
+        ("no\0thing", ShapesError, "shapes 'no\\x00thing'"),
+        ("~nobody-knows/model", ShapesError, "no file or folder: "),
+        ("x" * 5000, ShapesError, "no file or folder: File name too long"),
         ("n=64", ShapesError, "has no k="),
         ("n=64,k=many", ShapesError, "k='many'"),
         ("n=64,k=64,k=64", ShapesError, "each once"),

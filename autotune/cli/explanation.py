@@ -90,7 +90,7 @@ def _quality(explanation: Explanation) -> list[str]:
     days = explanation.age_days()
     age = "unknown" if days is None else f"{days} day{'' if days == 1 else 's'}"
     shown.append(f"age: {age}, measured {record.created_at}")
-    shown.append(f"kernel source: {record.source_hash}")
+    shown.append(f"kernel: {record.source_hash}")
     if explanation.environment is not None:
         shown.append(f"environment: {_environment(explanation.environment)}")
     return shown

@@ -66,6 +66,7 @@ _MODEL = (
         "--zero-point/--no-zero-point", default=None, help="Weights have zeros, or every zero is 8."
     ),
     click.option("--tp", type=click.IntRange(min=1), default=1, help="Layers of one of this many devices."),
+    click.option("--unfused", is_flag=True, help="Layers of a model whose q, k, v and gate, up stay apart."),
 )
 _PLACE = (
     click.option(
@@ -99,7 +100,7 @@ _DATABASE = (
 
 
 def model_options(command: Command) -> Command:
-    """--shapes, --m, --group-size, --dtype, --zero-point, --tp, --device and --db."""
+    """--shapes, --m, --group-size, --dtype, --zero-point, --tp, --unfused, --device and --db."""
     for option in reversed((*_MODEL, *_PLACE, *_DATABASE)):
         command = option(command)
     return command
@@ -130,6 +131,7 @@ def chosen_shapes(
     dtype: str | None,
     zero_point: bool | None,
     tp: int,
+    unfused: bool,
 ) -> list[Shape]:
     """The layers that the options name.
 
@@ -139,7 +141,7 @@ def chosen_shapes(
     """
     if not shapes:
         raise click.UsageError("Missing option '--shapes'; give a model, as --shapes llama7b.")
-    return parse_shapes(";".join(shapes), group_size, dtype, zero_point, tp)
+    return parse_shapes(";".join(shapes), group_size, dtype, zero_point, tp, unfused)
 
 
 def names_no_layer(
@@ -148,9 +150,10 @@ def names_no_layer(
     dtype: str | None,
     zero_point: bool | None,
     tp: int,
+    unfused: bool,
 ) -> bool:
     """Whether all of them were left out."""
-    return not shapes and (group_size, dtype, zero_point, tp) == (None, None, None, 1)
+    return not shapes and (group_size, dtype, zero_point, tp, unfused) == (None, None, None, 1, False)
 
 
 def chosen_executors(device: str, executor: str, address: str | None, allow_busy: bool) -> Sequence[Executor]:

@@ -2,12 +2,14 @@
 
 A linear is known by its tensors and attributes, never by its package, which need not be installed; the shapes
 of its weight and scales tell its format. A class's name serves only to refuse: some libraries repack weights
-in place, or change x before the matmul, and nothing in the tensors says so.
+in place, or change x before the matmul, and nothing in the tensors says so. The file of a class serves only
+where a library has two that differ in nothing else.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 
@@ -39,7 +41,16 @@ _REFUSED_ATTRIBUTES = {
     "planar": "stores its weights in planes of bits",
     "adapter": "has an adapter, which would be lost",
 }
+# auto-round's linears differ in nothing but the file of their class; its others repack their weights.
+_AUTO_ROUND_V1 = {
+    "qlinear_torch": False,
+    "qlinear_torch_zp": True,
+    "qlinear_tritonv2": False,
+    "qlinear_tritonv2_zp": True,
+}
 _NAMES = frozenset(name for known in FORMATS.values() for name in known.NAMES)
+TENSOR_NAMES = _NAMES | {"bias", "weight", "weight_shape"}
+"""Tensors that a linear of one of the formats may have."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +116,19 @@ def _refuse(module: torch.nn.Module) -> None:
         value = getattr(module, attribute, None)
         if value is not None and value is not False:
             raise FormatError(reason)
+    _refuse_scheme(getattr(module, "quantization_scheme", None))
+
+
+def _refuse_scheme(scheme: Any) -> None:
+    """Raise FormatError when what compressed-tensors says of a linear is more than int4 weights."""
+    for name in ("input_activations", "output_activations"):
+        if getattr(scheme, name, None) is not None:
+            raise FormatError(f"quantizes its {name.replace('_', ' ')} too")
+    weights = getattr(scheme, "weights", None)
+    kind = getattr(weights, "type", "int")
+    kind = getattr(kind, "value", kind)
+    if kind != "int":
+        raise FormatError(f"has weights of type {kind}; only int4 weights are tuned")
 
 
 def _compressed(
@@ -176,7 +200,13 @@ def _gptq_scheme(module: torch.nn.Module, tensors: dict[str, torch.Tensor], sche
     zero_point = symmetric is False or not _all_are(tensors, *stored)
     if zero_point and minus_one is None:
         raise FormatError("does not say whether its zeros are those of GPTQ v1 or v2")
-    return replace(scheme, format="gptq", minus_one=bool(minus_one), zero_point=zero_point)
+    return replace(
+        scheme,
+        format="gptq",
+        minus_one=bool(minus_one),
+        by_word=bool(minus_one) and not _is_autogptq(module),
+        zero_point=zero_point,
+    )
 
 
 def _is_v1(module: torch.nn.Module) -> bool | None:
@@ -184,12 +214,21 @@ def _is_v1(module: torch.nn.Module) -> bool | None:
 
     `qzero_format` counts conversions from v1 only: it is 1 for a checkpoint that was v2 from the start.
     """
+    if _is_autogptq(module):
+        return True
+    package, _, file = type(module).__module__.rpartition(".")
+    if package.startswith("auto_round_extension"):
+        return _AUTO_ROUND_V1.get(file)
     needs_v2, told = getattr(module, "REQUIRES_FORMAT_V2", None), getattr(module, "qzero_format", None)
     if needs_v2 is not None:
         return not needs_v2
-    if not callable(told):
-        return True
-    return None if told() == 1 else False
+    return None if callable(told) and told() == 1 else False
+
+
+def _is_autogptq(module: torch.nn.Module) -> bool:
+    """Whether nothing says that GPTQModel or auto-round wrote its zeros, who subtract from the whole word."""
+    told = getattr(module, "REQUIRES_FORMAT_V2", None), getattr(module, "qzero_format", None)
+    return told == (None, None) and not type(module).__module__.startswith("auto_round_extension")
 
 
 def _all_are(tensors: dict[str, torch.Tensor], *values: int) -> bool:

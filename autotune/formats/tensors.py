@@ -50,7 +50,7 @@ def layer_with(tensors: Tensors, scheme: Scheme, n: int, k: int, scales: str = "
         known = ", ".join(str(dtype) for dtype in _DTYPE_NAMES)
         raise FormatError(f"{scales} are {describe(stored)}, expected one of {known}")
     dtype = _DTYPE_NAMES[scheme.dtype or stored.dtype]
-    return Layer(n, k, scheme.group_size, dtype, scheme.zero_point)
+    return Layer(n, k, scheme.group_size, dtype, scheme.zero_point is not False)
 
 
 def expect_scales(name: str, found: torch.Tensor, layer: Layer, *shape: int) -> None:

@@ -21,7 +21,8 @@ from typing import Any, Protocol
 
 from autotune.errors import CompileError
 from autotune.kernels.family import Unit
-from autotune.paths import cubin_cache, shipped
+from autotune.kernels.sources import source_folder
+from autotune.paths import cubin_cache
 
 _LOG = logging.getLogger(__name__)
 _EXACT_VERSION = re.compile(r"\bV(\d+\.\d+\.\d+)")
@@ -234,7 +235,7 @@ def resources(unit: Unit) -> Resources:
 
 
 def _compile(unit: Unit, *more: str) -> tuple[bytes, str]:
-    folder = shipped("csrc/cuda")
+    folder = source_folder()
     defines = [f"-D{name}={value}" for name, value in unit.defines]
     compiler = _compiler()
     options = [

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import torch
 
     from autotune.device import Device
+    from autotune.kernels.family import Launch
     from autotune.layer import Layer, Problem
     from autotune.packing import PackedWeight
 
@@ -139,6 +140,10 @@ class CpuFamily:
     def unit(self, config: Config, layer: Layer, device: Device) -> None:  # noqa: ARG002
         """None: the extension holds the compiled kernel."""
         return
+
+    def launches(self, config: Config, problem: Problem, device: Device) -> tuple[Launch, ...]:  # noqa: ARG002
+        """Empty: there is no unit."""
+        return ()
 
     def plan(self, config: Config, layer: Layer, device: Device, cubin: bytes | None) -> CpuPlan:  # noqa: ARG002
         """Make the config ready for the layer."""

@@ -16,8 +16,6 @@ if TYPE_CHECKING:
 SM90_SHARED_BYTES = 233472
 SM90_BLOCK_BYTES = 1024
 
-COMMON_SOURCES = ("common/layout.cuh", "common/numeric.cuh", "common/ptx.cuh")
-
 
 def layer_defines(layer: Layer) -> tuple[tuple[str, int], ...]:
     """GROUP (0 when one group spans k), ZERO_POINT and BF16."""
@@ -35,6 +33,13 @@ def reject_layer(layer: Layer) -> str | None:
 def ceil_div(a: int, b: int) -> int:
     """a / b, rounded up."""
     return -(-a // b)
+
+
+def parts(count: int, most: int) -> list[tuple[int, int]]:
+    """Start and length of what is done at once when at most `most` of `count` are."""
+    if count <= most:
+        return [(0, count)]
+    return [(start, min(most, count - start)) for start in range(0, count, most)]
 
 
 def pointer(tensor: torch.Tensor | None) -> int:

@@ -8,14 +8,15 @@ from typing import TYPE_CHECKING
 from autotune import _C
 from autotune.config import Config
 from autotune.kernels.cuda_gemm import (
-    COMMON_SOURCES,
     ceil_div,
     current_stream,
     layer_defines,
+    parts,
     pointer,
     reject_layer,
 )
-from autotune.kernels.family import Unit, hash_sources
+from autotune.kernels.family import Launch, Unit
+from autotune.kernels.sources import source_hash
 
 if TYPE_CHECKING:
     import torch
@@ -35,6 +36,7 @@ _ALLOWED = {
     "persistent": (0, 1),
 }
 _TUNABLES = tuple(_ALLOWED)
+_SOURCE = "decode.cu"
 _MOST_TOKENS = 4  # of a launch; beyond, wgmma is faster
 # Warps need more than 64 registers a lane, and a multiprocessor has room for this many of 128.
 _MOST_WARPS = 16
@@ -121,11 +123,7 @@ class _DecodePlan:
     def __init__(self, config: Config, layer: Layer, device: Device, cubin: bytes) -> None:
         self._function = _C.CudaFunction(cubin, "int4_decode", device.index)
         geometry = _Geometry(config, layer, device.cores)
-        # Read here, because a call has no time for it.
-        self._grid = (config["split_k"], geometry.clusters, 1)
-        self._threads = geometry.warps * 32
-        self._ahead = config["ahead"]
-        self._shared_bytes = [geometry.shared_bytes(rows) for rows in range(_MOST_TOKENS + 1)]
+        self._launches = [_launch(geometry, rows) for rows in range(_MOST_TOKENS + 1)]
         self._layer = layer
         self._device = device
 
@@ -143,13 +141,13 @@ class _DecodePlan:
         layer = self._layer
         stream = current_stream(self._device)
         operands = (weight.qweight.data_ptr(), weight.scales.data_ptr(), pointer(weight.zeros), pointer(bias))
-        for start in range(0, x.shape[0], _MOST_TOKENS):
-            rows = min(x.shape[0] - start, _MOST_TOKENS)
+        for start, rows in parts(x.shape[0], _MOST_TOKENS):
             row_bytes = start * x.element_size()
+            launch = self._launches[rows]
             self._function.launch(
-                self._grid,
-                self._threads,
-                self._shared_bytes[rows],
+                launch.grid,
+                launch.threads,
+                launch.shared_bytes,
                 stream,
                 (
                     x.data_ptr() + row_bytes * layer.k,
@@ -158,9 +156,9 @@ class _DecodePlan:
                     rows,
                     layer.n,
                     layer.k,
-                    self._ahead,
+                    *launch.arguments,
                 ),
-                True,
+                launch.programmatic,
             )
 
 
@@ -175,7 +173,7 @@ class DecodeFamily:
     kind = "cuda"
 
     def source_hash(self) -> str:
-        return hash_sources("decode.cu", *COMMON_SOURCES)
+        return source_hash(_SOURCE)
 
     def reject(self, config: Config, problem: Problem, device: Device) -> str | None:
         if tuple(config) != _TUNABLES:
@@ -222,11 +220,22 @@ class DecodeFamily:
         tunables = tuple((name.upper(), config[name]) for name in names)
         fixed = (("SPLIT", config["split_k"]), ("UNIT", _unit_columns(layer)))
         defines = (*tunables, *fixed, *layer_defines(layer))
-        return Unit("decode.cu", defines, device.arch, self.source_hash())
+        return Unit(_SOURCE, defines, device.arch)
+
+    def launches(self, config: Config, problem: Problem, device: Device) -> tuple[Launch, ...]:
+        geometry = _Geometry(config, problem.layer, device.cores)
+        return tuple(_launch(geometry, rows) for _, rows in parts(problem.m, _MOST_TOKENS))
 
     def plan(self, config: Config, layer: Layer, device: Device, cubin: bytes | None) -> _DecodePlan:
         assert cubin is not None
         return _DecodePlan(config, layer, device, cubin)
+
+
+def _launch(geometry: _Geometry, rows: int) -> Launch:
+    """Of so many tokens."""
+    config = geometry.config
+    grid = (config["split_k"], geometry.clusters, 1)
+    return Launch(grid, geometry.warps * 32, geometry.shared_bytes(rows), True, (config["ahead"],))
 
 
 def _config(*values: int) -> Config:

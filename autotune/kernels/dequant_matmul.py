@@ -1,4 +1,7 @@
-"""Family `dequant_matmul`: dequantise some rows into a reused workspace, then torch's matmul on them."""
+"""Family `dequant_matmul`: dequantise some rows into a reused workspace, then cuBLASLt's matmul on them.
+
+cuBLASLt is called by itself, because torch's matmul and the views that it takes cost the host as much again.
+"""
 
 from __future__ import annotations
 
@@ -7,13 +10,15 @@ from typing import TYPE_CHECKING
 from autotune import _C
 from autotune.config import Config
 from autotune.kernels.cuda_gemm import (
-    COMMON_SOURCES,
+    ceil_div,
     current_stream,
     layer_defines,
+    parts,
     pointer,
     reject_layer,
 )
-from autotune.kernels.family import Unit, hash_sources
+from autotune.kernels.family import Launch, Unit
+from autotune.kernels.sources import source_hash
 from autotune.kernels.workspace import COUNTER_BYTES
 
 if TYPE_CHECKING:
@@ -23,7 +28,8 @@ if TYPE_CHECKING:
     from autotune.layer import Layer, Problem
     from autotune.packing import PackedWeight
 
-_CHUNK_MB = (32, 64, 256)
+_SOURCE = "dequant.cu"
+_CHUNK_MB = (256, 64)
 _FEWEST_TOKENS = 64
 _DEFAULT_TOKENS = 256
 # On sm_90, family `wgmma` has the default up to here for weights that do not fit the L2 once dequantised,
@@ -37,18 +43,32 @@ _WGMMA_TOKENS = 512
 def _chunk_rows(config: Config, layer: Layer) -> int:
     """Rows of n dequantised at once: whole blocks of 64 that fit the chunk, at least one block."""
     fitting = (config["chunk_mb"] << 20) // (2 * layer.k) // 64 * 64
-    return max(64, min(fitting, layer.n))
+    return min(layer.n, max(64, fitting))
+
+
+def _launches(config: Config, layer: Layer) -> tuple[Launch, ...]:
+    """Of each chunk; the arguments are its first row and its rows."""
+    columns = ceil_div(layer.k, 64)
+    return tuple(
+        Launch((columns, ceil_div(rows, 64), 1), 128, 0, False, (start, rows))
+        for start, rows in parts(layer.n, _chunk_rows(config, layer))
+    )
 
 
 class _DequantMatmulPlan:
     def __init__(self, config: Config, layer: Layer, device: Device, cubin: bytes) -> None:
-        self._function = _C.CudaFunction(cubin, "dequantize", device.index)
-        self._rows = _chunk_rows(config, layer)
-        self._layer = layer
+        chunks = []
+        for launch in _launches(config, layer):
+            start, rows = launch.arguments
+            shape = launch.grid, launch.threads, launch.shared_bytes, launch.programmatic
+            chunks.append((*shape, start, rows))
+        bf16 = layer.dtype == "bf16"
+        self._matmul = _C.DequantMatmul(cubin, "dequantize", device.index, layer.n, layer.k, bf16, chunks)
+        self._chunk_bytes = 2 * _chunk_rows(config, layer) * layer.k
         self._device = device
 
     def workspace_bytes(self, m: int) -> int:  # noqa: ARG002
-        return COUNTER_BYTES + 2 * self._rows * self._layer.k
+        return COUNTER_BYTES + _C.DequantMatmul.MATMUL_BYTES + self._chunk_bytes
 
     def run(
         self,
@@ -58,28 +78,18 @@ class _DequantMatmulPlan:
         out: torch.Tensor,
         workspace: torch.Tensor | None,
     ) -> None:
-        import torch
-
         assert workspace is not None
-        layer = self._layer
-        stream = current_stream(self._device)
-        packed = (weight.qweight.data_ptr(), weight.scales.data_ptr(), pointer(weight.zeros))
-        for start in range(0, layer.n, self._rows):
-            rows = min(self._rows, layer.n - start)
-            end = COUNTER_BYTES + 2 * rows * layer.k
-            chunk = workspace[COUNTER_BYTES:end].view(x.dtype).view(rows, layer.k)
-            self._function.launch(
-                (-(-layer.k // 64), -(-rows // 64), 1),
-                128,
-                0,
-                stream,
-                (*packed, chunk.data_ptr(), start, rows, layer.n, layer.k),
-            )
-            part = out[:, start : start + rows]
-            if bias is None:
-                torch.mm(x, chunk.T, out=part)
-            else:
-                torch.addmm(bias[start : start + rows], x, chunk.T, out=part)
+        self._matmul.run(
+            x.data_ptr(),
+            weight.qweight.data_ptr(),
+            weight.scales.data_ptr(),
+            pointer(weight.zeros),
+            pointer(bias),
+            out.data_ptr(),
+            workspace.data_ptr() + COUNTER_BYTES,
+            x.shape[0],
+            current_stream(self._device),
+        )
 
 
 class DequantMatmulFamily:
@@ -89,7 +99,7 @@ class DequantMatmulFamily:
     kind = "cuda"
 
     def source_hash(self) -> str:
-        return hash_sources("dequant.cu", *COMMON_SOURCES)
+        return source_hash(_SOURCE)
 
     def reject(self, config: Config, problem: Problem, device: Device) -> str | None:  # noqa: ARG002
         if tuple(config) != ("chunk_mb",):
@@ -114,10 +124,13 @@ class DequantMatmulFamily:
         large = dequantised_bytes * _WGMMA_TOKENS > device.l2_bytes * problem.m
         if device.arch == "sm_90" and problem.m <= _WGMMA_TOKENS and large:
             return None
-        return Config.of("dequant_matmul", chunk_mb=_CHUNK_MB[-1])
+        return Config.of("dequant_matmul", chunk_mb=_CHUNK_MB[0])
 
     def unit(self, config: Config, layer: Layer, device: Device) -> Unit:  # noqa: ARG002
-        return Unit("dequant.cu", layer_defines(layer), device.arch, self.source_hash())
+        return Unit(_SOURCE, layer_defines(layer), device.arch)
+
+    def launches(self, config: Config, problem: Problem, device: Device) -> tuple[Launch, ...]:  # noqa: ARG002
+        return _launches(config, problem.layer)
 
     def plan(self, config: Config, layer: Layer, device: Device, cubin: bytes | None) -> _DequantMatmulPlan:
         assert cubin is not None

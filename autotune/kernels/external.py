@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     import torch
 
     from autotune.device import Device
+    from autotune.kernels.family import Launch
     from autotune.layer import Layer, Problem
     from autotune.packing import QuantizedWeight
 
@@ -147,6 +148,10 @@ class ExternalFamily:
     def unit(self, config: Config, layer: Layer, device: Device) -> None:  # noqa: ARG002
         """None: who compiles is the function itself."""
         return
+
+    def launches(self, config: Config, problem: Problem, device: Device) -> tuple[Launch, ...]:  # noqa: ARG002
+        """Empty: who launches is the function itself."""
+        return ()
 
     def plan(self, config: Config, layer: Layer, device: Device, cubin: bytes | None) -> ExternalPlan:  # noqa: ARG002
         """The function with the config's values."""

@@ -6,14 +6,10 @@ tunables, its constraints with their reasons, its launch geometry and its defaul
 
 from __future__ import annotations
 
-import functools
-import hashlib
-import os
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from autotune.paths import shipped
+from autotune.kernels.sources import digest, source_hash
 
 if TYPE_CHECKING:
     import torch
@@ -31,13 +27,27 @@ class Unit:
     source: str
     defines: tuple[tuple[str, int], ...]
     arch: str
-    source_hash: str
 
     @property
     def key(self) -> str:
         """Names the unit's content: equal keys compile to the same kernel with the same compiler."""
-        text = repr((self.source, self.defines, self.arch, self.source_hash))
-        return hashlib.sha256(text.encode()).hexdigest()
+        return digest((source_hash(self.source), self.defines, self.arch))
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """How a kernel is launched, besides its pointers and the sizes m, n and k.
+
+    `programmatic` lets it start before the kernel ahead has ended. `arguments` are what else it is told, and
+    `box_rows` the most rows of x that one tensor copy fetches, 0 where there are no such copies.
+    """
+
+    grid: tuple[int, int, int]
+    threads: int
+    shared_bytes: int
+    programmatic: bool
+    arguments: tuple[int, ...] = ()
+    box_rows: int = 0
 
 
 class Plan(Protocol):
@@ -87,43 +97,12 @@ class Family(Protocol):
     def unit(self, config: Config, layer: Layer, device: Device) -> Unit | None:
         """What to compile for the config, or None when it needs no compiler."""
 
+    def launches(self, config: Config, problem: Problem, device: Device) -> tuple[Launch, ...]:
+        """What a plan of the config enqueues of the unit's kernel for the problem; empty without a unit."""
+
     def plan(self, config: Config, layer: Layer, device: Device, cubin: bytes | None) -> Plan:
         """Make the config ready for the layer; `cubin` is the compiled `unit`, None when there is none.
 
         Raises:
             LaunchError: the driver refuses the cubin.
         """
-
-
-def hash_sources(*names: str) -> str:
-    """Hash of files of csrc/cuda, which an installed package also carries, by name and code.
-
-    Comments and spaces do not count: records stay in force when only these change.
-    """
-    folder = str(_source_folder())
-    files = tuple((name, os.stat(f"{folder}/{name}").st_mtime_ns) for name in sorted(names))
-    return _hash(folder, files)
-
-
-@functools.cache
-def _source_folder() -> Path:
-    return shipped("csrc/cuda")
-
-
-@functools.lru_cache
-def _hash(folder: str, files: tuple[tuple[str, int], ...]) -> str:
-    """By time of change too, because a sweep asks for the hash once per candidate."""
-    digest = hashlib.sha256()
-    for name, _ in files:
-        text = Path(folder, name).read_text(encoding="utf-8")
-        digest.update(f"{name}\0{_code(text)}\0".encode())
-    return digest.hexdigest()[:16]
-
-
-def _code(text: str) -> str:
-    """A source of csrc/cuda without comments, indentation and empty lines: it compiles to the same kernels.
-
-    Lines stay apart, because directives end with them.
-    """
-    lines = (" ".join(line.partition("//")[0].split()) for line in text.splitlines())
-    return "\n".join(filter(None, lines))

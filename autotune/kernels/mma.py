@@ -9,14 +9,15 @@ from typing import TYPE_CHECKING
 from autotune import _C
 from autotune.config import Config
 from autotune.kernels.cuda_gemm import (
-    COMMON_SOURCES,
     ceil_div,
     current_stream,
     layer_defines,
+    parts,
     pointer,
     reject_layer,
 )
-from autotune.kernels.family import Unit, hash_sources
+from autotune.kernels.family import Launch, Unit
+from autotune.kernels.sources import source_hash
 from autotune.kernels.wgmma import TOKENS
 from autotune.kernels.workspace import COUNTER_BYTES
 
@@ -32,6 +33,7 @@ _TILE_N = (32, 64, 128, 256)
 _WARPS = (4, 8, 16)
 _WARPS_K = (1, 2, 4, 8, 16)
 _LOADS = (1, 2)
+_SOURCE = "mma.cu"
 _SPLIT_K = (1, 2, 4, 8, 16, 32)
 _TUNABLES = ("tile_m", "tile_n", "warps", "warps_k", "loads", "split_k")
 
@@ -119,12 +121,9 @@ class _MmaPlan:
     def __init__(self, config: Config, layer: Layer, device: Device, cubin: bytes) -> None:
         self._function = _C.CudaFunction(cubin, "int4_gemm", device.index)
         self._geometry = _Geometry.of(config, layer)
-        self._threads = self._geometry.warps * 32
-        self._shapes: dict[int, tuple[tuple[int, int, int], int, int]] = {}
+        self._launches: dict[int, Launch] = {}
         self._layer = layer
         self._device = device
-        # mma.cu waits for the kernels ahead itself on sm_90, once its first weights are on their way.
-        self._programmatic = int(device.arch.removeprefix("sm_")) >= 90
 
     def workspace_bytes(self, m: int) -> int:
         return self._geometry.workspace_bytes(m)
@@ -140,14 +139,13 @@ class _MmaPlan:
         layer, m = self._layer, x.shape[0]
         stream = current_stream(self._device)
         operands = (weight.qweight.data_ptr(), weight.scales.data_ptr(), pointer(weight.zeros), pointer(bias))
-        for start in range(0, m, _MAX_TOKENS):
-            rows = min(m - start, _MAX_TOKENS)
+        for start, rows in parts(m, _MAX_TOKENS):
             row_bytes = start * x.element_size()
-            grid, shared_bytes, resident = self._shapes.get(rows) or self._shape(rows)
+            launch = self._launches.get(rows) or self._launch(rows)
             self._function.launch(
-                grid,
-                self._threads,
-                shared_bytes,
+                launch.grid,
+                launch.threads,
+                launch.shared_bytes,
                 stream,
                 (
                     x.data_ptr() + row_bytes * layer.k,
@@ -157,17 +155,14 @@ class _MmaPlan:
                     rows,
                     layer.n,
                     layer.k,
-                    resident,
+                    *launch.arguments,
                 ),
-                self._programmatic,
+                launch.programmatic,
             )
 
-    def _shape(self, rows: int) -> tuple[tuple[int, int, int], int, int]:
-        """Grid, bytes of shared memory, whether x stays there; kept, because a call has no time for it."""
-        geometry = self._geometry
-        grid = (ceil_div(rows, geometry.tile_m), geometry.n_tiles, geometry.split_k)
-        shape = grid, geometry.shared_bytes(rows), int(geometry.resident(rows))
-        return self._shapes.setdefault(rows, shape)
+    def _launch(self, rows: int) -> Launch:
+        """Kept, because a call has no time for it."""
+        return self._launches.setdefault(rows, _launch(self._geometry, rows, self._device))
 
 
 class MmaFamily:
@@ -179,7 +174,7 @@ class MmaFamily:
     kind = "cuda"
 
     def source_hash(self) -> str:
-        return hash_sources("mma.cu", *COMMON_SOURCES)
+        return source_hash(_SOURCE)
 
     def reject(self, config: Config, problem: Problem, device: Device) -> str | None:
         if tuple(config) != _TUNABLES:
@@ -232,11 +227,24 @@ class MmaFamily:
 
     def unit(self, config: Config, layer: Layer, device: Device) -> Unit:
         tunables = tuple((name.upper(), config[name]) for name in _TUNABLES if name != "split_k")
-        return Unit("mma.cu", tunables + layer_defines(layer), device.arch, self.source_hash())
+        return Unit(_SOURCE, tunables + layer_defines(layer), device.arch)
+
+    def launches(self, config: Config, problem: Problem, device: Device) -> tuple[Launch, ...]:
+        geometry = _Geometry.of(config, problem.layer)
+        return tuple(_launch(geometry, rows, device) for _, rows in parts(problem.m, _MAX_TOKENS))
 
     def plan(self, config: Config, layer: Layer, device: Device, cubin: bytes | None) -> _MmaPlan:
         assert cubin is not None
         return _MmaPlan(config, layer, device, cubin)
+
+
+def _launch(geometry: _Geometry, rows: int, device: Device) -> Launch:
+    """Of so many tokens; the kernel is told whether x stays in shared memory."""
+    grid = (ceil_div(rows, geometry.tile_m), geometry.n_tiles, geometry.split_k)
+    # mma.cu waits for the kernels ahead itself on sm_90, once its first weights are on their way.
+    programmatic = int(device.arch.removeprefix("sm_")) >= 90
+    resident = (int(geometry.resident(rows)),)
+    return Launch(grid, geometry.warps * 32, geometry.shared_bytes(rows), programmatic, resident)
 
 
 def _config(tile_m: int, tile_n: int, warps: int, warps_k: int, loads: int, split_k: int) -> Config:

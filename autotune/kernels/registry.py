@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import autotune.kernels
 from autotune.errors import ConfigError, DeviceError
+from autotune.kernels.sources import digest
 
 if TYPE_CHECKING:
     from autotune.config import Config
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from autotune.kernels.external import ExternalFamily
     from autotune.kernels.family import Family
     from autotune.layer import Problem
+    from autotune.record import Record
 
 
 _registered: dict[str, ExternalFamily] = {}
@@ -67,6 +69,47 @@ def family_of(config: Config) -> Family:
         known = ", ".join((*families(), *_registered))
         raise ConfigError(f"config {config}: family is one of {known}")
     return found
+
+
+def kernel_hash(config: Config, problem: Problem, device: Device) -> str:
+    """Names what the config runs for the problem: the unit's content and its launches, in 16 hex digits each.
+
+    Without a unit it is the hash of the family's source.
+
+    Raises:
+        ConfigError: no family has that name, or the config is not in the problem's space on the device.
+    """
+    check(config, problem, device)
+    family = family_of(config)
+    unit = family.unit(config, problem.layer, device)
+    if unit is None:
+        return family.source_hash()
+    return f"{unit.key[:16]}-{digest(family.launches(config, problem, device))[:16]}"
+
+
+def is_current(record: Record, device: Device) -> bool:
+    """Whether the code of today makes the record's kernel on the device.
+
+    Of a record of another device model only the unit has to be the same: the launch depends on the device.
+    """
+    return why_stale(record, device) is None
+
+
+def why_stale(record: Record, device: Device) -> str | None:
+    """Why the record is not current, in one phrase; None when it is."""
+    try:
+        now = kernel_hash(record.config, record.problem, device)
+    except ConfigError as error:
+        return f"the record's {error}"
+    then = record.source_hash
+    if record.device != device.name:
+        then, now = (kernel.partition("-")[0] for kernel in (then, now))
+    return None if then == now else f"the record is of another kernel ({_short(then)}, now {_short(now)})"
+
+
+def _short(kernel: str) -> str:
+    """A kernel's name for reading: half of the unit's, half of the launches'."""
+    return "-".join(part[:8] for part in kernel.split("-"))
 
 
 def check(config: Config, problem: Problem, device: Device) -> None:

@@ -8,16 +8,17 @@ from typing import TYPE_CHECKING
 from autotune import _C
 from autotune.config import Config
 from autotune.kernels.cuda_gemm import (
-    COMMON_SOURCES,
     SM90_BLOCK_BYTES,
     SM90_SHARED_BYTES,
     ceil_div,
     current_stream,
     layer_defines,
+    parts,
     pointer,
     reject_layer,
 )
-from autotune.kernels.family import Unit, hash_sources
+from autotune.kernels.family import Launch, Unit
+from autotune.kernels.sources import source_hash
 
 if TYPE_CHECKING:
     import torch
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 TOKENS = range(5, 513)
 """Numbers of tokens for which the family has configs; it has a default for every layer of theirs."""
 
-_SOURCES = ("wgmma.cu", "wgmma/block.cuh", "wgmma/sums.cuh", "common/wgmma.cuh")
+_SOURCE = "wgmma.cu"
 
 _ALLOWED = {
     "tile_m": (8, 16, 32, 64, 128),
@@ -136,13 +137,9 @@ class _WgmmaPlan:
     """A loaded kernel and its launch geometry for one layer."""
 
     def __init__(self, config: Config, layer: Layer, device: Device, cubin: bytes) -> None:
-        boxes = (layer.k, config["tile_m"], layer.dtype == "bf16")
+        self._launch = launch = _launch(config, layer)
+        boxes = (layer.k, launch.box_rows, layer.dtype == "bf16")
         self._function = _C.CudaFunction(cubin, "int4_wgmma", device.index, boxes)
-        geometry = _Geometry(config, layer)
-        # Read here, because a call has no time for it.
-        self._grid = (config["split_k"], geometry.tiles, 1)
-        self._threads, self._shared_bytes = geometry.threads, geometry.shared_bytes
-        self._tile_m = config["tile_m"]
         self._layer = layer
         self._device = device
 
@@ -157,16 +154,15 @@ class _WgmmaPlan:
         out: torch.Tensor,
         workspace: torch.Tensor | None,  # noqa: ARG002
     ) -> None:
-        layer, tile_m = self._layer, self._tile_m
+        layer, launch = self._layer, self._launch
         stream = current_stream(self._device)
         operands = (weight.qweight.data_ptr(), weight.scales.data_ptr(), pointer(weight.zeros), pointer(bias))
-        for start in range(0, x.shape[0], tile_m):
-            rows = min(x.shape[0] - start, tile_m)
+        for start, rows in parts(x.shape[0], launch.box_rows):
             row_bytes = start * x.element_size()
             self._function.launch(
-                self._grid,
-                self._threads,
-                self._shared_bytes,
+                launch.grid,
+                launch.threads,
+                launch.shared_bytes,
                 stream,
                 (
                     x.data_ptr() + row_bytes * layer.k,
@@ -177,7 +173,7 @@ class _WgmmaPlan:
                     layer.n,
                     layer.k,
                 ),
-                True,
+                launch.programmatic,
             )
 
 
@@ -192,7 +188,7 @@ class WgmmaFamily:
     kind = "cuda"
 
     def source_hash(self) -> str:
-        return hash_sources(*_SOURCES, *COMMON_SOURCES)
+        return source_hash(_SOURCE)
 
     def reject(self, config: Config, problem: Problem, device: Device) -> str | None:
         if tuple(config) != _TUNABLES:
@@ -249,11 +245,21 @@ class WgmmaFamily:
         names = {"warpgroups_n": "GROUPS_N", "warpgroups_k": "GROUPS_K", "split_k": "SPLIT"}
         tunables = tuple((names.get(name, name.upper()), config[name]) for name in _TUNABLES)
         defines = (*tunables, ("BLOCKS", _least_blocks(config, layer)), *layer_defines(layer))
-        return Unit("wgmma.cu", defines, f"{device.arch}a", self.source_hash())
+        return Unit(_SOURCE, defines, f"{device.arch}a")
+
+    def launches(self, config: Config, problem: Problem, device: Device) -> tuple[Launch, ...]:  # noqa: ARG002
+        return (_launch(config, problem.layer),) * ceil_div(problem.m, config["tile_m"])
 
     def plan(self, config: Config, layer: Layer, device: Device, cubin: bytes | None) -> _WgmmaPlan:
         assert cubin is not None
         return _WgmmaPlan(config, layer, device, cubin)
+
+
+def _launch(config: Config, layer: Layer) -> Launch:
+    """Of up to tile_m tokens."""
+    geometry = _Geometry(config, layer)
+    grid = (config["split_k"], geometry.tiles, 1)
+    return Launch(grid, geometry.threads, geometry.shared_bytes, True, box_rows=config["tile_m"])
 
 
 def _config(*values: int) -> Config:

@@ -20,6 +20,12 @@ _SIGN_BITS = -0x77777778
 """0x88888888 as int32: flips the top bit of every nibble."""
 
 
+def shapes(layer: Layer) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
+    """Shapes of qweight, scales and zeros in this layout."""
+    grouped = (_blocks(layer), layer.groups, BLOCK)
+    return (_blocks(layer), layer.k // 8, BLOCK), grouped, grouped
+
+
 def pack(weight: QuantizedWeight) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
     """qweight, scales and zeros in this layout."""
     layer = weight.layer

@@ -28,6 +28,13 @@ def padded_groups(layer: Layer) -> int:
     return -(-padded(layer.k) // layer.group_size)
 
 
+def shapes(layer: Layer) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
+    """Shapes of qweight, scales and zeros in this layout."""
+    n64, k64 = padded(layer.n) // BLOCK, padded(layer.k) // BLOCK
+    groups = padded_groups(layer)
+    return (n64, k64, 4, 32, 4), (groups, n64, 8, 8), (groups, n64, 8)
+
+
 def pack(weight: QuantizedWeight) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
     """qweight, scales and zeros in this layout."""
     layer = weight.layer

@@ -17,10 +17,12 @@ from autotune.errors import AutotuneError, FormatError
 from autotune.formats import modules
 from autotune.layer import Problem
 from autotune.paths import Location
+from autotune.runtime.extras import check_extras, take_over
 from autotune.runtime.linear import Int4Linear
 from autotune.runtime.lookup import Lookup
 from autotune.runtime.plans import LayerPlans, plans_for
 from autotune.runtime.report import LayerReport, Report
+from autotune.runtime.saving import guard_writers
 
 if TYPE_CHECKING:
     from autotune.device import Device
@@ -44,6 +46,11 @@ def apply(
     `autotune.kernel` made of what the model's own modules run: a module that has the tunables of one as
     attributes, as `split_k_iters`, is given their best values for one token instead of being swapped.
 
+    Forward hooks go over to the tuned linear, whose kernel they see as the module. A module that does more
+    than multiply otherwise stays: a forward of its own, modules or parameters inside, quantized activations.
+
+    No checkpoint holds packed weights, so `save_pretrained` and `push_to_hub` refuse a model with any.
+
     Everything that can fail comes first: plans are made before any weight is touched, so that a linear
     without a kernel keeps its tensors and is listed in `Report.skipped`.
 
@@ -55,6 +62,7 @@ def apply(
     started = time.perf_counter()
     work.plan_all(model)
     planned = time.perf_counter()
+    guard_writers(model)
     work.swap_all(model)
     _synchronize(work.devices())
     report = Report(work.layers(), work.skipped, time.perf_counter() - planned, planned - started)
@@ -112,9 +120,20 @@ class _Work:
                     return
                 if not name:
                     raise FormatError("is the model itself and has no parent to swap it in")
-                self._found[id(module)] = _Found([name], plans_for(found.layer, self._lookup(found.device)))
+                lookup = self._lookup(found.device)
+                if not self._keeps_extras(name, module, lookup):
+                    self._found[id(module)] = _Found([name], plans_for(found.layer, lookup))
             except AutotuneError as error:
                 self._fail([name], error)
+
+    def _keeps_extras(self, name: str, module: torch.nn.Module, lookup: Lookup) -> bool:
+        """Whether the module stays because it does more than multiply; the reason is noted."""
+        try:
+            check_extras(module, lookup.device.torch_name)
+        except FormatError as error:
+            self.skipped[name] = str(error)
+            return True
+        return False
 
     def swap_all(self, model: torch.nn.Module) -> None:
         """Put the tuned linears in one by one, so that old tensors go before the next layer is packed."""
@@ -151,7 +170,9 @@ class _Work:
     def _tuned(self, old: torch.nn.Module, plans: LayerPlans) -> Int4Linear:
         found = modules.find(old, self._dtype)
         linear = found.read(plans.device.torch_name)
-        return Int4Linear(linear.weight, found.bias, plans, linear.perm).train(old.training)
+        tuned = Int4Linear(linear.weight, found.bias, plans, linear.perm).train(old.training)
+        take_over(old, tuned)
+        return tuned
 
     def _given_best(self, module: torch.nn.Module, found: modules.Found) -> str | None:
         """What the module runs from now on, if it has the tunables of one of the kernels."""

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from autotune.errors import FormatError
+from autotune.weights import expect_file, find_weights
 
 if TYPE_CHECKING:
     import torch
-
-SINGLE = "model.safetensors"
-INDEX = "model.safetensors.index.json"
 
 
 class Checkpoint:
@@ -46,37 +43,12 @@ def open_folder(folder: Path) -> Checkpoint:
     Raises:
         FormatError: there is neither, or as Checkpoint; a tensor of the index is missing.
     """
-    if (folder / SINGLE).is_file():
-        return Checkpoint([folder / SINGLE])
-    if not (folder / INDEX).is_file():
-        found = sorted(
-            file.name for suffix in ("safetensors", "bin", "pt") for file in folder.glob(f"*.{suffix}")
-        )
-        held = f"found {', '.join(found)}" if found else "found no weights"
-        raise FormatError(f"{folder} has no {SINGLE} or {INDEX} ({held}); only safetensors are read")
-    placed = read_json(folder / INDEX).get("weight_map")
-    if not isinstance(placed, dict) or not placed:
-        raise FormatError(f"{folder / INDEX} has no weight_map; download it again")
-    checkpoint = Checkpoint(folder / file for file in sorted(set(placed.values())))
-    for name, file in placed.items():
+    weights = find_weights(folder)
+    checkpoint = Checkpoint(weights.files)
+    for name, file in weights.placed.items():
         if name not in checkpoint.names:
-            raise FormatError(f"{folder / file} has no tensor {name}, which {INDEX} places there")
+            raise FormatError(f"{folder / file} has no tensor {name}, which {weights.name} places there")
     return checkpoint
-
-
-def read_json(file: Path) -> dict[str, Any]:
-    """The object that the file holds.
-
-    Raises:
-        FormatError: it cannot be read, or holds something else.
-    """
-    try:
-        document = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise FormatError(f"{file} does not read as JSON: {error}") from None
-    if not isinstance(document, dict):
-        raise FormatError(f"{file} does not read as a JSON object")
-    return document
 
 
 def _open(file: Path) -> Any:
@@ -85,6 +57,7 @@ def _open(file: Path) -> Any:
 
     if file.suffix != ".safetensors":
         raise FormatError(f"{file} is not a safetensors file; only those are read")
+    expect_file(file)
     try:
         return safe_open(file, framework="pt")
     except (OSError, SafetensorError) as error:

@@ -16,6 +16,7 @@ from autotune.packing.quantized import TORCH_DTYPES
 from autotune.paths import Location, database_url
 from autotune.runtime.lookup import Answer, Lookup
 from autotune.runtime.plans import device_of
+from autotune.runtime.saving import Packed
 
 
 class Kernel(ExternalFamily):
@@ -104,7 +105,7 @@ class Tuned:
             plan.run(x, weight, bias, out, None)
 
 
-class KernelLinear(torch.nn.Module):
+class KernelLinear(Packed):
     """out[..., n] = x[..., k] @ dequant(w[n, k]).T + bias[n] by a tuned kernel. For inference only.
 
     The weight is of the kernel's own making and no buffer: make the module where it is to run.

@@ -3,19 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 
 import torch
 
 from autotune.layer import Layer
 from autotune.packing import QuantizedWeight
 from autotune.runtime.linear import Int4Linear
-
-FUSED = {"qkv_proj": ("q_proj", "k_proj", "v_proj"), "gate_up_proj": ("gate_proj", "up_proj")}
-"""The name that the fused linear gets beside its parts."""
-
-ARCHITECTURES = ("llama", "mistral", "qwen2", "qwen3")
-"""The `model_type` of models whose attention and MLP call these parts one after the other, with one x."""
 
 
 class Product:
@@ -65,12 +58,6 @@ def parts(linear: Int4Linear, sizes: Sequence[int]) -> Iterator[Part]:
     """The parts of a linear whose rows are those of the parts, `sizes` of each, in order."""
     product = Product(linear, sizes)
     return (Part(product, index) for index in range(len(sizes)))
-
-
-def fused_layer(layers: Sequence[Layer]) -> Layer | None:
-    """The layer of all their rows; None where something else than n differs."""
-    fused = replace(layers[0], n=sum(layer.n for layer in layers))
-    return fused if all(replace(layer, n=fused.n) == fused for layer in layers) else None
 
 
 def concatenated(weights: Sequence[QuantizedWeight], layer: Layer) -> QuantizedWeight:

@@ -13,13 +13,14 @@ from autotune.packing import PackedWeight, QuantizedWeight, pack
 from autotune.packing.packed import wait_written
 from autotune.packing.quantized import TORCH_DTYPES
 from autotune.runtime.op import int4_linear
-from autotune.runtime.plans import LayerPlans, default_lookup, device_of, plans_for
+from autotune.runtime.plans import LayerPlans, default_lookup, device_of, plans_for, plans_of
+from autotune.runtime.saving import Packed
 
 if TYPE_CHECKING:
     from autotune.runtime.lookup import Lookup
 
 
-class Int4Linear(torch.nn.Module):
+class Int4Linear(Packed):
     """out[..., n] = x[..., k] @ dequant(w[n, k]).T + bias[n], in the layer's dtype.
 
     The kernel is picked by the number of tokens at each call. For inference only: the result never requires
@@ -27,6 +28,10 @@ class Int4Linear(torch.nn.Module):
     `bias` are packed for the kind of device where the module was made, so it moves between devices of one
     kind only. `perm` int32 [k], where there is one, is the order in which the columns of x meet those of the
     weight, as a checkpoint with `desc_act` needs. Made by `from_awq` or `from_quantized`.
+
+    Every call checks what the buffers are, so they may be replaced or written to. Kernels of a GPU read them
+    ahead of the stream's order: a write that torch does not count, through `.data` or in inference mode, must
+    have ended before the next call.
     """
 
     qweight: torch.Tensor
@@ -97,7 +102,9 @@ class Int4Linear(torch.nn.Module):
         tensors = (held["qweight"], held["scales"], held["zeros"], held["bias"])
         perm = held["perm"]
         # An x of another size goes on to the op, whose error names it; gathering would read outside of it.
-        if perm is not None and x.shape[-1:] == perm.shape:
+        if perm is not None and x.shape[-1:] == (self.in_features,):
+            if perm.shape != (self.in_features,):
+                raise FormatError(f"perm is {list(perm.shape)}, expected [{self.in_features}]")
             x = x.index_select(-1, perm)
         out: torch.Tensor = int4_linear(x, *tensors, self.plans.handle)
         return out
@@ -106,10 +113,27 @@ class Int4Linear(torch.nn.Module):
         """The layer and the config that runs for one token."""
         return f"{self.layer}, bias={self.bias is not None}, config={self.plans.answers[0].config}"
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Check a new `perm`; the op checks all other tensors at each call."""
+        if name == "perm" and isinstance(value, torch.Tensor):
+            _check_perm(value, self.layer.k)
+        super().__setattr__(name, value)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """What a pickle is read by, perhaps to another device."""
+        super().__setstate__(state)
+        self._follow()
+
     def _load_from_state_dict(self, *arguments: Any) -> None:
-        """What load_state_dict comes down to; kernels read weights ahead of the stream's order."""
+        """What load_state_dict comes down to."""
         super()._load_from_state_dict(*arguments)
-        wait_written(self.qweight)
+        try:
+            if self.perm is not None:
+                _check_perm(self.perm, self.layer.k)
+        except FormatError as error:
+            # The last argument collects what load_state_dict raises at its end.
+            arguments[-1].append(str(error))
+        self._follow()
 
     def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Int4Linear:
         """What .to(), .cuda() and .half() come down to; checked on an empty tensor before anything moves."""
@@ -122,23 +146,32 @@ class Int4Linear(torch.nn.Module):
         if probe.dtype != self.scales.dtype:
             raise FormatError(f"Int4Linear is {self.scales.dtype} and cannot become {probe.dtype}")
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        wait_written(self.qweight)
-        device = device_of(self.qweight)
-        if device != self.plans.device:
-            self.plans = plans_for(self.layer, default_lookup(device))
+        self._follow()
         return self
+
+    def _follow(self) -> None:
+        """Take the plans of the GPU where the weights are now, once they are written."""
+        wait_written(self.qweight)
+        if self.qweight.is_cuda and self.qweight.get_device() != self.plans.device.index:
+            self.plans = plans_of(self.plans.handle, self.qweight.get_device())
 
 
 def _checked_perm(perm: torch.Tensor | None, weight: PackedWeight) -> torch.Tensor | None:
     """On the weight's device; None when it changes nothing."""
     if perm is None:
         return None
-    k = weight.layer.k
     perm = perm.detach().to(weight.qweight.device, torch.int32)
-    in_order = torch.arange(k, dtype=torch.int32, device=perm.device)
-    if tuple(perm.shape) != (k,) or not torch.equal(perm.sort().values, in_order):
-        raise FormatError(f"perm is {list(perm.shape)}, expected each of 0 to {k - 1} once")
+    in_order = _check_perm(perm, weight.layer.k)
     return None if torch.equal(perm, in_order) else perm.contiguous()
+
+
+def _check_perm(perm: torch.Tensor, k: int) -> torch.Tensor:
+    """Each of 0 to k - 1 in order, after the check that they are what is in perm."""
+    in_order = torch.arange(k, dtype=perm.dtype, device=perm.device)
+    whole = perm.dtype in (torch.int32, torch.int64) and tuple(perm.shape) == (k,)
+    if not whole or not torch.equal(perm.sort().values, in_order):
+        raise FormatError(f"perm is {perm.dtype} {list(perm.shape)}, expected each of 0 to {k - 1} once")
+    return in_order
 
 
 def _checked_bias(bias: torch.Tensor | None, weight: PackedWeight) -> torch.Tensor | None:

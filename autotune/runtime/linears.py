@@ -9,34 +9,19 @@ from dataclasses import dataclass
 
 import torch
 
-from autotune.errors import AutotuneError, FormatError
-from autotune.formats import FORMATS, Scheme, Unpacked, layer_of, names_of, read
+from autotune.errors import AutotuneError, DeviceError, FormatError, LayerError
+from autotune.formats import Scheme, Unpacked, layer_of, names_of, read
+from autotune.fusion import ARCHITECTURES, grouped
 from autotune.layer import Layer
+from autotune.runtime.activation import ScaledActivation
 from autotune.runtime.checkpoint import Checkpoint
-from autotune.runtime.fused import (
-    ARCHITECTURES,
-    FUSED,
-    concatenated,
-    concatenated_bias,
-    fused_layer,
-    parts,
-)
+from autotune.runtime.contents import Contents, Stored, contents_of
+from autotune.runtime.dense import dense_linear, padded
+from autotune.runtime.fused import concatenated, concatenated_bias, parts
 from autotune.runtime.linear import Int4Linear
 from autotune.runtime.lookup import Lookup
 from autotune.runtime.plans import LayerPlans, plans_for
 from autotune.runtime.report import LayerReport, Report
-
-_WEIGHTS = frozenset(format.NAMES[0] for format in FORMATS.values()) - {"weight"} | {"B"}
-"""Last names that only a quantized weight has."""
-
-
-@dataclass(frozen=True)
-class _Linear:
-    """A quantized linear of the checkpoint; `tensors` are the last names of those that its format reads."""
-
-    name: str
-    layer: Layer
-    tensors: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -44,7 +29,7 @@ class _Group:
     """Linears that become one: several are fused under the name `name`."""
 
     name: str
-    linears: tuple[_Linear, ...]
+    linears: tuple[str, ...]
     plans: LayerPlans
 
 
@@ -56,6 +41,10 @@ class Linears:
         self._scheme = scheme
         self._lookup = lookup
         self._fuse = fuse
+        self._contents = Contents({}, {})
+        self._layers: dict[str, Layer] = {}
+        self._dense: dict[str, AutotuneError] = {}
+        """Those that no kernel takes."""
         self._groups: list[_Group] = []
         self._plans_s = 0.0
 
@@ -66,22 +55,24 @@ class Linears:
         finds the names of the tensors that `fill` reads.
 
         Raises:
-            FormatError, LayerError: the checkpoint does not fit the model or no kernel takes it; the message
-                has the name of the tensor.
-            CompileError, LaunchError, DeviceError: as LayerPlans.
+            FormatError, LayerError, DeviceError: the checkpoint does not fit the model or no kernel takes
+                any of it; the message has the name of the tensor.
+            CompileError, LaunchError: as LayerPlans.
         """
-        linears = {name: self._linear(name, held, model) for name, held in self._quantized().items()}
-        if not linears:
-            raise FormatError(f"no linear of the checkpoint is quantized in the format {self._scheme.format}")
-        self._check_others(model, linears)
+        self._contents = contents_of(self._checkpoint, self._scheme, model)
+        for name, stored in self._contents.linears.items():
+            with _named(name):
+                self._check(name, stored)
         started = time.perf_counter()
-        fuse = self._fuse and model_type in ARCHITECTURES
-        self._groups = [self._planned(*group) for group in _grouped(linears, fuse)]
+        self._groups = list(self._planned(fuse=self._fuse and model_type in ARCHITECTURES))
         self._plans_s = time.perf_counter() - started
-        for name in linears:
-            # Without parameters, so that nobody allocates or initializes what comes later.
-            _set(model, name, torch.nn.Identity())
-        children = {name.rpartition(".")[2] for name in linears}
+        if not self._groups:
+            name, error = next(iter(self._dense.items()))
+            raise type(error)(f"{name}: {error}")
+        for name, stored in self._contents.linears.items():
+            _set(model, name, _StandIn(stored))
+        placed = (*self._contents.linears, *self._contents.activations)
+        children = {name.rpartition(".")[2] for name in placed}
         return rf"(^|\.)({'|'.join(sorted(children))})\.({'|'.join((*names_of(self._scheme), 'bias'))})$"
 
     def fill(self, model: torch.nn.Module) -> Report:
@@ -95,79 +86,73 @@ class Linears:
         for group in self._groups:
             for name, plans in self._put(model, group).items():
                 applied.setdefault(plans, []).append(name)
+        for name in self._dense:
+            self._put_dense(model, name)
+        for name, tensor in self._contents.activations.items():
+            scales = self._checkpoint[tensor].to(self._device, self._scheme.dtype, copy=True)
+            _set(model, name, ScaledActivation(model.get_submodule(name), scales))
         if self._lookup.device.kind == "cuda":
-            torch.cuda.synchronize(self._lookup.device.torch_name)
+            torch.cuda.synchronize(self._device)
         layers = tuple(
             LayerReport(plans.layer, plans.device.torch_name, tuple(names), plans.answers)
             for plans, names in applied.items()
         )
-        return Report(layers, {}, time.perf_counter() - started, self._plans_s)
+        dense = {name: f"is a dense linear, because {error}" for name, error in self._dense.items()}
+        return Report(layers, dense, time.perf_counter() - started, self._plans_s)
 
-    def _quantized(self) -> dict[str, tuple[str, ...]]:
-        """The last names of the tensors of each linear that has any of the format's."""
-        known = names_of(self._scheme)
-        found: dict[str, list[str]] = {}
-        for name in self._checkpoint.names:
-            linear, _, last = name.rpartition(".")
-            if last in known:
-                found.setdefault(linear, []).append(last)
-            elif last in _WEIGHTS:
-                raise FormatError(
-                    f"{name} is not of the format {self._scheme.format} that quantization_config names;"
-                    " a checkpoint of several formats is not read"
-                )
-        return {linear: tuple(held) for linear, held in found.items()}
+    @property
+    def _device(self) -> str:
+        return self._lookup.device.torch_name
 
-    def _linear(self, name: str, held: tuple[str, ...], model: torch.nn.Module) -> _Linear:
+    def _check(self, name: str, stored: Stored) -> None:
+        """Note the linear's layer, which has to be that of the model's; or that no kernel takes it."""
+        tensors = self._tensors(stored)
         try:
-            module = model.get_submodule(name)
-        except AttributeError:
-            module = None
-        if not isinstance(module, torch.nn.Linear):
-            what = "has no such module" if module is None else f"has a {type(module).__name__} there"
+            layer = layer_of(tensors, self._scheme)
+            n, k = layer.n, layer.k
+        except LayerError as error:
+            whole = padded(tensors, self._scheme)
+            try:
+                layer = layer_of(whole.tensors, self._scheme)
+            except AutotuneError:
+                raise error from None
+            n, k = layer.n - whole.rows, layer.k - whole.columns
+            self._dense[name] = error
+        if (n, k) != (stored.n, stored.k):
             raise FormatError(
-                f"{name} is quantized, but {type(model).__name__} {what}; only linears are read"
+                f"has n={n}, k={k} as {self._scheme.bits}-bit weights, but the model's linear"
+                f" has n={stored.n}, k={stored.k}"
             )
-        if f"{name}.weight" in getattr(model, "all_tied_weights_keys", {}):
-            raise FormatError(f"{name} is quantized, but tied to other weights by tie_word_embeddings")
-        with _named(name):
-            return _Linear(name, self._layer(name, held, module), held)
-
-    def _layer(self, name: str, held: tuple[str, ...], module: torch.nn.Linear) -> Layer:
-        layer = layer_of({last: self._checkpoint[f"{name}.{last}"] for last in held}, self._scheme)
-        if (layer.n, layer.k) != (module.out_features, module.in_features):
-            raise FormatError(
-                f"has n={layer.n}, k={layer.k} as {self._scheme.bits}-bit weights, but the model's linear"
-                f" has n={module.out_features}, k={module.in_features}"
-            )
-        bias = f"{name}.bias"
+        bias = f"{stored.source}.bias"
         if bias not in self._checkpoint.names:
-            if module.bias is not None:
+            if stored.biased:
                 raise FormatError("has no tensor bias, which the model's linear has")
-        elif tuple(self._checkpoint[bias].shape) != (layer.n,):
-            raise FormatError(f"bias is {list(self._checkpoint[bias].shape)}, expected [{layer.n}]")
-        return layer
+        elif tuple(self._checkpoint[bias].shape) != (n,):
+            raise FormatError(f"bias is {list(self._checkpoint[bias].shape)}, expected [{n}]")
+        self._layers[name] = layer
 
-    def _check_others(self, model: torch.nn.Module, linears: dict[str, _Linear]) -> None:
-        for name, expected in model.state_dict().items():
-            if name in self._checkpoint.names and name.rpartition(".")[0] not in linears:
-                shape = list(self._checkpoint[name].shape)
-                if shape != list(expected.shape):
-                    raise FormatError(f"{name} is {shape}, expected {list(expected.shape)}")
-
-    def _planned(self, name: str, layer: Layer, linears: tuple[_Linear, ...]) -> _Group:
-        with _named(name):
-            return _Group(name, linears, plans_for(layer, self._lookup))
+    def _planned(self, *, fuse: bool) -> Iterator[_Group]:
+        """The groups that kernels take; the linears of others are noted as dense."""
+        taken = {name: layer for name, layer in self._layers.items() if name not in self._dense}
+        for name, layer, linears in grouped(taken, fuse):
+            with _named(name):
+                try:
+                    yield _Group(name, linears, plans_for(layer, self._lookup))
+                except (DeviceError, LayerError) as error:
+                    self._dense |= dict.fromkeys(linears, error)
 
     def _put(self, model: torch.nn.Module, group: _Group) -> dict[str, LayerPlans]:
         """Put one group's linears in; the plans of each that is new, by name."""
-        found = [self._read(linear) for linear in group.linears]
+        found = [self._read(name) for name in group.linears]
+        layers = [self._layers[name] for name in group.linears]
         if len(found) == 1 or not _same_order([unpacked for unpacked, _ in found]):
-            placed = {linear.name: plans_for(linear.layer, self._lookup) for linear in group.linears}
+            placed = {
+                name: plans_for(layer, self._lookup)
+                for name, layer in zip(group.linears, layers, strict=True)
+            }
             for (name, plans), (unpacked, bias) in zip(placed.items(), found, strict=True):
                 _set(model, name, Int4Linear(unpacked.weight, bias, plans, unpacked.perm))
             return placed
-        layers = [linear.layer for linear in group.linears]
         bias = concatenated_bias([bias for _, bias in found], layers)
         perm = found[0][0].perm
         weight = concatenated([unpacked.weight for unpacked, _ in found], group.plans.layer)
@@ -175,37 +160,45 @@ class Linears:
         found.clear()
         whole = Int4Linear(weight, bias, group.plans, perm)
         _set(model, group.name, whole)
-        for linear, part in zip(group.linears, parts(whole, [layer.n for layer in layers]), strict=True):
-            _set(model, linear.name, part)
+        for name, part in zip(group.linears, parts(whole, [layer.n for layer in layers]), strict=True):
+            _set(model, name, part)
         return {group.name: group.plans}
 
-    def _read(self, linear: _Linear) -> tuple[Unpacked, torch.Tensor | None]:
-        device = self._lookup.device.torch_name
-        with _named(linear.name):
-            held = {last: self._checkpoint[f"{linear.name}.{last}"].to(device) for last in linear.tensors}
-            unpacked = read(held, self._scheme)
-        if f"{linear.name}.bias" not in self._checkpoint.names:
-            return unpacked, None
-        bias = self._checkpoint[f"{linear.name}.bias"].to(device)
+    def _put_dense(self, model: torch.nn.Module, name: str) -> None:
+        stored = self._contents.linears[name]
+        with _named(name):
+            tensors, bias = self._tensors(stored, self._device), self._bias(stored)
+            _set(model, name, dense_linear(tensors, self._scheme, bias))
+
+    def _read(self, name: str) -> tuple[Unpacked, torch.Tensor | None]:
+        stored = self._contents.linears[name]
+        with _named(name):
+            return read(self._tensors(stored, self._device), self._scheme), self._bias(stored)
+
+    def _tensors(self, stored: Stored, device: str | None = None) -> dict[str, torch.Tensor]:
+        """The tensors of a linear by their last names; those of the mapped file without a device."""
+        return {last: self._checkpoint[f"{stored.source}.{last}"].to(device) for last in stored.tensors}
+
+    def _bias(self, stored: Stored) -> torch.Tensor | None:
+        """A copy of the linear's bias."""
+        bias = f"{stored.source}.bias"
+        if bias not in self._checkpoint.names:
+            return None
+        held = self._checkpoint[bias].to(self._device, copy=True)
         # AutoGPTQ stores zeros for linears without a bias.
-        return unpacked, bias if bool(bias.any()) else None
+        return held if bool(held.any()) else None
 
 
-def _grouped(linears: dict[str, _Linear], fuse: bool) -> Iterator[tuple[str, Layer, tuple[_Linear, ...]]]:
-    """Each linear with its name and layer, or those that can be fused with those of the whole."""
-    rest = dict(linears)
-    wholes = FUSED if fuse else {}
-    for name, linear in linears.items():
-        parent = name.rpartition(".")[0]
-        for whole, children in wholes.items():
-            siblings = [rest[part] for child in children if (part := f"{parent}.{child}") in rest]
-            layer = fused_layer([sibling.layer for sibling in siblings]) if linear in siblings else None
-            if layer is not None and len(siblings) == len(children):
-                for sibling in siblings:
-                    del rest[sibling.name]
-                yield f"{parent}.{whole}", layer, tuple(siblings)
-        if rest.pop(name, None) is not None:
-            yield name, linear.layer, (linear,)
+class _StandIn(torch.nn.Identity):
+    """A linear that comes later: no parameters, which transformers would allocate.
+
+    Models may initialize a linear's weight and bias by name, so there are some, without memory.
+    """
+
+    def __init__(self, stored: Stored) -> None:
+        super().__init__()
+        self.weight = torch.empty((stored.n, stored.k), device="meta")
+        self.bias = torch.empty(stored.n, device="meta") if stored.biased else None
 
 
 def _same_order(linears: list[Unpacked]) -> bool:

@@ -12,7 +12,7 @@ from autotune.config import Config
 from autotune.device import Device, find_device
 from autotune.kernels import registry
 from autotune.layer import Layer, Problem, bucket_of
-from autotune.paths import Location
+from autotune.paths import Location, database_url
 from autotune.record import Record, sources_digest
 from autotune.runtime.explain import Explanation
 from autotune.runtime.misses import Tally, miss_file
@@ -54,8 +54,8 @@ class Lookup:
        k, summed, first; of a layer its nearest bucket, and this device, first.
 
     A near record is at most NEAR_OCTAVES away, in m and in n and k: beyond, the default config knows more of
-    the problem. A record is used only when its kernel source is the running one and its config is valid for
-    the problem on this device.
+    the problem. A record is used only when the code of today makes its kernel and its config is valid for the
+    problem on this device.
 
     What is read of the user's database is bounded, however large it is. A layer's records are read when it
     is first asked for: the newest 64 of each problem on this device, and of the layer on each of 16 others.
@@ -72,10 +72,10 @@ class Lookup:
         The records are those of autotune's own families, or of the families of these `names`.
         """
         self.device = device
-        self._names = names
+        self.url, self.names = database_url(db), names
         self._misses = miss_file(db)
         self._hashes = {family.name: family.source_hash() for family in registry.families_of(device, names)}
-        self._current: dict[Record, bool] = {}
+        self._stale: dict[Record, str | None] = {}
         self._sources = Sources(device, db)
         self._answers: dict[tuple[Layer, int], Answer] = {}
 
@@ -120,7 +120,7 @@ class Lookup:
             if self._unusable(record, problem) is None:
                 reason = f"{why}; the nearest record is of {record.problem} on {record.device}"
                 return Answer(problem, self.device.name, record.config, "near", None, None, record, reason)
-        config = registry.default_config(problem, self.device, self._names)
+        config = registry.default_config(problem, self.device, self.names)
         reason = f"{why}, and none is near"
         return Answer(problem, self.device.name, config, "default", None, None, None, reason)
 
@@ -129,7 +129,7 @@ class Lookup:
         layer = problem.layer
         for source, records in (("exact", self._sources.stored), ("shipped", self._sources.shipped)):
             for record in filter(self._mine, records(layer)):
-                asked = self._names is None or record.config.family in self._names
+                asked = self.names is None or record.config.family in self.names
                 if asked and record.problem == problem:
                     yield source, record
 
@@ -157,21 +157,20 @@ class Lookup:
 
     def _unusable(self, record: Record, problem: Problem) -> str | None:
         """Why the record's config must not run the problem, or None when it may."""
-        if not self._is_current(record):
-            now = self._hashes.get(record.config.family)
-            running = f"now {now[:8]}" if now else "which is not here"
-            return f"the record is from another kernel source ({record.source_hash[:8]}, {running})"
         try:
-            reason = registry.family_of(record.config).reject(record.config, problem, self.device)
+            stale = self._why_stale(record)
+            reason = stale or registry.family_of(record.config).reject(record.config, problem, self.device)
         except Exception as error:  # a stored config may have any tunables, with any values
-            reason = in_short(error)
-        return reason and f"the record's config {record.config} is not valid here: {reason}"
+            return f"the record's config {record.config} is not valid here: {in_short(error)}"
+        return stale or (reason and f"the record's config {record.config} is not valid here: {reason}")
 
-    def _is_current(self, record: Record) -> bool:
-        """Whether the running kernels are those that the record was measured with."""
-        if record not in self._current:
-            self._current[record] = self._hashes.get(record.config.family) == record.source_hash
-        return self._current[record]
+    def _why_stale(self, record: Record) -> str | None:
+        """Why the record is not current, or not of a family that is asked for; found out once."""
+        if record not in self._stale:
+            asked = record.config.family in self._hashes
+            other = None if asked else "the record is of a family that is not asked for"
+            self._stale[record] = registry.why_stale(record, self.device) or other
+        return self._stale[record]
 
 
 def lookup(layer: Layer, m: int = 1, device: str = "auto", db: Location | None = None) -> Answer:

@@ -6,22 +6,28 @@ call. The op is below autograd: its result never requires grad.
 
 from __future__ import annotations
 
+from typing import NoReturn
+
 import torch
 
 from autotune.errors import LayerError
 from autotune.kernels.workspace import workspace
 from autotune.packing import PackedWeight
+from autotune.packing.packed import Form, check_memory, form_of, wait_written
 from autotune.packing.quantized import TORCH_DTYPES
+from autotune.runtime.handle import check_kind, origin_of
 from autotune.runtime.plans import LayerPlans, plans_of
 
 # Plain definitions cost a few microseconds less per call than torch.library.custom_op.
 _library = torch.library.Library("autotune", "DEF")
 _library.define(
-    "int4_linear(Tensor x, Tensor qweight, Tensor scales, Tensor? zeros, Tensor? bias, int handle) -> Tensor",
+    "int4_linear(Tensor x, Tensor qweight, Tensor scales, Tensor? zeros, Tensor? bias, str handle) -> Tensor",
     tags=(torch.Tag.pt2_compliant_tag,),
 )
 
 _ALIGNMENT_BYTES = 16
+_UNTRACKED = "untracked"
+_INT32 = torch.int32
 _AUTOCAST = (torch._C.DispatchKey.AutocastCPU, torch._C.DispatchKey.AutocastCUDA)
 _AUTOCAST_KEYS = torch._C.DispatchKeySet(_AUTOCAST[0]) | torch._C.DispatchKeySet(_AUTOCAST[1])
 
@@ -32,22 +38,33 @@ def _run(
     scales: torch.Tensor,
     zeros: torch.Tensor | None,
     bias: torch.Tensor | None,
-    handle: int,
+    handle: str,
+    index: int = -1,
 ) -> torch.Tensor:
-    plans = _plans(x, qweight, handle)
-    layer = plans.layer
+    """The product on the GPU `index`, or on the CPU for -1."""
+    plans = plans_of(handle, index)
+    if not _is_known(plans, qweight, scales, zeros, bias):
+        _check_weight(plans, x.device, qweight, scales, zeros, bias)
+    form = plans.form
+    n, k = form.layer.n, form.layer.k
+    shape = x.shape
+    if x.dtype is not form.dtype or not shape or shape[-1] != k:
+        _refuse(x, form)
     if x.requires_grad:
         x = x.detach()
-    tokens = x if x.dim() == 2 else x.reshape(-1, layer.k)
+    flat = len(shape) == 2
+    tokens = x if flat else x.reshape(-1, k)
     if not tokens.is_contiguous() or tokens.data_ptr() % _ALIGNMENT_BYTES:
         tokens = tokens.clone(memory_format=torch.contiguous_format)
-    m = tokens.shape[0]
-    out = tokens.new_empty(m, layer.n)
+    m = shape[0] if flat else tokens.shape[0]
+    out = tokens.new_empty(m, n)
     if m:
         plan = plans.plan(m)
-        weight = PackedWeight(layer, plans.device.kind, qweight, scales, zeros)
-        plan.run(tokens, weight, bias, out, workspace(x.device, plan.workspace_bytes(m)))
-    return out if x.dim() == 2 else out.view(*x.shape[:-1], layer.n)
+        weight = PackedWeight(form.layer, form.kind, qweight, scales, zeros)
+        scratch_bytes = plan.workspace_bytes(m)
+        scratch = workspace(x.device, scratch_bytes) if scratch_bytes else None
+        plan.run(tokens, weight, bias, out, scratch)
+    return out if flat else out.view(*shape[:-1], n)
 
 
 def _run_cuda(
@@ -56,14 +73,87 @@ def _run_cuda(
     scales: torch.Tensor,
     zeros: torch.Tensor | None,
     bias: torch.Tensor | None,
-    handle: int,
+    handle: str,
 ) -> torch.Tensor:
-    index = qweight.get_device()
+    index = x.get_device()
     # torch.cuda.current_device() first asks whether there is CUDA at all.
     if index == torch._C._cuda_getDevice():
-        return _run(x, qweight, scales, zeros, bias, handle)
+        return _run(x, qweight, scales, zeros, bias, handle, index)
     with torch.cuda.device(index):
-        return _run(x, qweight, scales, zeros, bias, handle)
+        return _run(x, qweight, scales, zeros, bias, handle, index)
+
+
+def _is_known(
+    plans: LayerPlans,
+    qweight: torch.Tensor,
+    scales: torch.Tensor,
+    zeros: torch.Tensor | None,
+    bias: torch.Tensor | None,
+) -> bool:
+    """Whether the tensors have the form that kernels read, and are where they were when they were checked.
+
+    An address tells the device too, and how much memory there is: a storage that is resized moves.
+    """
+    form = plans.form
+    addresses = (
+        qweight.data_ptr(),
+        scales.data_ptr(),
+        0 if zeros is None else zeros.data_ptr(),
+        0 if bias is None else bias.data_ptr(),
+    )
+    versions = plans.checked.get(addresses)
+    return (
+        versions is not None
+        and qweight.shape == form.qweight
+        and scales.shape == form.scales
+        and qweight.dtype is _INT32
+        and scales.dtype is form.dtype
+        and qweight.is_contiguous()
+        and scales.is_contiguous()
+        and (
+            zeros is None
+            or (zeros.shape == form.zeros and zeros.dtype is form.zeros_dtype and zeros.is_contiguous())
+        )
+        and (bias is None or (bias.shape == form.bias and bias.dtype is form.dtype and bias.is_contiguous()))
+        and (versions is _UNTRACKED or versions == _versions(qweight, scales, zeros))
+    )
+
+
+def _check_weight(
+    plans: LayerPlans,
+    device: torch.device,
+    qweight: torch.Tensor,
+    scales: torch.Tensor,
+    zeros: torch.Tensor | None,
+    bias: torch.Tensor | None,
+) -> None:
+    """Check the tensors, wait until they are written, and remember that.
+
+    Raises:
+        LayerError: no kernel may read one of them; the message names it.
+    """
+    plans.form.check(device, qweight, scales, zeros, bias)
+    named = {"qweight": qweight, "scales": scales, "zeros": zeros, "bias": bias}
+    for name, tensor in named.items():
+        if tensor is not None:
+            check_memory(name, tensor)
+    # A capture cannot wait, so what it reads is looked at again.
+    if device.type == "cuda" and torch.cuda.is_current_stream_capturing():
+        return
+    wait_written(qweight)
+    addresses = tuple(0 if tensor is None else tensor.data_ptr() for tensor in named.values())
+    plans.note_checked(addresses, _versions(qweight, scales, zeros))
+
+
+def _versions(qweight: torch.Tensor, scales: torch.Tensor, zeros: torch.Tensor | None) -> object:
+    """What an in-place write changes; kernels of a GPU must not overtake one."""
+    if not qweight.is_cuda:
+        return _UNTRACKED
+    try:
+        return qweight._version, scales._version, None if zeros is None else zeros._version
+    except RuntimeError:
+        # One was made in inference mode, where torch keeps no versions.
+        return _UNTRACKED
 
 
 def _autocast(
@@ -72,7 +162,7 @@ def _autocast(
     scales: torch.Tensor,
     zeros: torch.Tensor | None,
     bias: torch.Tensor | None,
-    handle: int,
+    handle: str,
 ) -> torch.Tensor:
     """Under autocast x becomes what the layer computes in, whatever autocast would choose: scales stay."""
     with torch._C._ExcludeDispatchKeyGuard(_AUTOCAST_KEYS):
@@ -85,34 +175,27 @@ def _autocast(
 def _shape(
     x: torch.Tensor,
     qweight: torch.Tensor,
-    scales: torch.Tensor,  # noqa: ARG001
-    zeros: torch.Tensor | None,  # noqa: ARG001
-    bias: torch.Tensor | None,  # noqa: ARG001
-    handle: int,
+    scales: torch.Tensor,
+    zeros: torch.Tensor | None,
+    bias: torch.Tensor | None,
+    handle: str,
 ) -> torch.Tensor:
     """What tracing sees: the checks, and an empty result."""
-    return x.new_empty((*x.shape[:-1], _plans(x, qweight, handle).layer.n))
+    origin = origin_of(handle)
+    form = form_of(origin.layer, origin.kind)
+    if x.device.type != "meta":
+        check_kind(origin, x.device.type)
+    form.check(x.device, qweight, scales, zeros, bias)
+    if x.dtype != form.dtype or x.shape[-1:] != (form.layer.k,):
+        _refuse(x, form)
+    return x.new_empty((*x.shape[:-1], form.layer.n))
 
 
-def _plans(x: torch.Tensor, qweight: torch.Tensor, handle: int) -> LayerPlans:
-    """The plans of the handle, after the cheap checks that keep a kernel from reading wrong memory.
-
-    Raises:
-        LayerError: x does not fit the layer.
-    """
-    try:
-        plans = plans_of(handle)
-    except KeyError:
-        raise LayerError(f"handle={handle} names no linear of this process; make the model anew") from None
-    layer = plans.layer
-    if x.dtype != TORCH_DTYPES[layer.dtype]:
-        dtype = TORCH_DTYPES[layer.dtype]
-        raise LayerError(f"x is {x.dtype}, but the layer's scales are {dtype}; pass x.to({dtype})")
-    if x.dim() == 0 or x.shape[-1] != layer.k:
-        raise LayerError(f"x is {list(x.shape)}, expected [..., {layer.k}] for {layer}")
-    if x.device != qweight.device:
-        raise LayerError(f"x is on {x.device}, but the layer is on {qweight.device}; move one to the other")
-    return plans
+def _refuse(x: torch.Tensor, form: Form) -> NoReturn:
+    """Raise the LayerError of an x that does not fit the layer."""
+    if x.dtype != form.dtype:
+        raise LayerError(f"x is {x.dtype}, but the layer's scales are {form.dtype}; pass x.to({form.dtype})")
+    raise LayerError(f"x is {list(x.shape)}, expected [..., {form.layer.k}] for {form.layer}")
 
 
 _library.impl("int4_linear", _run, "CPU")

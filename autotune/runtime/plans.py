@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import itertools
 import warnings
 import weakref
 from copy import copy
@@ -11,11 +10,13 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from autotune.device import Device, find_device
-from autotune.errors import AutotuneError, CompileError, LaunchError
+from autotune.errors import AutotuneError, CompileError, DeviceError, LaunchError
 from autotune.kernels import registry
 from autotune.kernels.building import build_all
 from autotune.layer import BUCKETS, Layer, Problem
+from autotune.packing.packed import form_of
 from autotune.paths import database_url
+from autotune.runtime.handle import check_kind, handle_of, origin_of
 from autotune.runtime.lookup import Answer, Lookup
 from autotune.runtime.misses import MARKS
 
@@ -27,15 +28,17 @@ if TYPE_CHECKING:
     from autotune.config import Config
     from autotune.kernels.family import Plan, Unit
 
-_handles = itertools.count()
-_by_handle: weakref.WeakValueDictionary[int, LayerPlans] = weakref.WeakValueDictionary()
+_CHECKED_AT_MOST = 1 << 16
+
+_by_handle: weakref.WeakValueDictionary[tuple[str, int], LayerPlans] = weakref.WeakValueDictionary()
+"""By handle and index of the device, -1 for the CPU, as a tensor's `get_device()` says."""
 
 
 class LayerPlans:
     """For one layer on one device: an answer and a plan for every bucket.
 
-    `handle` names the plans to the op for as long as something holds them. A config whose kernel cannot be
-    made gives way to the default config, with one warning for each Lookup.
+    `handle` names the plans to the op, and makes them anew where nothing holds them, also in another process.
+    A config whose kernel cannot be made gives way to the default config, with one warning for each Lookup.
 
     Raises:
         CompileError, LaunchError: the kernel of the default config cannot be made either.
@@ -53,8 +56,12 @@ class LayerPlans:
         self._tally = lookup.tally(self.answers)
         self._calls = self._tally.calls
         weakref.finalize(self, self._tally.note_all)
-        self.handle = next(_handles)
-        _by_handle[self.handle] = self
+        self.form = form_of(layer, self.device.kind)
+        self.checked: dict[tuple[int, ...], object] = {}
+        configs = [answer.config for answer in self.answers]
+        self.handle = handle_of(layer, self.device.kind, lookup.url, lookup.names, configs)
+        # The first stay, because a captured graph may hold its kernels, and so does whoever comes later.
+        _by_handle.setdefault((self.handle, _index(self.device)), self)
 
     def plan(self, m: int) -> Plan:
         """The plan for m >= 1 tokens: that of the smallest bucket >= m, of the largest above that.
@@ -68,17 +75,28 @@ class LayerPlans:
             self._tally.note(bucket)
         return self._plans[bucket]
 
+    def note_checked(self, addresses: tuple[int, ...], versions: object) -> None:
+        """Note that the weight at these addresses, in this state, is whole and all of it is memory."""
+        if len(self.checked) >= _CHECKED_AT_MOST:
+            self.checked.clear()
+        self.checked[addresses] = versions
+
     def __deepcopy__(self, memo: object) -> LayerPlans:
         return self
 
     def __reduce__(self) -> tuple[object, ...]:
-        # A handle means nothing in another process, or another layer.
-        return _plans_here, (self.layer, self.device.torch_name)
+        return _plans_here, (self.handle, self.device.torch_name)
 
 
-def plans_of(handle: int) -> LayerPlans:
-    """The plans with this handle; KeyError when nothing holds them any more."""
-    return _by_handle[handle]
+def plans_of(handle: str, index: int) -> LayerPlans:
+    """The plans with this handle on the GPU `index`, or on the CPU for -1; made if nothing holds them.
+
+    Raises:
+        LayerError: the handle names no layer.
+        CompileError, LaunchError, DeviceError: as LayerPlans, or there is no such device.
+    """
+    plans = _by_handle.get((handle, index))
+    return _made(handle, index) if plans is None else plans
 
 
 def plans_for(layer: Layer, lookup: Lookup) -> LayerPlans:
@@ -90,7 +108,8 @@ def plans_for(layer: Layer, lookup: Lookup) -> LayerPlans:
     known = _known.setdefault(lookup, _Known({}))
     if layer not in known.plans:
         try:
-            known.plans[layer] = LayerPlans(layer, lookup)
+            made = LayerPlans(layer, lookup)
+            known.plans[layer] = _by_handle.get((made.handle, _index(made.device)), made)
         except AutotuneError as error:
             known.plans[layer] = copy(error)
     plans = known.plans[layer]
@@ -100,9 +119,26 @@ def plans_for(layer: Layer, lookup: Lookup) -> LayerPlans:
     return plans
 
 
-def _plans_here(layer: Layer, place: str) -> LayerPlans:
-    """The plans that a pickled linear gets where it is read: by the database in force there."""
-    return plans_for(layer, default_lookup(find_device(place)))
+def _made(handle: str, index: int) -> LayerPlans:
+    """Plans that a graph names which another process traced, or whose linears are gone."""
+    origin = origin_of(handle)
+    check_kind(origin, "cpu" if index < 0 else "cuda")
+    device = find_device("cpu" if index < 0 else f"cuda:{index}")
+    lookup = _lookup_of(device, database_url(origin.db), origin.kernels)
+    return _by_handle.setdefault((handle, index), plans_for(origin.layer, lookup))
+
+
+def _plans_here(handle: str, place: str) -> LayerPlans:
+    """The plans that a pickled linear gets where it is read: on its device, or another of that kind."""
+    try:
+        device = find_device(place)
+    except DeviceError:
+        device = find_device(origin_of(handle).kind)
+    return plans_of(handle, _index(device))
+
+
+def _index(device: Device) -> int:
+    return device.index if device.kind == "cuda" else -1
 
 
 def device_of(tensor: torch.Tensor) -> Device:
@@ -116,12 +152,12 @@ def device_of(tensor: torch.Tensor) -> Device:
 
 def default_lookup(device: Device) -> Lookup:
     """The process's Lookup for linears that are made one at a time; it reads the database once."""
-    return _lookup_of(device, database_url())
+    return _lookup_of(device, database_url(), None)
 
 
 @functools.cache
-def _lookup_of(device: Device, url: str) -> Lookup:
-    return Lookup(device, url)
+def _lookup_of(device: Device, url: str, kernels: tuple[str, ...] | None) -> Lookup:
+    return Lookup(device, url, kernels)
 
 
 @dataclass

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from autotune.formats import detect
 from autotune.paths import Location
 from autotune.runtime.apply import warn_untuned
 from autotune.runtime.checkpoint import Checkpoint
+from autotune.runtime.linear import Int4Linear
 from autotune.runtime.linears import Linears
 from autotune.runtime.lookup import Lookup
 
@@ -117,6 +119,13 @@ class Quantizer(HfQuantizer):  # type: ignore[misc]
     def _process_model_after_weight_loading(self, model: Any, **_: Any) -> Any:
         model.autotune_report = report = self._linears.fill(model)
         del self._linears
+        if self._device.kind == "cpu":
+            _own_tensors(model)
+        if report.skipped:
+            name, reason = next(iter(report.skipped.items()))
+            warnings.warn(
+                f"{len(report.skipped)} int4 linears run without a kernel: {name} {reason}", stacklevel=2
+            )
         if report.untuned:
             warn_untuned(report.untuned, self.quantization_config.db)
         return model
@@ -124,6 +133,14 @@ class Quantizer(HfQuantizer):  # type: ignore[misc]
     def is_serializable(self) -> bool:
         """False: the packed weights are no checkpoint; the one that was loaded is."""
         return False
+
+
+def _own_tensors(model: torch.nn.Module) -> None:
+    """Copy what transformers read, so that the file may change or go: on a CPU it maps the file."""
+    for module in model.modules():
+        if not isinstance(module, Int4Linear):
+            for tensor in (*module.parameters(recurse=False), *module.buffers(recurse=False)):
+                tensor.data = tensor.data.clone()
 
 
 def _let_ours_win() -> None:

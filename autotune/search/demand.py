@@ -12,7 +12,7 @@ from math import log2
 from pathlib import Path
 from statistics import fmean
 
-from autotune.device import Device, find_device
+from autotune.device import Device, cpu_device, cuda_devices, find_device
 from autotune.errors import AutotuneError, DeviceError
 from autotune.kernels import registry
 from autotune.layer import Problem
@@ -150,14 +150,20 @@ def _queue(store: Store, model: _Model, calls: dict[Problem, int]) -> int:
     device, arch, source_hash = model
     known = _records(store, arch)
     mine = [record for record in known if record.device == device]
-    hashes = _hashes("cuda") | _hashes("cpu")
-    done = {each.problem for each in mine if hashes.get(each.config.family) == each.source_hash}
+    done = _done(mine, [*store.devices(), *cuda_devices(), cpu_device()])
     jobs = [
         (problem, min(count * saved_us(problem, mine or known), ASKED / 2))
         for problem, count in calls.items()
         if problem not in done
     ]
     return Queue(store).add(jobs, device, arch, source_hash)
+
+
+def _done(records: Sequence[Record], devices: Sequence[Device]) -> set[Problem]:
+    """The problems of today's records; whether a record is of today is known where its device is."""
+    known = {(device.name, device.arch): device for device in devices}
+    placed = ((record, known.get((record.device, record.arch))) for record in records)
+    return {record.problem for record, device in placed if device and registry.is_current(record, device)}
 
 
 def _records(store: Store, arch: str) -> list[Record]:

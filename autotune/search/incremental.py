@@ -15,18 +15,18 @@ from autotune.store.store import Store
 
 
 def current_records(problem: Problem, device: Device, store: Store, environment: Environment) -> list[Record]:
-    """The problem's records of the environment's kernel sources, the one that a model gets last."""
+    """The problem's records of the environment's families and today's kernels; a model gets the last one."""
     return [
         record
         for record in store.records(device, problem)
-        if environment.sources.get(record.config.family) == record.source_hash
+        if record.config.family in environment.sources and registry.is_current(record, device)
     ]
 
 
 def current_record(
     problem: Problem, device: Device, store: Store, environment: Environment, mode: Mode
 ) -> Record | None:
-    """The record that a model gets, None unless it is of the environment's kernel sources and the mode."""
+    """The record that a model gets, None unless it is current and of the mode."""
     newest = next(reversed(current_records(problem, device, store, environment)), None)
     return newest if newest is not None and newest.mode == mode else None
 
@@ -34,11 +34,11 @@ def current_record(
 def current_trials(
     problem: Problem, device: Device, store: Store, environment: Environment, mode: Mode
 ) -> list[Trial]:
-    """The problem's trials of the environment's kernel sources, timed in the mode."""
+    """The problem's trials of the environment's families and today's kernels, timed in the mode."""
     return [
         trial
-        for trial, its in store.attempts(problem, device)
-        if trial.mode == mode and _same_source(trial.config, its, environment)
+        for trial in store.trials(problem, device)
+        if trial.mode == mode and trial.config.family in environment.sources and _is_current(trial, device)
     ]
 
 
@@ -47,9 +47,9 @@ def candidates_to_do(
 ) -> list[Config] | None:
     """The configs to measure now, the default config first, then the incumbent; None for none.
 
-    A problem is done when it has a record of the present sources and the mode against the present default
-    config, and such a trial for every config. Else what lacks a trial is raced against the default and the
-    incumbent: the stored winner, or the best trial when the winner's own source has changed. A problem where
+    A problem is done when it has a record of today's kernel and the mode against today's default config, and
+    such a trial for every config. Else what lacks a trial is raced against the default and the incumbent: the
+    stored winner, or the best trial when the winner's own kernel has changed. A problem where
     nothing ever passed is measured whole. A new driver or compiler makes nothing new: a recheck confirms.
     """
     whole = candidates_of(problem, device, environment.sources)
@@ -85,6 +85,11 @@ def outlasts(record: Record | None, candidates: Sequence[Config], trials: Iterab
     return all(trial.config != record.config for trial in turns)
 
 
+def superseded(winner: Record | None, records: Iterable[Record]) -> list[Record]:
+    """Those of the problem's current records that give way to a new winner: all of other kernels."""
+    return [record for record in records if winner is not None and record.source_hash != winner.source_hash]
+
+
 def by_time(trials: Iterable[Trial]) -> list[Config]:
     """The configs of the trials that passed, each once, the fastest first."""
     timed = [(trial.median_us, trial.config) for trial in trials if trial.status == "ok" and trial.median_us]
@@ -99,6 +104,8 @@ def is_valid(config: Config, problem: Problem, device: Device) -> bool:
         return False
 
 
-def _same_source(config: Config, one: Environment, other: Environment) -> bool:
-    name = config.family
-    return name in other.sources and one.sources.get(name) == other.sources[name]
+def _is_current(trial: Trial, device: Device) -> bool:
+    try:
+        return trial.source_hash == registry.kernel_hash(trial.config, trial.problem, device)
+    except ConfigError:
+        return False

@@ -8,14 +8,20 @@ from dataclasses import dataclass, replace
 
 from autotune.config import Config
 from autotune.device import Device
-from autotune.errors import ConfigError
 from autotune.kernels import registry
 from autotune.layer import Problem
 from autotune.record import Environment, Record
 from autotune.search.binary import binary_of
 from autotune.search.executor import Executor
 from autotune.search.fleet import Task, sweeps_of, tune_all
-from autotune.search.incremental import by_time, current_records, current_trials, is_valid, outlasts
+from autotune.search.incremental import (
+    by_time,
+    current_records,
+    current_trials,
+    is_valid,
+    outlasts,
+    superseded,
+)
 from autotune.search.tune import Progress, Tuned
 from autotune.store.store import Store
 
@@ -71,12 +77,12 @@ def recheck(
     with sweeps_of(executors, store, arguments) as sweep_of, contextlib.closing(running):
         for task, done in running:
             records, sweep_id = known[task.problem], sweep_of(done.executor)
-            result = _judge(records[-1], task.candidates, done.tuned, device)
+            result = _judge(records[-1], task.candidates, done.tuned)
             if result.verdict == "unchecked":
                 store.add_result(sweep_id, done.tuned.trials, None, None)
             else:
                 after = result.after
-                dropped = [old for old in records if after is None or old.source_hash != after.source_hash]
+                dropped = records if after is None else superseded(after, records)
                 binary = binary_of(after, device, done.cubins)
                 store.add_result(sweep_id, done.tuned.trials, after, binary, dropped)
             yield replace(result, elapsed_s=done.elapsed_s)
@@ -103,7 +109,7 @@ def _candidates(
     return list(dict.fromkeys((default, *valid)))
 
 
-def _judge(before: Record, candidates: Sequence[Config], tuned: Tuned, device: Device) -> Rechecked:
+def _judge(before: Record, candidates: Sequence[Config], tuned: Tuned) -> Rechecked:
     after = tuned.record
     if outlasts(before, candidates, tuned.trials):
         after, verdict = before, "unchecked"
@@ -114,14 +120,12 @@ def _judge(before: Record, candidates: Sequence[Config], tuned: Tuned, device: D
         verdict = "kept"
         reason = f"{after.median_us:.2f} us, {before.median_us:.2f} us before"
     else:
-        verdict, reason = "replaced", _why_replaced(before, after, tuned, device)
+        verdict, reason = "replaced", _why_replaced(before, after, tuned)
     return Rechecked(before.problem, verdict, before, after, reason, len(tuned.trials), tuned.failed)
 
 
-def _why_replaced(before: Record, after: Record, tuned: Tuned, device: Device) -> str:
-    trial = next((trial for trial in tuned.trials if trial.config == before.config), None)
-    if trial is None:
-        return f"{before.config} is not valid any more: {_rejection(before, device)}"
+def _why_replaced(before: Record, after: Record, tuned: Tuned) -> str:
+    trial = next(trial for trial in tuned.trials if trial.config == before.config)
     if trial.status in ("failed", "wrong") or trial.median_us is None:
         return f"{before.config} is {trial.status}: {trial.error}"
     times = f"{after.median_us:.2f} us against {trial.median_us:.2f} us"
@@ -130,14 +134,6 @@ def _why_replaced(before: Record, after: Record, tuned: Tuned, device: Device) -
     return f"{after.config} is faster than {before.config}: {times}"
 
 
-def _rejection(record: Record, device: Device) -> str | None:
-    try:
-        return registry.family_of(record.config).reject(record.config, record.problem, device)
-    except ConfigError as error:
-        return str(error)
-
-
 def _why_unchecked(problem: Problem, device: Device, store: Store) -> str:
-    if store.records(device, problem):
-        return "the record is from another kernel source; sweep the problem"
-    return "no record; sweep the problem"
+    stored = [why for record in store.records(device, problem) if (why := registry.why_stale(record, device))]
+    return f"{stored[-1] if stored else 'no record'}; sweep the problem"

@@ -11,7 +11,13 @@ from autotune.record import DEFAULT_MODE, Mode, Record
 from autotune.search.binary import binary_of
 from autotune.search.executor import Executor
 from autotune.search.fleet import Task, sweeps_of, tune_all
-from autotune.search.incremental import candidates_to_do, current_record, outlasts
+from autotune.search.incremental import (
+    candidates_to_do,
+    current_record,
+    current_records,
+    outlasts,
+    superseded,
+)
 from autotune.search.tune import Progress
 from autotune.store.store import Store
 
@@ -72,7 +78,8 @@ def sweep(
             stays = outlasts(record, task.candidates, tuned.trials)
             winner = None if stays else tuned.record
             binary = binary_of(winner, device, done.cubins)
-            store.add_result(sweep_of(done.executor), tuned.trials, winner, binary)
+            dropped = superseded(winner, current_records(task.problem, device, store, environment))
+            store.add_result(sweep_of(done.executor), tuned.trials, winner, binary, dropped)
             record = record if stays else winner
             trials = len(tuned.trials)
             yield Outcome(task.problem, record, False, trials, tuned.failed, done.elapsed_s, tuned.note)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from autotune.config import Config
 from autotune.device import Device
@@ -20,6 +20,8 @@ from autotune.record import DEFAULT_MODE, Evidence, Mode, Record, Trial
 if TYPE_CHECKING:
     from autotune.bench.measure import Measured
     from autotune.bench.operands import Operands
+
+_T = TypeVar("_T")
 
 Cubins = dict[str, bytes | CompileError]
 Progress = Callable[[str, int, int], None]
@@ -131,12 +133,21 @@ def tune(
     measured = measure(
         problem, operands, others, default, plan_of, budget_s, mode, before_race=lambda: notice(None)
     )
-    tuned = _choose(problem, device, default, measured)
+    tuned = _choose(problem, device, default, _named(measured, device))
     if not measured.others:
         return tuned
     users = ", ".join(map(str, measured.others))
     busy = f"processes {users} used {device.name} meanwhile, so the times may be off"
     return replace(tuned, note="; ".join(filter(None, (tuned.note, busy))))
+
+
+def _named(measured: Measured, device: Device) -> Measured:
+    """The trials with what names their kernels."""
+    trials = (
+        replace(trial, source_hash=registry.kernel_hash(trial.config, trial.problem, device))
+        for trial in measured.trials
+    )
+    return replace(measured, trials=tuple(trials))
 
 
 def _choose(problem: Problem, device: Device, default_config: Config, measured: Measured) -> Tuned:
@@ -164,7 +175,7 @@ def _choose(problem: Problem, device: Device, default_config: Config, measured: 
         high_us=_known(winner.high_us),
         default_config=default_config,
         default_us=_known(winner.median_us) if note else _known(default.median_us),
-        source_hash=registry.family_of(winner.config).source_hash(),
+        source_hash=_known(winner.source_hash),
         created_at=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         evidence=Evidence(
             mode=winner.mode,
@@ -182,6 +193,6 @@ def _choose(problem: Problem, device: Device, default_config: Config, measured: 
     return Tuned(trials, record, note)
 
 
-def _known(value: float | None) -> float:
-    assert value is not None  # a trial that passed has every time
+def _known(value: _T | None) -> _T:
+    assert value is not None  # a trial that passed has every time and a name
     return value

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from autotune.errors import DatabaseError
-from autotune.kernels.registry import families
+from autotune.kernels import registry
 from autotune.layer import Problem
 from autotune.record import Environment, Record
 from autotune.store.rows import environment_of, evidence_row, in_short, record_of, record_row, trial_row
@@ -35,25 +35,26 @@ _Value = TypeVar("_Value")
 
 
 def export(store: Store, folder: Path, samples: bool = False) -> list[Path]:
-    """Write one file per device of the store, with the records of its newest environment's kernels.
+    """Write one file per device of the store, with the records of today's kernels.
 
     Kernels of others are left out, because no other autotune has them. With `samples`, a second file per
     device has every trial of the problems of the first.
 
     Raises:
-        DatabaseError: the store has no records, or a file cannot be written.
+        DatabaseError: the store has no such records, or a file cannot be written.
     """
-    written = []
+    own, written = registry.families(), []
     for device in store.devices():
-        environment = store.environment(device, families())
+        environment = store.environment(device, own)
         if environment is None:
             continue
         current = [
             record
             for record in store.records(device)
-            if record.config.family in families()
-            and environment.sources.get(record.config.family) == record.source_hash
+            if record.config.family in own and registry.is_current(record, device)
         ]
+        if not current:
+            continue
         name = re.sub("[^a-z0-9]+", "-", device.name.lower()).strip("-")
         path = folder / f"{name}.jsonl"
         write_text(current, environment, path)
@@ -63,7 +64,7 @@ def export(store: Store, folder: Path, samples: bool = False) -> list[Path]:
             write_samples(store, device, sorted({record.problem for record in current}), path)
             written.append(path)
     if not written:
-        raise DatabaseError(f"{store.name} has no records to export; run autotune sweep first")
+        raise DatabaseError(f"{store.name} has no records of today's kernels; run autotune sweep first")
     return written
 
 
@@ -73,8 +74,7 @@ def write_text(records: Iterable[Record], environment: Environment, path: Path) 
     Times are rounded to 1 ns, ratios to four digits. Of several records of one problem the newest is written.
 
     Raises:
-        DatabaseError: there are no records, they are of several devices, or one was measured with a kernel
-            source that the environment does not have; or the file cannot be written.
+        DatabaseError: there are no records, or they are of several devices; or the file cannot be written.
     """
     newest = {record.problem: record for record in sorted(records, key=lambda record: record.created_at)}
     devices = sorted({(record.device, record.arch) for record in newest.values()})
@@ -83,14 +83,7 @@ def write_text(records: Iterable[Record], environment: Environment, path: Path) 
     device, arch = devices[0]
     lines: list[dict[str, Any]] = [{"device": device, "arch": arch} | asdict(environment)]
     lines[0]["sources"] = dict(sorted(environment.sources.items()))
-    for record in sorted(newest.values(), key=lambda record: record.problem):
-        family = record.config.family
-        if environment.sources.get(family) != record.source_hash:
-            raise DatabaseError(
-                f"{path}: the record of {record.problem} is from {family} source {record.source_hash}, "
-                f"not from the environment's {environment.sources.get(family)}"
-            )
-        lines.append(_line(record))
+    lines += (_line(record) for record in sorted(newest.values(), key=lambda record: record.problem))
     _write(path, lines)
 
 
@@ -166,14 +159,15 @@ def _header(row: dict[str, Any]) -> tuple[str, str, Environment]:
 
 
 def _record(row: dict[str, Any], device: str, arch: str, environment: Environment) -> Record:
-    source_hash = environment.sources[row["config"].partition(":")[0]]
+    # Files from before kernels had names of their own tell the source of each family.
+    source_hash = row.get("source_hash") or environment.sources[row["config"].partition(":")[0]]
     return record_of({"evidence": None, **row}, device, arch, source_hash)
 
 
 def _line(record: Record) -> dict[str, Any]:
-    """The record's line: without its source hash, which the first line has, and without missing evidence."""
+    """The record's line, without missing evidence."""
     row = {name: _rounded(value) for name, value in record_row(record).items()}
-    del row["source_hash"], row["evidence"]
+    del row["evidence"]
     evidence = record.evidence
     if evidence is None:
         return row

@@ -169,6 +169,7 @@ def trial_row(trial: Trial) -> dict[str, Any]:
         "mode": trial.mode,
         "clock_mhz": trial.clock_mhz,
         "deviation": trial.deviation,
+        "source_hash": trial.source_hash,
     }
 
 
@@ -190,6 +191,7 @@ def trial_of(row: Row) -> Trial:
         mode=_one_of(row["mode"], "mode", MODES),
         clock_mhz=None if row["clock_mhz"] is None else _whole(row, "clock_mhz"),
         deviation=_if_any(row["deviation"], _number, "deviation"),
+        source_hash=_if_any(row["source_hash"], _word, "source_hash"),
     )
 
 

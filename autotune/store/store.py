@@ -97,7 +97,7 @@ class Store:
     ) -> None:
         """Store all that a sweep found out about one problem: the whole of it, or nothing on any failure.
 
-        `record` replaces an earlier one of the same device, problem and kernel source. `binary` is the
+        `record` replaces an earlier one of the same device, problem and kernel. `binary` is the
         record's cubin, and replaces one of the same unit that another compiler made. `dropped` are records
         of the sweep's device that are no longer true: they go, their trials stay.
         """

@@ -72,6 +72,7 @@ TRIAL = sa.Table(
     sa.Column("mode", sa.String, nullable=False, server_default="graph"),
     sa.Column("clock_mhz", sa.Integer),
     sa.Column("deviation", sa.Double),
+    sa.Column("source_hash", sa.String),
     sa.Index("trial_problem", "n", "k", "m", "group_size", "dtype", "zero_point", "sweep_id"),
 )
 

@@ -231,16 +231,17 @@ struct Consumer {
 };
 
 // x for all units, through the rings; the block's warps may go on once the first unit of each group along k
-// is asked for. The kernel behind may start once none ahead still runs, so that no more than two share the
-// device.
-__device__ __forceinline__ void fetch_x(const Block& block, const TensorMap* x) {
+// is asked for. A box has as many rows as there are tokens, because the copy engine is slow to fill those
+// past the last one. What stands in their place meets no sum that is stored. The kernel behind may start once
+// none ahead still runs, so that no more than two share the device.
+__device__ __forceinline__ void fetch_x(const Block& block, const TensorMap* x, int tokens) {
   int stage = 0, parity = 1;
   const auto ask = [&](int from, int to) {
 #pragma unroll 1
     for (int unit = from; unit < to; ++unit) {
       if (unit >= kXStages) mbarrier_wait(block.empty(stage), parity);
       const int column = (block.begin + unit) * 128;
-      mbarrier_arrive_expect_tx(block.full(stage), kXStageBytes);
+      mbarrier_arrive_expect_tx(block.full(stage), 2 * tokens * 128);
       cp_async_bulk_tensor_2d(block.x(stage), x, column, 0, block.full(stage));
       cp_async_bulk_tensor_2d(block.x(stage) + kXBlockBytes, x, column + 64, 0, block.full(stage));
       if (++stage == kXStages) stage = 0, parity ^= 1;
@@ -351,7 +352,7 @@ __cluster_dims__(SPLIT, 1, 1)
     if (lane() == 0) init_barriers(block, tokens);
     __syncwarp();
     if constexpr (SPLIT > 1) barrier_cluster_arrive_relaxed();
-    fetch_x(block, &x);
+    fetch_x(block, &x, tokens);
     __syncwarp();
     meet_blocks();
   } else {

@@ -6,7 +6,10 @@
 #include <memory>
 #include <string>
 #include <tuple>
+#include <utility>
+#include <vector>
 
+#include "launcher/dequant_matmul.h"
 #include "launcher/driver.h"
 #include "launcher/function.h"
 
@@ -82,6 +85,27 @@ void launch(CudaFunction& function, const std::array<unsigned, 3>& grid, unsigne
                   static_cast<int>(count));
 }
 
+using ChunkArgument =
+    std::tuple<std::array<unsigned, 3>, unsigned, unsigned, bool, std::uint64_t, std::uint64_t>;
+
+std::unique_ptr<DequantMatmul> load_dequant(const py::bytes& cubin, std::string name, int device,
+                                            std::uint64_t n, std::uint64_t k, bool bf16,
+                                            const std::vector<ChunkArgument>& arguments) {
+  std::vector<Chunk> chunks;
+  for (const auto& [grid, block, shared_bytes, programmatic, start, rows] : arguments)
+    chunks.push_back({{grid, block, shared_bytes, nullptr, programmatic}, start, rows});
+  const std::string_view bytes = cubin;
+  const py::gil_scoped_release release;
+  return std::make_unique<DequantMatmul>(bytes, std::move(name), device, n, k, bf16, std::move(chunks));
+}
+
+void run_dequant(DequantMatmul& matmul, std::uint64_t x, std::uint64_t qweight, std::uint64_t scales,
+                 std::uint64_t zeros, std::uint64_t bias, std::uint64_t out, std::uint64_t workspace,
+                 std::uint64_t m, std::uintptr_t stream) {
+  const py::gil_scoped_release release;
+  matmul.run({x, qweight, scales, zeros, bias, out, workspace, m}, stream_of(stream));
+}
+
 void raise_launch_error(std::exception_ptr thrown) {
   try {
     if (thrown) std::rethrow_exception(thrown);
@@ -112,9 +136,10 @@ void bind(py::module_& module) {
       "A kernel of a cubin, loaded into the device's primary context (torch's own).\n\n"
       "All parameters of the kernel have 8 bytes. With boxes=(columns, rows, bf16) the first is a\n"
       "CUtensorMap instead: the address and the rows of a matrix of 16-bit elements, which are the\n"
-      "first two arguments of a launch, become its map in boxes of 64 columns. Making one loads the\n"
-      "module, which is slow but does not end a graph capture. Equal cubins share a module, which\n"
-      "stays loaded for the life of the process. Raises LaunchError.")
+      "first two arguments of a launch, become its map in boxes of 64 columns and `rows` rows, or as\n"
+      "many as the matrix has where these are fewer. Making one loads the module, which is slow but\n"
+      "does not end a graph capture. Equal cubins share a module, which stays loaded for the life of\n"
+      "the process. Raises LaunchError.")
       .def(py::init(&load), py::arg("cubin"), py::arg("name"), py::arg("device"),
            py::arg("boxes") = py::none())
       .def("launch", &launch, py::arg("grid"), py::arg("block"), py::arg("shared_bytes"), py::arg("stream"),
@@ -128,6 +153,20 @@ void bind(py::module_& module) {
       .def_property_readonly("local_bytes", &CudaFunction::local_bytes, "Local memory of a thread.")
       .def_property_readonly("static_shared_bytes", &CudaFunction::static_shared_bytes)
       .def_property_readonly("max_threads", &CudaFunction::max_threads, "The largest block that can run.");
+
+  py::class_<DequantMatmul>(
+      module, "DequantMatmul",
+      "out[m, n] = x[m, k] @ dequant(w[n, k]).T + bias[n], in fp16 or bf16: chunk by chunk a kernel of a\n"
+      "cubin that dequantises and a product by cuBLASLt. A chunk is how the kernel is launched (grid,\n"
+      "block, shared_bytes, programmatic), its first row of w and its rows. Raises LaunchError.")
+      .def(py::init(&load_dequant), py::arg("cubin"), py::arg("name"), py::arg("device"), py::arg("n"),
+           py::arg("k"), py::arg("bf16"), py::arg("chunks"))
+      .def("run", &run_dequant, py::arg("x"), py::arg("qweight"), py::arg("scales"), py::arg("zeros"),
+           py::arg("bias"), py::arg("out"), py::arg("workspace"), py::arg("m"), py::arg("stream"),
+           "Enqueue all on the stream. All but m are device addresses, zeros and bias may be 0; workspace\n"
+           "has MATMUL_BYTES and, behind them, room for the largest chunk. Allocates nothing on the device,\n"
+           "waits for nothing, can be captured. Raises LaunchError.")
+      .def_readonly_static("MATMUL_BYTES", &DenseMatmul::kWorkspaceBytes);
 }
 
 }  // namespace autotune::launcher

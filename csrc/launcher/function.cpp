@@ -5,29 +5,11 @@
 #include <mutex>
 #include <utility>
 
+#include "launcher/context.h"
+
 namespace autotune::launcher {
 
 namespace {
-
-// Makes a context current on this thread, and what was current before it again at the end.
-class CurrentContext {
- public:
-  CurrentContext(const Driver& driver, Context context) : driver_(driver) {
-    driver_.check(driver_.cuCtxGetCurrent(&previous_), "cuCtxGetCurrent");
-    changed_ = previous_ != context;
-    if (changed_) driver_.check(driver_.cuCtxSetCurrent(context), "cuCtxSetCurrent");
-  }
-  ~CurrentContext() {
-    if (changed_) driver_.cuCtxSetCurrent(previous_);
-  }
-  CurrentContext(const CurrentContext&) = delete;
-  CurrentContext& operator=(const CurrentContext&) = delete;
-
- private:
-  const Driver& driver_;
-  Context previous_ = nullptr;
-  bool changed_ = false;
-};
 
 // While it lives, this thread may load modules without ending a stream capture.
 class RelaxedCapture {
@@ -43,20 +25,6 @@ class RelaxedCapture {
   const Driver& driver_;
   CaptureMode mode_ = kCaptureRelaxed;
 };
-
-// Retained once and for the life of the process, as torch does.
-Context primary_context(const Driver& driver, int index) {
-  static std::mutex mutex;
-  static std::map<int, Context> retained;
-  const std::lock_guard<std::mutex> lock(mutex);
-  Context& context = retained[index];
-  if (context == nullptr) {
-    DeviceHandle device = 0;
-    driver.check(driver.cuDeviceGet(&device, index), "cuDeviceGet");
-    driver.check(driver.cuDevicePrimaryCtxRetain(&context, device), "cuDevicePrimaryCtxRetain");
-  }
-  return context;
-}
 
 // The cubin as a module of the current context, loaded once and for the life of the process: a captured graph
 // may outlive everything in Python that knows of its kernels.
@@ -102,16 +70,11 @@ bool is_whole_cubin(std::string_view bytes) {
 CudaFunction::CudaFunction(std::string_view cubin, std::string name, int device,
                            const std::optional<Boxes>& boxes)
     : driver_(available_driver()), name_(std::move(name)) {
-  const int devices = static_cast<int>(driver_.devices.size());
-  if (device < 0 || device >= devices) {
-    throw DriverError("device " + std::to_string(device) + " is not one of the " + std::to_string(devices) +
-                      " CUDA devices here");
-  }
+  context_ = primary_context(driver_, device);
   if (!is_whole_cubin(cubin)) {
     throw DriverError("kernel " + name_ + ": the " + std::to_string(cubin.size()) +
                       " bytes given are not a whole cubin; compile the kernel again");
   }
-  context_ = primary_context(driver_, device);
   const CurrentContext current(driver_, context_);
   const RelaxedCapture relaxed(driver_);
   find_function(loaded_module(driver_, device, cubin));

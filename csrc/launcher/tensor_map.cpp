@@ -1,5 +1,6 @@
 #include "launcher/tensor_map.h"
 
+#include <algorithm>
 #include <string>
 
 namespace autotune::launcher {
@@ -16,7 +17,7 @@ TensorMap TensorMaps::of(std::uint64_t address, std::uint64_t rows) {
 TensorMap TensorMaps::encode(std::uint64_t address, std::uint64_t rows) const {
   const std::uint64_t sizes[2] = {boxes_.columns, rows};
   const std::uint64_t stride_bytes[1] = {boxes_.columns * 2};
-  const unsigned box[2] = {64, boxes_.rows};
+  const unsigned box[2] = {64, static_cast<unsigned>(std::min<std::uint64_t>(boxes_.rows, rows))};
   const unsigned steps[2] = {1, 1};
   TensorMap map{};
   const Result result = driver_.cuTensorMapEncodeTiled(

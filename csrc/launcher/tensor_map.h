@@ -11,7 +11,7 @@
 namespace autotune::launcher {
 
 // A row-major matrix of 16-bit elements as the copy engine fetches it: in boxes of 64 columns and so many
-// rows.
+// rows, or all that the matrix has where that is fewer.
 struct Boxes {
   std::uint64_t columns;
   unsigned rows;

@@ -1,0 +1,75 @@
+"""Handles: the text by which a graph names the plans of a layer, in whatever process the graph runs.
+
+A compiled or exported graph outlives the process that traced it. So a handle says all that plans are made of:
+the layer, the kind of device that its weight is packed for, the database, and the kernels of others if only
+these are asked. A digest of the configs that were found keeps two states of one database apart.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+from collections.abc import Iterable
+from dataclasses import astuple, dataclass
+from typing import TYPE_CHECKING
+
+from autotune.errors import LayerError
+from autotune.layer import Layer
+from autotune.paths import database_url, sqlite_path
+
+if TYPE_CHECKING:
+    from autotune.config import Config
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """What plans are made of, but for the device, which is that of the tensors at a call.
+
+    `kind` is the kind of device ("cuda" or "cpu") that the weight is packed for. `db` is None for the
+    database in force, and `kernels` is None for autotune's own families.
+    """
+
+    layer: Layer
+    kind: str
+    db: str | None
+    kernels: tuple[str, ...] | None
+
+
+def handle_of(
+    layer: Layer, kind: str, url: str, kernels: Iterable[str] | None, configs: Iterable[Config]
+) -> str:
+    """The handle of plans that run these configs, which the database `url` gave."""
+    names = None if kernels is None else sorted(kernels)
+    digest = hashlib.sha256(repr((url, names, [str(config) for config in configs])).encode(errors="replace"))
+    db = None if url == database_url() else _without_secrets(url)
+    return json.dumps([*astuple(layer), kind, db, names, digest.hexdigest()[:16]], separators=(",", ":"))
+
+
+@functools.cache
+def origin_of(handle: str) -> Origin:
+    """What the handle says.
+
+    Raises:
+        LayerError: it is none of ours.
+    """
+    try:
+        n, k, group_size, dtype, zero_point, kind, db, names, _ = json.loads(handle)
+        if kind not in ("cuda", "cpu") or not isinstance(db, str | None):
+            raise ValueError(kind, db)
+        kernels = None if names is None else tuple(map(str, names))
+        return Origin(Layer(n, k, group_size, dtype, zero_point), kind, db, kernels)
+    except (ValueError, TypeError, LayerError):
+        raise LayerError(f"handle={handle!r} names no layer; take that of Int4Linear.plans") from None
+
+
+def check_kind(origin: Origin, kind: str) -> None:
+    """Raise LayerError when a weight of this origin is not packed for the kind of device that x is on."""
+    if kind != origin.kind:
+        raise LayerError(f"x is on {kind}, but the weight is packed for {origin.kind}; move x to the weight")
+
+
+def _without_secrets(url: str) -> str:
+    """A URL for a look-up, which reads files only: of another kind of database its scheme."""
+    path = sqlite_path(url)
+    return f"{url.partition('://')[0]}://" if path is None else str(path.absolute())
