@@ -27,6 +27,7 @@ from postgres import MANY, server
 from store_samples import A100, ENVIRONMENT, H100, H200
 
 from autotune.config import Config
+from autotune.device import Device
 from autotune.kernels import registry
 from autotune.layer import BUCKETS, Layer, Problem
 from autotune.record import Record, Trial
@@ -49,16 +50,16 @@ def trials_of(sweep: int, problem: Problem) -> Iterator[dict[str, Any]]:
         yield {"sweep_id": sweep} | row
 
 
-def record_of(sweep: int, device_name: str, arch: str, problem: Problem) -> dict[str, Any]:
-    config = Config.of("dequant_matmul", chunk_mb=32)
+def record_of(sweep: int, device: Device, problem: Problem) -> dict[str, Any]:
+    config = registry.default_config(problem, device)
     times = {"median_us": 5.0, "low_us": 4.9, "high_us": 5.1, "default_us": 6.0}
     record = Record(
         problem,
-        device_name,
-        arch,
+        device.name,
+        device.arch,
         config,
         default_config=config,
-        source_hash=SOURCES[config.family],
+        source_hash=registry.kernel_hash(config, problem, device),
         created_at="2026-01-01T00:00:00+00:00",
         **times,
     )
@@ -110,7 +111,7 @@ def fill(url: str) -> None:
     load(
         url,
         "record",
-        (record_of(sweep, its.name, its.arch, each) for sweep, its in sweeps.items() for each in PROBLEMS),
+        (record_of(sweep, its, each) for sweep, its in sweeps.items() for each in PROBLEMS),
     )
     load(url, "job", done_jobs())
 
