@@ -1,4 +1,5 @@
-# Two commands: `make sweep` tunes Llama-7B on the device that is here, `make test` runs every test.
+# Two commands: `make sweep` tunes Llama-7B on the device that is here, `make test` runs every test. `make fuzz` damages
+# databases at random until its time is over.
 # Both set up .venv first, and again only when what they install from has changed.
 PYTHON ?= python3
 BIN := .venv/bin
@@ -18,7 +19,11 @@ PARALLEL := $(if $(GPU),,--numprocesses 2 --dist worksteal)
 SOURCES := $(shell find csrc -name '*.cpp' -o -name '*.h')
 CLANG_FORMAT := find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh' | xargs $(BIN)/clang-format
 
-.PHONY: sweep test lint format
+# Of `make fuzz`: where its cases begin, and for how long it makes new ones.
+SEED ?= 1
+SECONDS ?= 60
+
+.PHONY: sweep test fuzz lint format
 
 sweep: $(READY)
 	$(BIN)/autotune sweep --shapes llama7b
@@ -26,6 +31,9 @@ sweep: $(READY)
 test: $(READY)
 	$(if $(POSTGRES),,$(if $(APT),-$(GET_POSTGRES)))
 	$(BIN)/python -m pytest $(PARALLEL)
+
+fuzz: $(READY)
+	$(BIN)/python tests/fuzz_database.py $(SEED) $(SECONDS)
 
 lint: $(READY)
 	$(BIN)/ruff check .

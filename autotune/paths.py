@@ -6,6 +6,9 @@ from pathlib import Path
 
 import platformdirs
 
+Location = str | os.PathLike[str]
+"""Of a database: a path, sqlite:///path or postgresql://user@host/name."""
+
 _PACKAGE = Path(__file__).resolve().parent
 
 
@@ -20,16 +23,28 @@ def default_database() -> Path:
     return Path(platformdirs.user_data_dir("autotune", appauthor=False)) / "autotune.db"
 
 
-def database_url(url: str | None = None) -> str:
-    """The database in force: `url`, else AUTOTUNE_DB, else the user's own; a plain path means SQLite."""
-    chosen = url or os.environ.get("AUTOTUNE_DB") or str(default_database())
-    return chosen if "://" in chosen else f"sqlite:///{Path(chosen).expanduser().absolute()}"
+def database_url(db: Location | None = None) -> str:
+    """The database in force: `db`, else AUTOTUNE_DB, else the user's own; a plain path means SQLite."""
+    chosen = os.fsdecode(db or os.environ.get("AUTOTUNE_DB") or default_database())
+    if "://" in chosen:
+        return chosen
+    try:
+        return f"sqlite:///{Path(chosen).expanduser().absolute()}"
+    except RuntimeError:  # there is no such user; whoever opens it says so, by `why_no_file`
+        return f"sqlite:///{chosen}"
 
 
 def sqlite_path(url: str) -> Path | None:
     """The file behind a SQLite URL, or None for another kind of database."""
     prefix = "sqlite:///"
     return Path(url[len(prefix) :]) if url.startswith(prefix) else None
+
+
+def why_no_file(path: Path) -> str | None:
+    """Why there can be no file of this name, None when there can."""
+    if "\0" in str(path):
+        return "there is a NUL byte in its name"
+    return "no such user has a home here" if str(path).startswith("~") else None
 
 
 def lock_folder() -> Path:

@@ -22,7 +22,7 @@ from autotune.config import Config
 from autotune.device import Device, cpu_device
 from autotune.kernels import registry
 from autotune.layer import Layer, Problem
-from autotune.runtime import lookup as module
+from autotune.runtime import sources as module
 from autotune.runtime.lookup import Lookup
 from autotune.store.exchange import write_text
 from autotune.store.store import Store

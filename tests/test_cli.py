@@ -128,7 +128,8 @@ def test_doctor_finds_and_db_upgrade_creates_the_database(tmp_path: Path) -> Non
 def test_doctor_says_what_to_do_about_a_corrupt_database(tmp_path: Path) -> None:
     (tmp_path / "corrupt.db").write_bytes(b"this is not a database" * 100)
     shown = autotune("doctor", "--db", "corrupt.db", cwd=tmp_path)
-    assert shown.returncode == 0
+    assert shown.returncode == EXIT_ERROR
+    assert shown.stderr.splitlines()[-1] == "error: database: broken, see above"
     (line,) = (line for line in shown.stdout.splitlines() if line.startswith("database"))
-    assert "missing" in line
+    assert " broken " in line
     assert "corrupt.db" in line

@@ -293,8 +293,11 @@ TROUBLES = {
     ),
     "foreign": (lambda path: run(path, "DROP TABLE alembic_version"), "belongs to another program"),
     "config": (lambda path: run(path, "UPDATE record SET config = '?'"), "does not read as family"),
-    "layer": (lambda path: run(path, "UPDATE record SET k = 4095"), "k=4095 is not a positive multiple of 8"),
-    "folder": (Path.mkdir, "is no file, or its disk fails"),
+    "time": (
+        lambda path: run(path, "UPDATE record SET median_us = 'fast'"),
+        "median_us='fast' is not a finite",
+    ),
+    "folder": (Path.mkdir, "is no file"),
 }
 
 
@@ -313,7 +316,7 @@ def test_trouble_is_warned_of_once_and_the_next_source_answers(tmp_path, databas
 def test_a_locked_database(tmp_path, database, monkeypatch):
     store(database, record())
     ship(tmp_path, record(best=config(32)))
-    monkeypatch.setattr("autotune.runtime.stored._BUSY_S", 0)
+    monkeypatch.setattr("autotune.runtime.readonly._BUSY_S", 0)
     holder = sqlite3.connect(database, isolation_level=None)
     holder.execute("PRAGMA journal_mode=DELETE")
     holder.execute("BEGIN EXCLUSIVE")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from databases import query, rows
-from store_samples import H200, record
+from store_samples import H200, LAYER, record
 
 from autotune.runtime.stored import user_records
 from autotune.store.store import Store
@@ -93,6 +93,6 @@ def test_a_killed_writer_leaves_all_of_a_result_or_nothing(empty_url, instant):
         store.add_result(sweep, [], record(m=2), None)
     assert [each["unit_key"] for each in rows(empty_url, "binary")] == ["first"]
     if "://" not in empty_url:
-        assert user_records(Path(empty_url), H200.arch) == [first, record(m=2)]
+        assert user_records(Path(empty_url), H200, LAYER) == ([first, record(m=2)], [])
         assert query(empty_url, "PRAGMA integrity_check") == [{"integrity_check": "ok"}]
         assert query(empty_url, "PRAGMA foreign_key_check") == []

@@ -118,7 +118,7 @@ def test_a_path_below_a_file(tmp_path):
 
 
 def test_a_path_that_is_a_folder(tmp_path):
-    assert error_of(tmp_path).startswith(f"database {tmp_path} cannot be opened; ")
+    assert error_of(tmp_path) == f"database {tmp_path} is no file; use another --db"
 
 
 @pytest.mark.parametrize(

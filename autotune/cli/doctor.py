@@ -10,13 +10,17 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from autotune import __version__
 from autotune.cli.options import database_option
 from autotune.cli.output import table
-from autotune.errors import AutotuneError
+from autotune.errors import AutotuneError, DatabaseError
+
+if TYPE_CHECKING:
+    from autotune.record import Record
 
 _OLDEST_ARCH = 80
 
@@ -39,6 +43,10 @@ def _missing(name: str, detail: str, remedy: str) -> Check:
     return Check(name, "missing", detail, remedy)
 
 
+def _broken(name: str, detail: str, remedy: str) -> Check:
+    return Check(name, "broken", detail, remedy)
+
+
 @click.command(epilog="\b\nExamples:\n  autotune doctor\n  autotune doctor --json")
 @database_option
 @click.option("--json", "as_json", is_flag=True, help="One list of objects.")
@@ -46,7 +54,7 @@ def command(db: str | None, as_json: bool) -> None:
     """Show what is here and what is missing.
 
     Looks for devices, compiler, extension, torch and database, and says what to do about what is missing.
-    Exits 1 only when nothing can run at all.
+    Exits 1 when nothing can run at all, or when something is broken.
     """
     checks = [_ok("autotune", f"{__version__} on Python {sys.version.split()[0]}")]
     extension = _extension()
@@ -67,6 +75,9 @@ def command(db: str | None, as_json: bool) -> None:
     needed = {"extension", "torch"}
     if any(check.status != "ok" for check in checks if check.name in needed):
         raise AutotuneError("nothing can run here; see what is missing above")
+    broken = [check.name for check in checks if check.status == "broken"]
+    if broken:
+        raise AutotuneError(f"{' and '.join(broken)}: broken, see above")
 
 
 def _extension() -> Check:
@@ -147,7 +158,18 @@ def _shipped() -> Iterator[Check]:
     from autotune.store.exchange import read_text
 
     device = find_device()
-    records = [record for path in shipped_files() for record in read_text(path, device.arch)[1]]
+    records: list[Record] = []
+    bad: list[str] = []
+    for path in shipped_files():
+        try:
+            records += read_text(path, device.arch, bad)[1]
+        except DatabaseError as error:
+            bad.append(str(error))
+    if bad:
+        yield _broken(
+            "shipped records", f"{len(bad)} lines do not read; the first: {bad[0]}", "reinstall autotune"
+        )
+        return
     mine = sum(record.device == device.name for record in records)
     detail = f"{mine} for {device.name}, {len(records)} for {device.arch}"
     yield (
@@ -171,10 +193,11 @@ def _database(db: str | None) -> Iterator[Check]:
             remedy = "the first sweep creates it: autotune sweep --shapes llama7b"
             yield _missing("database", f"{database.name} is not there", remedy)
             return
+        database.check_pages()
         with Store.open(db) as store:
             count = len(store.records())
     except AutotuneError as error:
-        yield _missing(
+        yield _broken(
             "database", str(error), "until then models load with shipped records and default configs"
         )
         return

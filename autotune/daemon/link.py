@@ -100,5 +100,5 @@ class Link:
 
 
 def is_final(error: DatabaseError) -> bool:
-    """Whether no waiting mends it: neither driver nor system said it, so schema or address are wrong."""
+    """Whether no waiting mends it: neither driver nor system said it, so schema, address or file is bad."""
     return error.__cause__ is None or isinstance(error.__cause__, ModuleNotFoundError)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import time
 import warnings
@@ -15,6 +16,7 @@ from autotune.device import find_device
 from autotune.errors import AutotuneError, FormatError
 from autotune.formats import modules
 from autotune.layer import Problem
+from autotune.paths import Location
 from autotune.runtime.extras import check_extras, take_over
 from autotune.runtime.linear import Int4Linear
 from autotune.runtime.lookup import Lookup
@@ -30,7 +32,7 @@ if TYPE_CHECKING:
 def apply(
     model: torch.nn.Module,
     *,
-    db: str | None = None,
+    db: Location | None = None,
     device: str | None = None,
     kernels: Sequence[Kernel] = (),
 ) -> Report:
@@ -83,7 +85,7 @@ class _Found:
 class _Work:
     """What is to be swapped, and by which plans."""
 
-    def __init__(self, db: str | None, target: Device | None, kernels: Sequence[Kernel]) -> None:
+    def __init__(self, db: Location | None, target: Device | None, kernels: Sequence[Kernel]) -> None:
         self._db = db
         self._target = target
         self._kernels = kernels
@@ -210,7 +212,7 @@ def _synchronize(devices: set[Device]) -> None:
             torch.cuda.synchronize(device.torch_name)
 
 
-def warn_untuned(untuned: tuple[LayerReport, ...], db: str | None) -> None:
+def warn_untuned(untuned: tuple[LayerReport, ...], db: Location | None) -> None:
     """Say how many linears run what was not measured for them, and the command that tunes them."""
     linears = sum(len(report.names) for report in untuned)
     shapes = ";".join(dict.fromkeys(str(report.layer) for report in untuned))
@@ -218,7 +220,7 @@ def warn_untuned(untuned: tuple[LayerReport, ...], db: str | None) -> None:
     if all(report.device == "cpu" for report in untuned):
         command += ["--device", "cpu"]
     if db is not None:
-        command += ["--db", db]
+        command += ["--db", os.fsdecode(db)]
     warnings.warn(
         f"{linears} linears run configs that were not measured for them; to tune: {shlex.join(command)}",
         stacklevel=3,

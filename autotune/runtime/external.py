@@ -13,7 +13,7 @@ from autotune.kernels.external import ExternalFamily, ExternalPlan, Function, Pa
 from autotune.layer import Layer, Problem, bucket_of
 from autotune.packing import QuantizedWeight
 from autotune.packing.quantized import TORCH_DTYPES
-from autotune.paths import database_url
+from autotune.paths import Location, database_url
 from autotune.runtime.lookup import Answer, Lookup
 from autotune.runtime.plans import device_of
 from autotune.runtime.saving import Packed
@@ -29,15 +29,15 @@ class Kernel(ExternalFamily):
         """The function itself."""
         return self.function(*arguments, **tunables)
 
-    def lookup(self, device: str | None = None, db: str | None = None) -> Lookup:
-        """The kernel's records for the device (`cpu`, `cuda:N`), read now; by default of its own kind.
+    def lookup(self, device: str | None = None, db: Location | None = None) -> Lookup:
+        """The kernel's records for the device (`cpu`, `cuda:N`); by default of its own kind.
 
         Raises:
             DeviceError: there is no such device.
         """
         return Lookup(find_device(device or self.kind), db, (self.name,))
 
-    def best(self, layer: Layer, m: int, device: str | None = None, db: str | None = None) -> Answer:
+    def best(self, layer: Layer, m: int, device: str | None = None, db: Location | None = None) -> Answer:
         """The config for `m` tokens of a layer, by the rules of `autotune.lookup` among the kernel's records.
 
         Raises:
@@ -157,5 +157,5 @@ def kernel(
 
 @functools.cache
 def _lookup_of(kernel: Kernel, device: Device, url: str) -> Lookup:
-    """The kernel's Lookup for modules that are made one at a time; it reads the database once."""
+    """The kernel's Lookup for modules that are made one at a time; it reads a layer's records once."""
     return Lookup(device, url, (kernel.name,))

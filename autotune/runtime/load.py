@@ -9,6 +9,7 @@ import torch
 
 from autotune.device import find_device
 from autotune.errors import FormatError
+from autotune.paths import Location
 from autotune.quantization import parse_quantization
 from autotune.runtime.checkpoint import open_folder
 from autotune.runtime.quantizer import QuantizationConfig
@@ -20,7 +21,7 @@ def load(
     path: str | Path,
     device: str = "auto",
     *,
-    db: str | None = None,
+    db: Location | None = None,
     fuse: bool = True,
     dtype: torch.dtype | None = None,
 ) -> Any:

@@ -6,16 +6,18 @@ trouble: what cannot be noted stays unsaid.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import stat
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from autotune.errors import LayerError
+from autotune.errors import DatabaseError
 from autotune.layer import BUCKETS, Problem
-from autotune.paths import database_url, default_database, sqlite_path
+from autotune.paths import Location, database_url, default_database, sqlite_path, why_no_file
 from autotune.store.rows import problem_of, problem_row
 
 if TYPE_CHECKING:
@@ -26,7 +28,6 @@ LIMIT_BYTES = 1 << 20
 MARKS = frozenset(4**power for power in range(32))
 """Numbers of calls at which they are noted."""
 _MISSED = ("near", "default")
-_NUMBERS = ("n", "k", "group_size", "m")
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,9 +75,11 @@ class Tally:
             self.note(bucket)
 
 
-def miss_file(db: str | None = None) -> Path:
+def miss_file(db: Location | None = None) -> Path:
     """The file of the database in force; of one that is not a file here, that of the user's own database."""
-    return Path(f"{sqlite_path(database_url(db)) or default_database()}.misses.jsonl")
+    path = sqlite_path(database_url(db))
+    path = None if path is None or why_no_file(path) else path
+    return Path(f"{path or default_database()}.misses.jsonl")
 
 
 def append(file: Path, miss: Miss) -> bool:
@@ -98,12 +101,16 @@ def append(file: Path, miss: Miss) -> bool:
 
 
 def read(file: Path) -> Iterator[Miss]:
-    """The notes of a file; a line that is torn or not ours is passed over.
+    """The notes of a file, as far as it may grow; a line that is torn or not ours is passed over.
 
     Raises:
-        OSError: the file cannot be read.
+        OSError: the file cannot be read, or is none.
     """
-    for line in file.read_bytes().splitlines():
+    if not stat.S_ISREG(file.stat().st_mode):
+        raise OSError(errno.EINVAL, "it is no file")
+    with file.open("rb") as lines:
+        notes = lines.read(LIMIT_BYTES)
+    for line in notes.splitlines():
         miss = _parse(line)
         if miss is not None:
             yield miss
@@ -112,13 +119,10 @@ def read(file: Path) -> Iterator[Miss]:
 def _parse(line: bytes) -> Miss | None:
     try:
         row: Any = json.loads(line)
-        numbers = [row[name] for name in _NUMBERS]
         where = row["device"], row["arch"], row["source_hash"]
         miss = Miss(problem_of(row), *where, row["source"], row["calls"])
-    except (ValueError, TypeError, KeyError, RecursionError, LayerError):
+    except (ValueError, TypeError, KeyError, RecursionError, DatabaseError):
         return None
-    # As a database can hold them.
-    sound = all(type(value) is int and 0 < value < 1 << 31 for value in numbers)
-    sound = sound and all(isinstance(value, str) and value.isprintable() for value in where)
+    sound = all(isinstance(value, str) and value.isprintable() for value in where)
     sound = sound and type(miss.calls) is int and 0 < miss.calls <= max(MARKS)
     return miss if sound and miss.problem.m in BUCKETS and miss.source in _MISSED else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import warnings
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +14,7 @@ import torch
 from autotune.device import find_device
 from autotune.errors import AutotuneError, FormatError
 from autotune.formats import detect
+from autotune.paths import Location
 from autotune.runtime.apply import warn_untuned
 from autotune.runtime.checkpoint import Checkpoint
 from autotune.runtime.linear import Int4Linear
@@ -47,13 +49,13 @@ class QuantizationConfig(QuantizationConfigMixin):  # type: ignore[misc]
 
     def __init__(
         self,
-        db: str | None = None,
+        db: Location | None = None,
         fuse: bool = True,
         device: str | None = None,
         checkpoint: dict[str, Any] | None = None,
         quant_method: str = METHOD,
     ) -> None:
-        self.db = db
+        self.db = None if db is None else os.fsdecode(db)  # as JSON can hold it
         self.fuse = fuse
         self.device = device
         self.checkpoint = checkpoint

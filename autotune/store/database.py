@@ -14,8 +14,12 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
 from autotune.errors import DatabaseError
-from autotune.paths import database_url, sqlite_path
-from autotune.store.trouble import BUSY_S, explain, is_missing
+from autotune.paths import Location, database_url, sqlite_path
+from autotune.store.rows import RowError, in_short
+from autotune.store.trouble import BUSY_S, DAMAGED, explain, is_missing
+
+# What drivers raise for a text that is no UTF-8 or JSON, a number that is none, or nesting without an end.
+_UNREADABLE = (ValueError, TypeError, OverflowError, RecursionError)
 
 INSERT: dict[str, Callable[[sa.Table], Any]] = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}
 
@@ -27,7 +31,7 @@ class Database:
     when a write begins, so that writers queue up and never fail half way.
     """
 
-    def __init__(self, url: str | None = None) -> None:
+    def __init__(self, url: Location | None = None) -> None:
         address = _address(database_url(url))
         self.path = Path(address.database or "") if address.get_backend_name() == "sqlite" else None
         self.name = str(self.path or address.render_as_string(hide_password=True))
@@ -44,13 +48,21 @@ class Database:
         """One transaction: all of it is stored, or nothing.
 
         Raises:
-            DatabaseError: the database cannot be opened, read or written, in one line.
+            DatabaseError: the database cannot be opened, read or written, or a row of it does not read, in
+                one line.
         """
         try:
             with self._engine.execution_options(write=write).begin() as connection:
                 yield connection
         except sa.exc.DBAPIError as error:
-            raise explain(self.name, str(error.orig)) from error
+            # Who waits for a database that is away does not wait for a file that is damaged.
+            damaged = self.path is not None and not isinstance(error, sa.exc.OperationalError)
+            raise explain(self.name, str(error.orig)) from (None if damaged else error)
+        except RowError as error:
+            raise DatabaseError(f"database {self.name}: {error}; {DAMAGED}") from None
+        except (sa.exc.SQLAlchemyError, *_UNREADABLE) as error:
+            reason = f"holds a value that does not read ({in_short(error)}); {DAMAGED}"
+            raise DatabaseError(f"database {self.name} {reason}") from None
 
     def make_folder(self) -> None:
         """Create the folder of a SQLite file.
@@ -75,14 +87,40 @@ class Database:
         """
         if self.path is not None and is_missing(self.path):
             return None
+        tables = self.tables()
+        if "alembic_version" not in tables:
+            if tables:
+                raise DatabaseError(f"database {self.name} belongs to another program; use another --db")
+            return None
         with self.transaction() as connection:
-            tables = sa.inspect(connection).get_table_names()
-            if "alembic_version" in tables:
-                found: str | None = connection.scalar(sa.text("SELECT version_num FROM alembic_version"))
-                return found
-        if tables:
-            raise DatabaseError(f"database {self.name} belongs to another program; use another --db")
-        return None
+            found: str | None = connection.scalar(sa.text("SELECT version_num FROM alembic_version"))
+        if found is None and len(tables) > 1:
+            raise DatabaseError(f"database {self.name} is damaged: it has no schema revision; {DAMAGED}")
+        return found
+
+    def tables(self) -> list[str]:
+        """The names of the tables.
+
+        Raises:
+            DatabaseError: the database cannot be read.
+        """
+        with self.transaction() as connection:
+            return sa.inspect(connection).get_table_names()
+
+    def check_pages(self) -> None:
+        """Read every page of a SQLite file; a server looks after its own.
+
+        Raises:
+            DatabaseError: the file is damaged.
+        """
+        if self.path is None:
+            return
+        with self.transaction() as connection:
+            found = connection.scalar(sa.text("PRAGMA quick_check(1)"))
+        if found != "ok":
+            raise DatabaseError(
+                f"database {self.name} is damaged ({' '.join(str(found).split())}); {DAMAGED}"
+            )
 
     def close(self) -> None:
         """Close every connection."""

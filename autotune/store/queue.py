@@ -15,7 +15,7 @@ from autotune.record import Binary, Record, Trial
 from autotune.store.clock import now
 from autotune.store.database import INSERT
 from autotune.store.results import write_result
-from autotune.store.rows import PROBLEM_FIELDS, job_of, problem_row, worker_of
+from autotune.store.rows import PROBLEM_FIELDS, RowError, job_of, problem_row, worker_of
 from autotune.store.store import Store
 from autotune.store.tables import JOB, OPEN, WORKER
 
@@ -94,17 +94,22 @@ class Queue:
         """The next job of the device model, leased to the worker; None when there is nothing to do now.
 
         The one of the highest priority, of those the oldest. A job whose lease has ended counts as a failed
-        attempt and is claimed again; after its last attempt it is parked.
+        attempt and is claimed again; after its last attempt it is parked. So is a job whose row does not
+        read, or it would stop every job behind it.
         """
         mine = {"its_device": device, "its_arch": arch, "its_sources": source_hash}
         given = {**mine, "me": worker, "lease_s": lease_s}
         with self._database.transaction(write=True) as connection:
             while row := connection.execute(_CLAIM, given).mappings().one_or_none():
-                job = job_of(row)
+                parked = sa.update(JOB).where(JOB.c.id == row["id"]).values(**_IDLE, state="parked")
+                try:
+                    job = job_of(row)
+                except RowError as error:
+                    connection.execute(parked.values(reason=str(error)))
+                    continue
                 if job.attempts <= ATTEMPTS:
                     return job
-                parked = sa.update(JOB).where(JOB.c.id == job.id)
-                connection.execute(parked.values(**_IDLE, state="parked", attempts=ATTEMPTS))
+                connection.execute(parked.values(attempts=ATTEMPTS))
         return None
 
     def renew(self, job: Job, lease_s: float) -> bool:

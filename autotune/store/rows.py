@@ -1,19 +1,36 @@
-"""Values as rows, the same for SQLAlchemy, sqlite3 and JSON; standard library only."""
+"""Values as rows, the same for SQLAlchemy, sqlite3 and JSON; standard library only.
+
+A row may be damaged, or somebody else may have written it. A value made from one has the types, ranges and
+lengths that the rest of the code relies on; otherwise RowError says which of them it lacks.
+"""
 
 from __future__ import annotations
 
 import functools
 import json
+import math
 import struct
-from dataclasses import asdict, fields
-from typing import Any, Protocol
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
 from autotune.config import Config
-from autotune.job import Job, Worker
+from autotune.device import Device
+from autotune.errors import DatabaseError
+from autotune.job import STATES, Job, Worker
 from autotune.layer import Layer, Problem
-from autotune.record import Environment, Evidence, Record, Trial
+from autotune.record import MODES, Environment, Evidence, Record, Trial
 
 PROBLEM_FIELDS = ("n", "k", "group_size", "dtype", "zero_point", "m")
+
+_STATUSES = ("ok", "failed", "wrong", "pruned")
+_LONGEST_WORD = 1000
+_LONGEST_TEXT = 1 << 24
+# As both databases can hold them in a column of INTEGER.
+_LARGEST = (1 << 31) - 1
+
+_Value = TypeVar("_Value")
+_More = ParamSpec("_More")
 
 
 class Row(Protocol):
@@ -22,9 +39,99 @@ class Row(Protocol):
     def __getitem__(self, name: str, /) -> Any: ...
 
 
+class RowError(DatabaseError):
+    """A row that is not what its table promises; the message names the value, but not the database."""
+
+
+_Maker = Callable[Concatenate[Row, _More], _Value]
+
+
+def _row_of(what: str) -> Callable[[_Maker[_More, _Value]], _Maker[_More, _Value]]:
+    """Have a maker of values raise RowError and nothing else, whatever is in the row."""
+
+    def decorate(make: _Maker[_More, _Value]) -> _Maker[_More, _Value]:
+        @functools.wraps(make)
+        def made(row: Row, /, *more: _More.args, **named: _More.kwargs) -> _Value:
+            try:
+                return make(row, *more, **named)
+            except RowError:
+                raise
+            except Exception as error:
+                raise RowError(f"{what}{_number_of(row)} does not read: {in_short(error)}") from error
+
+        return made
+
+    return decorate
+
+
+def _number_of(row: Row) -> str:
+    try:
+        return f" {row['id']:d}"
+    except Exception:
+        return ""  # a line of text has none
+
+
+def in_short(error: BaseException) -> str:
+    """The error in one line of at most some 200 characters."""
+    line = " ".join((repr(error) if isinstance(error, LookupError) else str(error)).split())
+    return line if len(line) <= 200 else f"{line[:200]}…"
+
+
 # A database has few layers and configs and many records of them.
 _layer = functools.lru_cache(maxsize=4096)(Layer)
-_config = functools.lru_cache(maxsize=4096)(Config.parse)
+
+
+@functools.lru_cache(maxsize=4096)
+def _config(text: str) -> Config:
+    config = Config.parse(text)
+    if any(value > _LARGEST for _, value in config.values):
+        raise ValueError(f"config {text!r} has a value beyond {_LARGEST}")
+    return config
+
+
+def _whole(row: Row, name: str, least: int = 0, most: int = _LARGEST) -> int:
+    value = row[name]
+    if type(value) is not int or not least <= value <= most:
+        raise ValueError(f"{name}={value!r} is not a whole number from {least} to {most}")
+    return value
+
+
+def _number(value: Any, name: str, above: float = -math.inf) -> float:
+    """The value as a float; SQLite and JSON may have a whole number in its place."""
+    if type(value) not in (int, float) or not above < value < math.inf:
+        raise ValueError(f"{name}={value!r} is not a finite number" + (" above 0" if above == 0 else ""))
+    return float(value)
+
+
+def _time_us(row: Row, name: str) -> float:
+    return _number(row[name], name, above=0)
+
+
+def _time_if_any(row: Row, name: str) -> float | None:
+    return None if row[name] is None else _time_us(row, name)
+
+
+def _word(value: Any, name: str) -> str:
+    """A text that fits into a line."""
+    if not isinstance(value, str) or len(value) > _LONGEST_WORD or not value.isprintable():
+        raise ValueError(f"{name}={value!r} is not a line of text")
+    return value
+
+
+def _text(value: Any, name: str) -> str:
+    if not isinstance(value, str) or len(value) > _LONGEST_TEXT:
+        raise ValueError(f"{name}={value!r} is not a text")
+    return value
+
+
+def _one_of(value: Any, name: str, known: tuple[Any, ...]) -> Any:
+    if value not in known:
+        raise ValueError(f"{name}={value!r} is not one of {', '.join(map(str, known))}")
+    return value
+
+
+def _if_any(value: Any, make: Callable[..., _Value], *more: Any) -> _Value | None:
+    return None if value is None else make(value, *more)
 
 
 def problem_row(problem: Problem) -> dict[str, Any]:
@@ -40,10 +147,13 @@ def problem_row(problem: Problem) -> dict[str, Any]:
     }
 
 
+@_row_of("problem")
 def problem_of(row: Row) -> Problem:
     """The problem of a row."""
-    layer = _layer(row["n"], row["k"], row["group_size"], row["dtype"], bool(row["zero_point"]))
-    return Problem(layer, row["m"])
+    n, k, m = _whole(row, "n"), _whole(row, "k"), _whole(row, "m")
+    zero_point = bool(_one_of(row["zero_point"], "zero_point", (False, True)))
+    layer = _layer(n, k, _whole(row, "group_size", -1), _word(row["dtype"], "dtype"), zero_point)
+    return Problem(layer, m)
 
 
 def trial_row(trial: Trial) -> dict[str, Any]:
@@ -63,22 +173,25 @@ def trial_row(trial: Trial) -> dict[str, Any]:
     }
 
 
+@_row_of("trial")
 def trial_of(row: Row) -> Trial:
     """The trial of a row."""
     samples = row["samples"]
+    status = _one_of(row["status"], "status", _STATUSES)
     return Trial(
         problem=problem_of(row),
-        config=_config(row["config"]),
-        status=row["status"],
-        median_us=row["median_us"],
-        low_us=row["low_us"],
-        high_us=row["high_us"],
+        config=_config(_word(row["config"], "config")),
+        status=status,
+        # What passed was timed; of what did not, nothing has to be known.
+        median_us=_time_us(row, "median_us") if status == "ok" else _time_if_any(row, "median_us"),
+        low_us=_time_if_any(row, "low_us"),
+        high_us=_time_if_any(row, "high_us"),
         samples_us=struct.unpack(f"<{len(samples) // 4}f", samples),
-        error=row["error"],
-        mode=row["mode"],
-        clock_mhz=row["clock_mhz"],
-        deviation=row["deviation"],
-        source_hash=row["source_hash"],
+        error=_if_any(row["error"], _text, "error"),
+        mode=_one_of(row["mode"], "mode", MODES),
+        clock_mhz=None if row["clock_mhz"] is None else _whole(row, "clock_mhz"),
+        deviation=_if_any(row["deviation"], _number, "deviation"),
+        source_hash=_if_any(row["source_hash"], _word, "source_hash"),
     )
 
 
@@ -97,20 +210,21 @@ def record_row(record: Record) -> dict[str, Any]:
     }
 
 
+@_row_of("record")
 def record_of(row: Row, device: str, arch: str, source_hash: str) -> Record:
     """The record of a row; what a row of the database and a line of text keep elsewhere is given."""
     return Record(
         problem=problem_of(row),
-        device=device,
-        arch=arch,
-        config=_config(row["config"]),
-        median_us=row["median_us"],
-        low_us=row["low_us"],
-        high_us=row["high_us"],
-        default_config=_config(row["default_config"]),
-        default_us=row["default_us"],
-        source_hash=source_hash,
-        created_at=row["created_at"],
+        device=_word(device, "device"),
+        arch=_word(arch, "arch"),
+        config=_config(_word(row["config"], "config")),
+        median_us=_time_us(row, "median_us"),
+        low_us=_time_us(row, "low_us"),
+        high_us=_time_us(row, "high_us"),
+        default_config=_config(_word(row["default_config"], "default_config")),
+        default_us=_time_us(row, "default_us"),
+        source_hash=_word(source_hash, "source_hash"),
+        created_at=_word(row["created_at"], "created_at"),
         evidence=None if row["evidence"] is None else evidence_of(row["evidence"]),
     )
 
@@ -120,55 +234,76 @@ def evidence_row(evidence: Evidence) -> dict[str, Any]:
     return {name: value for name, value in asdict(evidence).items() if value not in (None, ())}
 
 
-def evidence_of(stored: dict[str, Any] | str) -> Evidence:
+@_row_of("evidence")
+def evidence_of(stored: Any) -> Evidence:
     """The evidence of an object, or of its JSON text."""
     row = json.loads(stored) if isinstance(stored, str) else stored
-    median, low, high = row["gain"]
+    median, low, high = (_number(ratio, "gain", above=0) for ratio in row["gain"])
+    state = ("clock_mhz", "temperature_c", "power_w")
+    known = {name: _whole(row, name) for name in state if row.get(name) is not None}
+    others = row.get("runners_up", ())
     return Evidence(
-        mode=row["mode"],
-        rounds=row["rounds"],
+        mode=_one_of(row["mode"], "mode", MODES),
+        rounds=_whole(row, "rounds"),
         gain=(median, low, high),
-        ties=tuple(row.get("ties", ())),
-        runners_up=tuple((config, float(median_us)) for config, median_us in row.get("runners_up", ())),
-        clock_mhz=row.get("clock_mhz"),
-        deviation=row.get("deviation"),
-        floor_us=row.get("floor_us"),
-        temperature_c=row.get("temperature_c"),
-        power_w=row.get("power_w"),
+        ties=tuple(_word(config, "tie") for config in row.get("ties", ())),
+        runners_up=tuple((_word(config, "runner-up"), _number(us, "runner-up", 0)) for config, us in others),
+        deviation=_if_any(row.get("deviation"), _number, "deviation"),
+        floor_us=_if_any(row.get("floor_us"), _number, "floor_us", 0),
+        **known,
     )
 
 
+@_row_of("environment")
 def environment_of(row: Row) -> Environment:
     """The environment of a row, whose sources are an object or its JSON text."""
     sources = row["sources"]
+    sources = json.loads(sources) if isinstance(sources, str) else sources
     return Environment(
-        driver=row["driver"],
-        compiler=row["compiler"],
-        torch=row["torch"],
-        version=row["version"],
-        sources=json.loads(sources) if isinstance(sources, str) else sources,
+        **{name: _word(row[name], name) for name in ("driver", "compiler", "torch", "version")},
+        sources={_word(name, "sources"): _word(value, "sources") for name, value in sources.items()},
     )
 
 
+@_row_of("device")
+def device_of(row: Row) -> Device:
+    """The device model of a row; `index` is 0."""
+    sizes = ("cores", "l2_bytes", "shared_bytes", "memory_bytes")
+    return Device(
+        kind=_one_of(row["kind"], "kind", ("cuda", "cpu")),
+        index=0,
+        name=_word(row["name"], "name"),
+        arch=_word(row["arch"], "arch"),
+        **{name: _whole(row, name, most=(1 << 63) - 1) for name in sizes},
+    )
+
+
+@_row_of("job")
 def job_of(row: Row) -> Job:
     """The job of a row."""
     return Job(
-        id=row["id"],
+        id=_whole(row, "id", most=(1 << 63) - 1),
         problem=problem_of(row),
-        device=row["device"],
-        arch=row["arch"],
-        source_hash=row["source_hash"],
-        priority=float(row["priority"]),  # SQLite may return a whole number as an int
-        state=row["state"],
-        attempts=row["attempts"],
-        worker=row["worker"],
-        lease_until=row["lease_until"],
-        not_before=row["not_before"],
-        reason=row["reason"],
-        created_at=row["created_at"],
+        device=_word(row["device"], "device"),
+        arch=_word(row["arch"], "arch"),
+        source_hash=_word(row["source_hash"], "source_hash"),
+        priority=_number(row["priority"], "priority"),
+        state=_one_of(row["state"], "state", STATES),
+        attempts=_whole(row, "attempts"),
+        worker=_if_any(row["worker"], _word, "worker"),
+        lease_until=_if_any(row["lease_until"], _number, "lease_until"),
+        not_before=_number(row["not_before"], "not_before"),
+        reason=_if_any(row["reason"], _text, "reason"),
+        created_at=_number(row["created_at"], "created_at"),
     )
 
 
+@_row_of("worker")
 def worker_of(row: Row) -> Worker:
     """The worker of a row."""
-    return Worker(**{field.name: row[field.name] for field in fields(Worker)})
+    return Worker(
+        **{name: _word(row[name], name) for name in ("name", "host", "device", "arch", "state")},
+        job_id=_if_any(row["job_id"], lambda _: _whole(row, "job_id", most=(1 << 63) - 1)),
+        last_seen=_number(row["last_seen"], "last_seen"),
+        started_at=_number(row["started_at"], "started_at"),
+    )

@@ -6,7 +6,7 @@ import sqlalchemy as sa
 from alembic import command
 from alembic.config import Config
 
-from autotune.paths import shipped
+from autotune.paths import Location, shipped
 from autotune.store.database import Database
 from autotune.store.trouble import check_revision, known_revisions
 
@@ -14,7 +14,7 @@ from autotune.store.trouble import check_revision, known_revisions
 _LOCK = 0x6175746F
 
 
-def upgrade(url: str | None = None) -> str:
+def upgrade(url: Location | None = None) -> str:
     """Bring the database to the newest revision, creating it when it is not there; the revision.
 
     Raises:
@@ -29,8 +29,8 @@ def upgrade(url: str | None = None) -> str:
 
 def migrate(database: Database) -> str:
     """What `upgrade` does, on an opened database: one transaction, so a kill leaves the old schema."""
-    database.make_folder()
     found = database.revision()
+    database.make_folder()
     known = known_revisions()
     if found is not None and found not in known:
         check_revision(database.name, found)

@@ -13,12 +13,13 @@ import sqlalchemy as sa
 
 from autotune.device import Device
 from autotune.layer import Problem
+from autotune.paths import Location
 from autotune.record import Binary, Environment, Record, Trial
 from autotune.store.database import Database, put
 from autotune.store.results import write_result
-from autotune.store.rows import PROBLEM_FIELDS, environment_of, problem_row, record_of, trial_of
-from autotune.store.tables import DEVICE, ENVIRONMENT, RECORD, SWEEP, TRIAL
-from autotune.store.trouble import check_revision
+from autotune.store.rows import PROBLEM_FIELDS, device_of, environment_of, problem_row, record_of, trial_of
+from autotune.store.tables import DEVICE, ENVIRONMENT, METADATA, RECORD, SWEEP, TRIAL
+from autotune.store.trouble import check_revision, check_tables
 
 
 class Store:
@@ -32,7 +33,7 @@ class Store:
         self.name = database.name
 
     @classmethod
-    def open(cls, url: str | None = None) -> Store:
+    def open(cls, url: Location | None = None) -> Store:
         """Open `url` (a path, a URL; None: AUTOTUNE_DB or the user's own), creating it when it is not there.
 
         Raises:
@@ -43,6 +44,7 @@ class Store:
         found = database.revision()
         if found is not None:
             check_revision(database.name, found)
+            check_tables(database.name, database.tables(), METADATA.tables)
         else:
             from autotune.store.schema import migrate
 
@@ -110,8 +112,8 @@ class Store:
         fields = (RECORD.c[name] for name in PROBLEM_FIELDS)
         order = (DEVICE.c.name, DEVICE.c.arch, *fields, RECORD.c.created_at, RECORD.c.id)
         with self.database.transaction() as connection:
-            rows = connection.execute(_only(query, device).order_by(*order)).mappings().all()
-        return [record_of(row, row["name"], row["arch"], row["source_hash"]) for row in rows]
+            rows = connection.execute(_only(query, device).order_by(*order)).mappings()
+            return [record_of(row, row["name"], row["arch"], row["source_hash"]) for row in rows]
 
     def trials(self, problem: Problem, device: Device) -> list[Trial]:
         """Every trial of the problem on the device, of all sweeps, the oldest first."""
@@ -120,20 +122,20 @@ class Store:
     def attempts(self, problem: Problem, device: Device) -> list[tuple[Trial, Environment]]:
         """Every trial of the problem on the device, the oldest first, with the environment of its sweep."""
         query = sa.select(TRIAL, SWEEP.c.environment_id)
-        query = _only(query.select_from(TRIAL.join(SWEEP).join(DEVICE)), device)
+        query = _only(query.select_from(TRIAL.join(SWEEP).join(DEVICE).join(ENVIRONMENT)), device)
         query = query.where(*(TRIAL.c[name] == value for name, value in problem_row(problem).items()))
         with self.database.transaction() as connection:
             rows = connection.execute(query.order_by(TRIAL.c.id)).mappings().all()
             used = {row["environment_id"] for row in rows}
             those = sa.select(ENVIRONMENT).where(ENVIRONMENT.c.id.in_(used))
             found = {row["id"]: environment_of(row) for row in connection.execute(those).mappings()}
-        return [(trial_of(row), found[row["environment_id"]]) for row in rows]
+            return [(trial_of(row), found[row["environment_id"]]) for row in rows]
 
     def devices(self) -> list[Device]:
         """Every device model that a sweep or daemon ran on, by name; `index` is 0."""
         with self.database.transaction() as connection:
             rows = connection.execute(sa.select(DEVICE).order_by(DEVICE.c.name, DEVICE.c.arch)).mappings()
-            return [Device(index=0, **{name: row[name] for name in row if name != "id"}) for row in rows]
+            return [device_of(row) for row in rows]
 
     def environment(self, device: Device, families: Iterable[str] | None = None) -> Environment | None:
         """The environment of the device's newest record, or of the newest of these families; None without."""
@@ -144,7 +146,7 @@ class Store:
         newest = query.order_by(RECORD.c.created_at.desc(), RECORD.c.id.desc()).limit(1)
         with self.database.transaction() as connection:
             row = connection.execute(newest).mappings().one_or_none()
-        return None if row is None else environment_of(row)
+            return None if row is None else environment_of(row)
 
 
 def _put_device(connection: sa.Connection, device: Device) -> int:
