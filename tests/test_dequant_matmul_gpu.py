@@ -73,7 +73,7 @@ def test_more_sizes_than_are_kept_take_turns_and_addresses_need_16_bytes_only(sm
             assert small.error(small.run(x, bias), x, bias) < 1
 
 
-def test_every_number_of_tokens_runs_with_the_choice_for_the_next_multiple_of_128():
+def test_every_number_of_tokens_is_right():
     product = Product(Layer(4096, 4096))
     everything = product.tokens(1100)
     wrong = [m for m in range(1, 1101) if product.error(product.run(everything[:m]), everything[:m]) >= 1]

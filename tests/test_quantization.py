@@ -14,6 +14,8 @@ from autotune.errors import FormatError, ShapesError
 from autotune.quantization import CheckpointScheme, parse_quantization
 from autotune.shapes import parse_shapes
 
+pytest.importorskip("compressed_tensors", reason="transformers' config of its checkpoints needs it")
+
 AWQ = {"quant_method": "awq", "bits": 4, "group_size": 128, "zero_point": True, "version": "gemm"}
 GPTQ = {"quant_method": "gptq", "bits": 4, "group_size": 128, "desc_act": False, "sym": True}
 AUTO_ROUND = {"quant_method": "auto-round", "bits": 4, "group_size": 128, "sym": True, "data_type": "int"}

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+from lookup_world import SmallFamily
 from postgres import Server
-from store_samples import ENVIRONMENT, H200, LAYER, binary, record, trials
+from store_samples import ENVIRONMENT, H200, LAYER, SOURCES, binary, record, trials
 
 from autotune.errors import DatabaseError
 from autotune.job import Worker
+from autotune.kernels import registry
 from autotune.layer import Problem
 from autotune.paths import shipped
 from autotune.store.database import Database
@@ -67,7 +69,8 @@ def test_a_worker_does_all_that_a_daemon_and_a_recheck_do(postgres, database):
         assert len(queue.workers()) == 1
 
 
-def test_a_reader_reads_everything(postgres, database, tmp_path):
+def test_a_reader_reads_everything(postgres, database, tmp_path, monkeypatch):
+    monkeypatch.setattr(registry, "families", lambda: {name: SmallFamily(name) for name in SOURCES})
     with Store.open(postgres.url(database, "reader")) as store:
         assert store.records() == [record()]
         assert store.trials(record().problem, H200) == trials(record())

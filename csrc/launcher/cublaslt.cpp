@@ -30,7 +30,6 @@ CublasLt find_all() {
   need("cublasLtMatmulDescSetAttribute", found.cublasLtMatmulDescSetAttribute);
   need("cublasLtMatrixLayoutCreate", found.cublasLtMatrixLayoutCreate);
   need("cublasLtMatrixLayoutDestroy", found.cublasLtMatrixLayoutDestroy);
-  need("cublasLtMatrixLayoutSetAttribute", found.cublasLtMatrixLayoutSetAttribute);
   need("cublasLtMatmulPreferenceCreate", found.cublasLtMatmulPreferenceCreate);
   need("cublasLtMatmulPreferenceDestroy", found.cublasLtMatmulPreferenceDestroy);
   need("cublasLtMatmulPreferenceSetAttribute", found.cublasLtMatmulPreferenceSetAttribute);

@@ -21,7 +21,6 @@ enum LtType : int { kLtFloat32 = 0, kLtFloat16 = 2, kLtBfloat16 = 14 };
 enum LtCompute : int { kLtComputeFloat32 = 68 };
 enum LtMatmulAttribute : int { kLtTransposeA = 3, kLtEpilogue = 7, kLtBiasPointer = 8 };
 enum LtEpilogue : int { kLtBias = 4 };
-enum LtLayoutAttribute : int { kLtColumns = 3 };
 enum LtPreferenceAttribute : int {
   kLtWorkspaceBytes = 1,
   kLtReductionSchemes = 3,
@@ -54,8 +53,6 @@ struct CublasLt {
   LtStatus (*cublasLtMatrixLayoutCreate)(LtLayout* layout, LtType type, std::uint64_t rows,
                                          std::uint64_t columns, std::int64_t stride) = nullptr;
   LtStatus (*cublasLtMatrixLayoutDestroy)(LtLayout layout) = nullptr;
-  LtStatus (*cublasLtMatrixLayoutSetAttribute)(LtLayout layout, LtLayoutAttribute attribute,
-                                               const void* value, std::size_t bytes) = nullptr;
   LtStatus (*cublasLtMatmulPreferenceCreate)(LtPreference* preference) = nullptr;
   LtStatus (*cublasLtMatmulPreferenceDestroy)(LtPreference preference) = nullptr;
   LtStatus (*cublasLtMatmulPreferenceSetAttribute)(LtPreference preference, LtPreferenceAttribute attribute,

@@ -33,7 +33,7 @@ std::uint32_t alignment_of(std::uint64_t address) {
 
 bool DenseMatmul::Key::operator==(const Key& other) const {
   const auto all = [](const Key& key) {
-    return std::tie(key.most_m, key.rows, key.x_alignment, key.out_alignment, key.has_bias);
+    return std::tie(key.m, key.rows, key.x_alignment, key.out_alignment, key.has_bias);
   };
   return all(*this) == all(other);
 }
@@ -71,21 +71,16 @@ void DenseMatmul::destroy(const Choice& choice) const {
 void DenseMatmul::run(const DenseOperands& operands, Stream stream) {
   const CurrentContext current(driver_, context_);
   const bool has_bias = operands.bias != 0;
-  const std::uint64_t most_m = (operands.m + kTokenStep - 1) / kTokenStep * kTokenStep;
   const float one = 1.f, zero = 0.f;
   const auto pointer = [](std::uint64_t address) { return reinterpret_cast<void*>(address); };
-  // The bias and the tokens are attributes of what all threads share.
+  // The bias is an attribute of the product that all threads share.
   const std::lock_guard<std::mutex> lock(mutex_);
   if (has_bias)
     library_.check(library_.cublasLtMatmulDescSetAttribute(matmul(true), kLtBiasPointer, &operands.bias,
                                                            sizeof(operands.bias)),
                    "cublasLtMatmulDescSetAttribute");
   const Choice& chosen =
-      choice_for({most_m, operands.rows, alignment_of(operands.x), alignment_of(operands.out), has_bias});
-  for (LtLayout layout : {chosen.x, chosen.out})
-    library_.check(
-        library_.cublasLtMatrixLayoutSetAttribute(layout, kLtColumns, &operands.m, sizeof(operands.m)),
-        "cublasLtMatrixLayoutSetAttribute");
+      choice_for({operands.m, operands.rows, alignment_of(operands.x), alignment_of(operands.out), has_bias});
   library_.check(library_.cublasLtMatmul(handle_, matmul(has_bias), &one, pointer(operands.w), chosen.w,
                                          pointer(operands.x), chosen.x, &zero, pointer(operands.out),
                                          chosen.out, pointer(operands.out), chosen.out, &chosen.algorithm,
@@ -117,8 +112,8 @@ DenseMatmul::Choice DenseMatmul::choose(const Key& key) const {
         "cublasLtMatrixLayoutCreate");
   };
   layout(choice.w, k_, key.rows, k_);
-  layout(choice.x, k_, key.most_m, k_);
-  layout(choice.out, key.rows, key.most_m, n_);
+  layout(choice.x, k_, key.m, k_);
+  layout(choice.out, key.rows, key.m, n_);
   LtPreference preference = nullptr;
   library_.check(library_.cublasLtMatmulPreferenceCreate(&preference), "cublasLtMatmulPreferenceCreate");
   const auto prefer = [&](LtPreferenceAttribute attribute, const auto& value) {
@@ -140,7 +135,7 @@ DenseMatmul::Choice DenseMatmul::choose(const Key& key) const {
   if (status != 0 || count == 0) {
     destroy(choice);
     throw DriverError("cublasLtMatmulAlgoGetHeuristic: cuBLAS status " + std::to_string(status) +
-                      " for a product of " + std::to_string(key.most_m) + " x " + std::to_string(key.rows) +
+                      " for a product of " + std::to_string(key.m) + " x " + std::to_string(key.rows) +
                       " x " + std::to_string(k_));
   }
   choice.algorithm = found.algorithm;

@@ -17,14 +17,12 @@ struct DenseOperands {
 };
 
 // Such products for one k, n and dtype on one device. What cuBLASLt chose for the last few sizes is kept,
-// because its choice takes longer than the launch. It is that for the next multiple of kTokenStep tokens, so
-// that up to 512 tokens none take longer than their bucket: on an H200 its choice for 416 tokens of 4096x4096
-// is 12 % slower than that for 512, its choice for 200 of 6144x4096 17 % slower than that for 256. All
-// members throw DriverError.
+// because its choice takes longer than the launch. A choice for more tokens does not serve fewer: its kernels
+// are slow where their tiles reach past the last token, up to 1.3 times for 129 tokens of 6144x4096 with the
+// choice for 256 on an H200. All members throw DriverError.
 class DenseMatmul {
  public:
   static constexpr std::size_t kWorkspaceBytes = 32 << 20;
-  static constexpr std::uint64_t kTokenStep = 128;
 
   DenseMatmul(int device, std::uint64_t n, std::uint64_t k, bool bf16);
   ~DenseMatmul();
@@ -37,7 +35,7 @@ class DenseMatmul {
  private:
   // What decides cuBLASLt's choice.
   struct Key {
-    std::uint64_t most_m, rows;
+    std::uint64_t m, rows;
     std::uint32_t x_alignment, out_alignment;
     bool has_bias;
     bool operator==(const Key& other) const;
