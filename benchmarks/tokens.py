@@ -111,7 +111,7 @@ def main() -> None:
     lookup = Lookup(device, arguments.db)
     rows: list[dict[str, Any]] = []
     for shape in parse_shapes(arguments.shapes):
-        if _FUSED.intersection(shape.projections):
+        if not shape.projections or _FUSED.intersection(shape.projections):
             operands = Operands.random(shape.layer, device)
             rows += rows_of(operands, LayerPlans(shape.layer, lookup), device)
             torch.cuda.empty_cache()

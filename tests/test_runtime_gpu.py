@@ -192,7 +192,7 @@ def test_apply_moves_a_model_to_the_gpu_as_it_packs(tmp_path: Path) -> None:
 
 def test_apply_follows_records(tmp_path: Path) -> None:
     device = find_device("cuda")
-    config = Config.of("dequant_matmul", chunk_mb=32)
+    config = Config.of("dequant_matmul", chunk_mb=64)
     store_records(tmp_path / "records.db", device, {Problem(LAYER, 512): config})
     weight = weight_of(LAYER, device="cuda")
     model = torch.nn.Sequential(AwqLinear(weight))
