@@ -38,8 +38,8 @@ _FUSED = {"qkv", "o", "gate_up", "down"}
 
 def token_counts() -> list[int]:
     """Every number of tokens that is timed."""
-    near = {m + step for m in range(72, 513, 8) for step in (-1, 0, 1)}
-    return [*range(1, 65), *sorted(m for m in near if m <= 512)]
+    near = {m + step for m in range(64, 513, 8) for step in (-1, 0, 1)}
+    return sorted({*range(1, 65), *(m for m in near if m <= 512)})
 
 
 def activation(operands: Operands, m: int) -> Activation:
