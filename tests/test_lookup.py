@@ -23,6 +23,7 @@ from store_samples import (
     record,
 )
 
+from autotune.cli import main
 from autotune.config import Config
 from autotune.device import cpu_device
 from autotune.errors import DeviceError
@@ -366,3 +367,19 @@ print(sorted({{"torch", "numpy", "sqlalchemy", "alembic", "click", "rich"}} & se
 """
     run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert (run.returncode, run.stdout.strip()) == (0, "[]"), run.stderr
+
+
+def test_doctor_counts_shipped_records_of_todays_kernels_only(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("autotune.device.find_device", lambda _="auto": H200)
+    old = replace(record(m=2), source_hash="another kernel")
+    ship(tmp_path, record(), old)
+    assert "ok" in shipped_line(capsys)
+    assert "1 for NVIDIA H200, 1 for sm_90, 1 stale" in shipped_line(capsys)
+    ship(tmp_path, old)
+    assert "missing  0 for NVIDIA H200, 0 for sm_90, 1 stale" in shipped_line(capsys)
+
+
+def shipped_line(capsys) -> str:
+    """What doctor says of shipped records."""
+    main(["doctor"])
+    return next(line for line in capsys.readouterr().out.splitlines() if line.startswith("shipped records"))

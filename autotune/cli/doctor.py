@@ -154,6 +154,7 @@ def _major(version: str) -> int:
 
 def _shipped() -> Iterator[Check]:
     from autotune.device import find_device
+    from autotune.kernels.registry import is_current
     from autotune.runtime.stored import shipped_files
     from autotune.store.exchange import read_text
 
@@ -170,8 +171,11 @@ def _shipped() -> Iterator[Check]:
             "shipped records", f"{len(bad)} lines do not read; the first: {bad[0]}", "reinstall autotune"
         )
         return
-    mine = sum(record.device == device.name for record in records)
-    detail = f"{mine} for {device.name}, {len(records)} for {device.arch}"
+    current = [record for record in records if is_current(record, device)]
+    mine = sum(record.device == device.name for record in current)
+    detail = f"{mine} for {device.name}, {len(current)} for {device.arch}"
+    if len(current) < len(records):
+        detail += f", {len(records) - len(current)} stale"
     yield (
         _ok("shipped records", detail)
         if mine
