@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,11 @@ _WEIGHTS: Mapping[str, tuple[tuple[str, ...], _Sizes]] = {
     "marlin": (("qweight", "B"), lambda rows, columns: (columns // 2, 16 * rows)),
 }
 """The last names of a format's weight, and n and k of its shape."""
+
+_FIRST_NAMES = {"qweight", "weight_packed"}
+
+_LEFT_OUT = re.compile(r"(model\.)?(mtp|visual)\.")
+"""Parts of a checkpoint that no causal language model of transformers has; it passes over their names."""
 
 
 def quantization_of(config: Path) -> Any:
@@ -62,12 +68,14 @@ def stored_layers(folder: Path, scheme: CheckpointScheme, dtype: str | None) -> 
     refused: AutotuneError = FormatError(f"{folder}: no linear is quantized in the format {scheme.format}")
     for name, header in headers.items():
         linear, _, last = name.rpartition(".")
-        if last in lasts:
+        if last in lasts and _LEFT_OUT.match(name) is None:
             n, k = sizes(*_two(name, header))
             try:
                 found[linear] = Layer(n, k, scheme.group_size, dtype, scheme.zero_point is not False)
             except LayerError as error:
                 refused = LayerError(f"{linear}: {error}")
+        elif last in _FIRST_NAMES - set(lasts):
+            raise FormatError(f"{folder} has {name}, which is of no {scheme.format} checkpoint")
     if not found:
         raise refused
     return found

@@ -154,6 +154,8 @@ def _parsed(document: Any) -> tuple[dict[str, Header], int]:
             continue
         try:
             shape, last = tuple(entry["shape"]), entry["data_offsets"][1]
+            if not isinstance(entry["dtype"], str):
+                raise TypeError(entry["dtype"])
             headers[name] = Header(entry["dtype"], shape)
         except (LookupError, TypeError):
             raise ValueError(f"its header does not describe {name}") from None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -123,6 +124,22 @@ def test_doctor_finds_and_db_upgrade_creates_the_database(tmp_path: Path) -> Non
     (line,) = (line for line in shown.stdout.splitlines() if line.startswith("database"))
     assert f"schema revision {revision}, 0 records" in line
     assert " ok " in line
+
+
+def test_doctor_calls_no_sound_database_broken(tmp_path: Path) -> None:
+    """One of an older autotune, and a server that is not there."""
+    frozen = sorted((Path(__file__).parent / "frozen").glob("*.sql"))
+    with closing(sqlite3.connect(tmp_path / "old.db")) as database:
+        database.executescript(frozen[-2].read_text())
+    for name, words in (
+        ("old.db", "run: autotune db upgrade"),
+        ("postgresql://nobody@127.0.0.1:1/none", "127.0.0.1"),
+    ):
+        shown = autotune("doctor", "--db", name, cwd=tmp_path)
+        (line,) = (line for line in shown.stdout.splitlines() if line.startswith("database "))
+        assert " missing " in line
+        assert words in line
+        assert shown.returncode == 0
 
 
 def test_doctor_says_what_to_do_about_a_corrupt_database(tmp_path: Path) -> None:

@@ -45,6 +45,14 @@ def test_a_view_without_an_end_in_the_place_of_a_table(tmp_path, database, table
         Store.open(database)
 
 
+def test_a_file_without_a_schema_revision_is_damaged(tmp_path, database):
+    store(database, record())
+    ship(tmp_path, record(best=config(32)))
+    change(database, "DELETE FROM alembic_version")
+    with pytest.warns(UserWarning, match="is damaged: it has no schema revision"):
+        assert Lookup(H200).answer(PROBLEM).config == config(32)
+
+
 def test_a_file_that_takes_too_many_steps_is_given_up(tmp_path, database, monkeypatch):
     monkeypatch.setattr("autotune.runtime.readonly._STEPS", 0)
     monkeypatch.setattr("autotune.runtime.readonly._STEPS_AT_ONCE", 20)

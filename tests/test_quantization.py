@@ -48,7 +48,8 @@ AUTOGPTQ = {
     "model_file_base_name": "model", "awq_gemm_checkpoint": False, "quant_method": "gptq",
 }  # fmt: skip
 GPTQMODEL = {
-    "bits": 4, "dynamic": {"-:.*lm_head": {}, r"+:.*\.up_proj": {"bits": 4, "group_size": 128, "mse": 2.0}},
+    "bits": 4,
+    "dynamic": {"-:.*lm_head": {}, "-:.*embed": None, r"+:.*\.up_proj": {"bits": 4, "group_size": 128, "mse": 2.0}},
     "group_size": 128, "desc_act": False, "lm_head": True, "activation": None, "method": "gptq",
     "quant_method": "gptq", "format": "gptq", "checkpoint_format": "gptq", "pack_dtype": "int32",
     "rotation": None, "adapter": None, "sym": True, "hyb_act": True, "v2": True, "damp_auto_increment": 0.01,

@@ -123,6 +123,12 @@ def with_parameters() -> torch.nn.Module:
     return linear
 
 
+def with_a_scale_of_x() -> torch.nn.Module:
+    linear = AwqLinear(weight_of(LAYER))
+    linear.register_buffer("input_scale", torch.ones(LAYER.k, dtype=torch.float16))
+    return linear
+
+
 def parametrized() -> torch.nn.Module:
     linear = foreign.decompressed(weight_of(LAYER))
     torch.nn.utils.parametrize.register_parametrization(linear, "weight", torch.nn.Identity())
@@ -168,9 +174,10 @@ KEPT = {
     "a subclass of Linear": (scaled, "is a Scaled, whose forward is not that of Linear"),
     "a call of its own": (lambda: Called(weight_of(LAYER)), "is a Called, whose class replaces __call__"),
     "modules inside": (with_adapter, "has modules inside, which would be lost: lora_A, lora_B"),
-    "parameters": (with_parameters, "has parameters that its format does not know: lora_A"),
+    "parameters": (with_parameters, "has tensors that its format does not know: lora_A"),
+    "a buffer": (with_a_scale_of_x, "has tensors that its format does not know: input_scale"),
     "parametrizations": (parametrized, "has modules inside, which would be lost: parametrizations"),
-    "weight norm": (weight_normed, "has parameters that its format does not know: weight_g, weight_v"),
+    "weight norm": (weight_normed, "has tensors that its format does not know: weight_g, weight_v"),
     "accelerate": (with_unknown_hook, "has accelerate's SimpleNamespace"),
     "backward hooks": (hooked("register_full_backward_hook"), "has backward hooks"),
     "backward pre-hooks": (hooked("register_full_backward_pre_hook"), "has backward hooks"),

@@ -117,6 +117,22 @@ def test_a_tensor_that_no_kernel_may_read_is_named(linear: Int4Linear, change: C
             linear(X)
 
 
+def test_a_storage_that_shrinks_and_finds_its_old_address_is_too_small(linear: Int4Linear) -> None:
+    linear(X)
+    storage, address, bytes = (
+        linear.qweight.untyped_storage(),
+        linear.qweight.data_ptr(),
+        linear.qweight.nbytes,
+    )
+    for _ in range(20):  # the allocator gives the place back sooner or later
+        storage.resize_(bytes // 2)
+        storage.resize_(bytes - 64)
+        if linear.qweight.data_ptr() == address:
+            break
+    with pytest.raises(LayerError, match=f"qweight needs {bytes} bytes, but its storage has {bytes - 64}"):
+        linear(X)
+
+
 def test_a_replaced_weight_of_the_right_form_is_read(linear: Int4Linear) -> None:
     for seed in (1, 2):
         weight = weight_of(LAYER, seed)

@@ -68,6 +68,18 @@ def test_a_model_that_also_sees(tmp_path: Path, where: str) -> None:
     assert layers_of(folder) == loaded(folder)
 
 
+def test_parts_that_the_language_model_does_not_have_are_no_layers(tmp_path: Path) -> None:
+    model = tiny("qwen3_5_text", layer_types=["linear_attention", "full_attention"], linear_num_value_heads=8)
+    tensors = quantize(model, KINDS["awq"])
+    first = next(name for name in tensors if name.endswith("up_proj.qweight")).removesuffix("qweight")
+    for other in ("mtp.fc.", "model.visual.merger.linear_fc1."):
+        # Four times as many columns, so that no other layer is alike.
+        for last in ("qweight", "qzeros", "scales"):
+            tensors[other + last] = tensors[first + last].repeat(1, 4)
+    folder = write(tmp_path / "model", model, tensors, KINDS["awq"].config)
+    assert layers_of(folder) == loaded(folder)
+
+
 def test_the_dtype_of_the_weights_where_nobody_says_it(tmp_path: Path) -> None:
     model = tiny()
     halves = {
@@ -171,6 +183,9 @@ def damaged(folder: Path, change: str) -> None:
         "negative": with_header(json.dumps({first: {**header[first], "shape": [-1, 8]}})),
         "three": with_header(json.dumps({first: {**header[first], "shape": [1, 8, 8]}})) + content,
         "nothing": with_header("{}"),
+        "odd dtype": with_header(json.dumps({first: {**header[first], "dtype": ["I32"]}})),
+        "two formats": with_header(json.dumps({first: header[first], "b.weight_packed": header[first]}))
+        + content,
     }
     file.unlink()
     if change == "fifo":
@@ -197,6 +212,8 @@ def with_header(text: str) -> bytes:
         ("negative", r"the shape \[-1, 8\]"),
         ("three", r"is \[1, 8, 8\], expected two dimensions"),
         ("nothing", "no linear is quantized in the format awq_gemm"),
+        ("odd dtype", "its header does not describe model.layers"),
+        ("two formats", "has b.weight_packed, which is of no awq_gemm checkpoint"),
         ("fifo", "model.safetensors is not a regular file"),
     ],
 )

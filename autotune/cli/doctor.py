@@ -189,21 +189,26 @@ _LOOKS: tuple[Callable[[], Iterator[Check]], ...] = (_devices, _compiler, _torch
 def _database(db: str | None) -> Iterator[Check]:
     from autotune.store.database import Database
     from autotune.store.store import Store
+    from autotune.store.trouble import known_revisions
 
+    # A schema of another autotune, a lock or a server that is away damages nothing.
+    harmless = True
     try:
         database = Database(db)
+        harmless = database.path is None
         revision = database.revision()
         if revision is None:
             remedy = "the first sweep creates it: autotune sweep --shapes llama7b"
             yield _missing("database", f"{database.name} is not there", remedy)
             return
+        harmless = harmless or revision != known_revisions()[-1]
         database.check_pages()
         with Store.open(db) as store:
             count = len(store.records())
     except AutotuneError as error:
-        yield _broken(
-            "database", str(error), "until then models load with shipped records and default configs"
-        )
+        sound = harmless or "locked by another process" in str(error)
+        remedy = "until then models load with shipped records and default configs"
+        yield (_missing if sound else _broken)("database", str(error), remedy)
         return
     yield _ok("database", f"{database.name}, schema revision {revision}, {count} records")
 

@@ -125,7 +125,7 @@ def check_memory(name: str, tensor: torch.Tensor) -> None:
     held = tensor.untyped_storage().nbytes()
     if held < needed:
         raise LayerError(f"{name} needs {needed} bytes, but its storage has {held}; load its weights again")
-    if tensor.is_cuda and name != "bias" and tensor.data_ptr() % _ALIGNMENT_BYTES:
+    if tensor.is_cuda and tensor.data_ptr() % _ALIGNMENT_BYTES:
         raise LayerError(
             f"{name} starts at an address that {_ALIGNMENT_BYTES} does not divide; pass {name}.clone()"
         )

@@ -65,13 +65,16 @@ class Fields:
         """The object of the field."""
         return Fields(self.any(name), f"{self.where}.{_bare(name)}")
 
-    def inners(self, name: str) -> list[tuple[str, Fields]]:
-        """The objects in the object of the field, by their keys; none where the field is absent or empty."""
+    def inners(self, name: str, without: str | None = None) -> list[tuple[str, Fields]]:
+        """The objects in the object of the field, by their keys; none where the field is absent or empty.
+
+        Values of keys that start as `without` says are not looked at.
+        """
         found = self.any(name)
         if not found:
             return []
         fields = Fields(found, f"{self.where}.{name}")
-        return [(key, fields.inner(key)) for key in found]
+        return [(key, fields.inner(key)) for key in found if without is None or not key.startswith(without)]
 
     def list(self, name: str) -> list[Fields]:
         """The objects in the list of the field; none where the field is absent or empty."""

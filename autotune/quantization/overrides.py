@@ -26,9 +26,8 @@ def check_overrides(fields: Fields, scheme: CheckpointScheme) -> None:
     were. `extra_config` of auto-round has names, with 16 bits for such linears.
     """
     for key in ("dynamic", "extra_config"):
-        for name, override in fields.inners(key):
-            if not name.startswith("-:"):
-                _check_override(override, scheme)
+        for _, override in fields.inners(key, without="-:"):
+            _check_override(override, scheme)
 
 
 def _check_override(override: Fields, scheme: CheckpointScheme) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator
+from itertools import chain
 from typing import Any
 
 import torch
@@ -40,9 +41,10 @@ def check_extras(module: torch.nn.Module, place: str) -> None:
     children = [name for name, child in module.named_children()]
     if children:
         raise FormatError(f"has modules inside, which would be lost: {', '.join(children)}")
-    unknown = [name for name, held in module.named_parameters(recurse=False) if _is_unknown(name, held)]
+    held = chain(module.named_parameters(recurse=False), module.named_buffers(recurse=False))
+    unknown = [name for name, tensor in held if _is_unknown(name, tensor)]
     if unknown:
-        raise FormatError(f"has parameters that its format does not know: {', '.join(unknown)}")
+        raise FormatError(f"has tensors that its format does not know: {', '.join(unknown)}")
     # compressed-tensors puts in a mapping that fetches weights when they are asked for.
     if not isinstance(module._parameters, dict):
         raise FormatError("has its weights offloaded")
@@ -62,9 +64,9 @@ def take_over(old: torch.nn.Module, new: torch.nn.Module) -> None:
         add_hook_to_module(new, hook)
 
 
-def _is_unknown(name: str, parameter: torch.nn.Parameter) -> bool:
+def _is_unknown(name: str, tensor: torch.Tensor) -> bool:
     """Whether it may take part in the product; a kernel's orders and scratch memory are whole numbers."""
-    return name not in TENSOR_NAMES and parameter.is_floating_point() and parameter.numel() > 0
+    return name not in TENSOR_NAMES and tensor.is_floating_point() and tensor.numel() > 0
 
 
 def _check_forward(module: torch.nn.Module) -> None:

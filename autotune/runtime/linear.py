@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from autotune.runtime.lookup import Lookup
 
 
+_WEIGHTS = ("qweight", "scales", "zeros")
+"""Buffers that a kernel of a GPU reads ahead of the stream's order."""
+
+
 class Int4Linear(Packed):
     """out[..., n] = x[..., k] @ dequant(w[n, k]).T + bias[n], in the layer's dtype.
 
@@ -114,9 +118,11 @@ class Int4Linear(Packed):
         return f"{self.layer}, bias={self.bias is not None}, config={self.plans.answers[0].config}"
 
     def __setattr__(self, name: str, value: Any) -> None:
-        """Check a new `perm`; the op checks all other tensors at each call."""
+        """Check a new `perm`, and wait for a new weight; the op checks all other tensors at each call."""
         if name == "perm" and isinstance(value, torch.Tensor):
             _check_perm(value, self.layer.k)
+        if name in _WEIGHTS and isinstance(value, torch.Tensor):
+            wait_written(value)
         super().__setattr__(name, value)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -180,4 +186,5 @@ def _checked_bias(bias: torch.Tensor | None, weight: PackedWeight) -> torch.Tens
     layer = weight.layer
     if tuple(bias.shape) != (layer.n,):
         raise FormatError(f"bias is {list(bias.shape)}, expected [{layer.n}]")
-    return bias.detach().to(weight.qweight.device, TORCH_DTYPES[layer.dtype]).contiguous()
+    # A copy: a part of a larger tensor may start where no kernel can load vectors.
+    return bias.detach().to(weight.qweight.device, TORCH_DTYPES[layer.dtype], copy=True).contiguous()

@@ -26,7 +26,6 @@ _library.define(
 )
 
 _ALIGNMENT_BYTES = 16
-_UNTRACKED = "untracked"
 _INT32 = torch.int32
 _AUTOCAST = (torch._C.DispatchKey.AutocastCPU, torch._C.DispatchKey.AutocastCUDA)
 _AUTOCAST_KEYS = torch._C.DispatchKeySet(_AUTOCAST[0]) | torch._C.DispatchKeySet(_AUTOCAST[1])
@@ -92,7 +91,7 @@ def _is_known(
 ) -> bool:
     """Whether the tensors have the form that kernels read, and are where they were when they were checked.
 
-    An address tells the device too, and how much memory there is: a storage that is resized moves.
+    An address tells the device too.
     """
     form = plans.form
     addresses = (
@@ -101,9 +100,9 @@ def _is_known(
         0 if zeros is None else zeros.data_ptr(),
         0 if bias is None else bias.data_ptr(),
     )
-    versions = plans.checked.get(addresses)
+    state = plans.checked.get(addresses)
     return (
-        versions is not None
+        state is not None
         and qweight.shape == form.qweight
         and scales.shape == form.scales
         and qweight.dtype is _INT32
@@ -115,7 +114,7 @@ def _is_known(
             or (zeros.shape == form.zeros and zeros.dtype is form.zeros_dtype and zeros.is_contiguous())
         )
         and (bias is None or (bias.shape == form.bias and bias.dtype is form.dtype and bias.is_contiguous()))
-        and (versions is _UNTRACKED or versions == _versions(qweight, scales, zeros))
+        and state == _state(qweight, scales, zeros, bias)
     )
 
 
@@ -142,18 +141,29 @@ def _check_weight(
         return
     wait_written(qweight)
     addresses = tuple(0 if tensor is None else tensor.data_ptr() for tensor in named.values())
-    plans.note_checked(addresses, _versions(qweight, scales, zeros))
+    plans.note_checked(addresses, _state(qweight, scales, zeros, bias))
 
 
-def _versions(qweight: torch.Tensor, scales: torch.Tensor, zeros: torch.Tensor | None) -> object:
-    """What an in-place write changes; kernels of a GPU must not overtake one."""
+def _state(
+    qweight: torch.Tensor, scales: torch.Tensor, zeros: torch.Tensor | None, bias: torch.Tensor | None
+) -> tuple[int | None, ...]:
+    """The bytes of each storage, and on a GPU the versions, which an in-place write changes.
+
+    A storage may be resized and find its old address again; kernels of a GPU must not overtake a write.
+    """
+    sizes = (
+        qweight.untyped_storage().nbytes(),
+        scales.untyped_storage().nbytes(),
+        0 if zeros is None else zeros.untyped_storage().nbytes(),
+        0 if bias is None else bias.untyped_storage().nbytes(),
+    )
     if not qweight.is_cuda:
-        return _UNTRACKED
+        return sizes
     try:
-        return qweight._version, scales._version, None if zeros is None else zeros._version
+        return *sizes, qweight._version, scales._version, None if zeros is None else zeros._version
     except RuntimeError:
         # One was made in inference mode, where torch keeps no versions.
-        return _UNTRACKED
+        return sizes
 
 
 def _autocast(

@@ -75,11 +75,11 @@ class LayerPlans:
             self._tally.note(bucket)
         return self._plans[bucket]
 
-    def note_checked(self, addresses: tuple[int, ...], versions: object) -> None:
+    def note_checked(self, addresses: tuple[int, ...], state: object) -> None:
         """Note that the weight at these addresses, in this state, is whole and all of it is memory."""
         if len(self.checked) >= _CHECKED_AT_MOST:
             self.checked.clear()
-        self.checked[addresses] = versions
+        self.checked[addresses] = state
 
     def __deepcopy__(self, memo: object) -> LayerPlans:
         return self

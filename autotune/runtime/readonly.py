@@ -14,7 +14,7 @@ from urllib.parse import quote
 
 from autotune.errors import DatabaseError
 from autotune.store.rows import RowError, in_short
-from autotune.store.trouble import check_revision, check_tables, explain, is_missing
+from autotune.store.trouble import DAMAGED, check_revision, check_tables, explain, is_missing
 
 _Value = TypeVar("_Value")
 
@@ -81,7 +81,10 @@ def _is_ours(path: Path, connection: sqlite3.Connection) -> bool:
     tables = {name for (name,) in connection.execute(_KNOWN_TABLES, _TABLES)}
     if "alembic_version" not in tables:
         raise DatabaseError(f"database {path} belongs to another program; use another --db")
-    for (revision,) in connection.execute("SELECT version_num FROM alembic_version LIMIT 2"):
+    revisions = connection.execute("SELECT version_num FROM alembic_version LIMIT 2").fetchall()
+    if not revisions:
+        raise DatabaseError(f"database {path} is damaged: it has no schema revision; {DAMAGED}")
+    for (revision,) in revisions:
         check_revision(str(path), revision)
     check_tables(str(path), tables, _TABLES)
     return True
