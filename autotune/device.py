@@ -38,11 +38,12 @@ class Device:
 
 
 def find_device(name: str = "auto") -> Device:
-    """The device called `auto` (a GPU if there is one), `cpu`, `cuda` or `cuda:N`.
+    """The device called `auto` (a GPU if there is one), `cpu`, `cuda` or `cuda:N`; a torch.device goes too.
 
     Raises:
         DeviceError: there is no such device, or it is older than sm_80.
     """
+    name = str(name)
     if name == "cpu" or (name == "auto" and not cuda_devices()):
         return cpu_device()
     kind, _, index = name.partition(":")

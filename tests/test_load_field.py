@@ -239,3 +239,11 @@ def test_the_device_is_chosen_as_on_the_command_line() -> None:
 
 def test_loads_without_a_device(tmp_path: Path) -> None:
     assert autotune.load(stored(tmp_path / "model", tiny())).autotune_report.applied
+
+
+def test_a_linear_with_a_forward_of_its_own_is_named(tmp_path):
+    """A router of Llama 4 is a Linear by its class, but gives more than a product."""
+    model = tiny("llama4_text", num_local_experts=8, moe_layers=[1], intermediate_size_mlp=128)
+    folder = stored(tmp_path / "model", model)
+    with pytest.raises(FormatError, match="router is quantized, but .* has a Llama4Router there"):
+        autotune.load(folder, device="cpu")

@@ -49,7 +49,9 @@ AUTOGPTQ = {
 }  # fmt: skip
 GPTQMODEL = {
     "bits": 4,
-    "dynamic": {"-:.*lm_head": {}, "-:.*embed": None, r"+:.*\.up_proj": {"bits": 4, "group_size": 128, "mse": 2.0}},
+    "dynamic": {
+        "-:.*lm_head": {}, "-:.*embed": None, r"+:.*\.up_proj": {"bits": 4, "group_size": 128, "mse": 2.0},
+    },
     "group_size": 128, "desc_act": False, "lm_head": True, "activation": None, "method": "gptq",
     "quant_method": "gptq", "format": "gptq", "checkpoint_format": "gptq", "pack_dtype": "int32",
     "rotation": None, "adapter": None, "sym": True, "hyb_act": True, "v2": True, "damp_auto_increment": 0.01,
@@ -129,6 +131,7 @@ def test_what_real_writers_say_is_known(config: dict[str, Any], scheme: str) -> 
         ({**GPTQ, "adapter": {"name": "lora"}}, "adapter={'name': 'lora'}"),
         ({**GPTQ, "awq_gemm_checkpoint": True}, "awq_gemm_checkpoint=True"),
         ({**GPTQ, "checkpoint_format": "marlin", "desc_act": True}, "desc_act=True"),
+        ({**GPTQ, "group_size": 10**5000}, "group_size is 2^31 or more"),
         ({**GPTQ, "dynamic": {"+:.*up": {"bits": 8}}}, "quantization_config.dynamic.+:.*up has bits=8"),
         ({**GPTQ, "dynamic": {"up": {"group_size": 32}}}, "dynamic.up has group_size=32"),
         ({**GPTQ, "dynamic": {"up": {"sym": False}}}, "dynamic.up has sym=False"),

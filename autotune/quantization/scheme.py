@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from autotune.errors import FormatError
 
+_MOST_COLUMNS = 1 << 31
+
 
 @dataclass(frozen=True, slots=True)
 class CheckpointScheme:
@@ -18,7 +20,7 @@ class CheckpointScheme:
     from the next.
 
     Raises:
-        FormatError: the weights do not have 4 bits.
+        FormatError: the weights do not have 4 bits, or no group has that size.
     """
 
     format: str
@@ -32,3 +34,5 @@ class CheckpointScheme:
     def __post_init__(self) -> None:
         if self.bits != 4:
             raise FormatError(f"bits={self.bits}; only 4-bit weights are tuned")
+        if self.group_size >= _MOST_COLUMNS:
+            raise FormatError("group_size is 2^31 or more, beyond any k")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 
@@ -53,7 +53,7 @@ def contents_of(checkpoint: Checkpoint, scheme: Scheme, model: Any) -> Contents:
         place = naming.place(f"{source}.weight")
         name = place.name.removesuffix(".weight")
         module = _module(model, name)
-        if isinstance(module, torch.nn.Linear) and not place.merged:
+        if _is_linear(module) and not place.merged:
             if place.name in getattr(model, "all_tied_weights_keys", {}):
                 raise FormatError(f"{source} is quantized, but tied to other weights by tie_word_embeddings")
             n, k, biased = module.out_features, module.in_features, module.bias is not None
@@ -91,6 +91,11 @@ def _is_known(naming: Naming, source: str, held: tuple[str, ...]) -> bool:
     """Whether the model itself has all these tensors, or the class says that it leaves them out."""
     names = [naming.place(f"{source}.{last}").name for last in held]
     return all(naming.holds(name) or naming.leaves_out(name) for name in names)
+
+
+def _is_linear(module: torch.nn.Module | None) -> TypeGuard[torch.nn.Linear]:
+    """Whether it multiplies and no more; a subclass with a forward of its own may give something else."""
+    return isinstance(module, torch.nn.Linear) and type(module).forward is torch.nn.Linear.forward
 
 
 def _is_activation(module: torch.nn.Module | None) -> bool:
