@@ -245,5 +245,5 @@ def test_a_linear_with_a_forward_of_its_own_is_named(tmp_path):
     """A router of Llama 4 is a Linear by its class, but gives more than a product."""
     model = tiny("llama4_text", num_local_experts=8, moe_layers=[1], intermediate_size_mlp=128)
     folder = stored(tmp_path / "model", model)
-    with pytest.raises(FormatError, match="router is quantized, but .* has a Llama4Router there"):
+    with pytest.raises(FormatError, match=r"router is quantized, but .* has a Llama4Router there"):
         autotune.load(folder, device="cpu")
