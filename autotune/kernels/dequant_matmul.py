@@ -1,6 +1,7 @@
 """Family `dequant_matmul`: dequantise some rows into a reused workspace, then cuBLASLt's matmul on them.
 
-cuBLASLt is called by itself, because torch's matmul and the views that it takes cost the host as much again.
+cuBLASLt is called by itself, because torch's matmul and the views that it takes cost the host half as much
+again.
 """
 
 from __future__ import annotations
