@@ -1,0 +1,38 @@
+"""What of an engine matters to its linears: the device of this process, and the numbers of tokens that it runs."""
+
+from __future__ import annotations
+
+import torch
+from vllm.config import get_current_vllm_config_or_none
+from vllm.platforms import current_platform
+
+from autotune.device import Device, find_device
+from autotune.layer import BUCKETS, bucket_of
+
+
+def device() -> Device:
+    """The device on which this process runs its part of the model.
+
+    Raises:
+        DeviceError: no kernel of autotune runs there.
+    """
+    return find_device(f"cuda:{torch.cuda.current_device()}" if current_platform.is_cuda() else "cpu")
+
+
+def buckets() -> tuple[int, ...]:
+    """The buckets of every number of tokens from 1 to the largest that the engine being made runs at once.
+
+    That is the largest CUDA graph or the longest prefill; without an engine all buckets.
+    """
+    config = get_current_vllm_config_or_none()
+    if config is None:
+        return BUCKETS
+    graphs = config.compilation_config.cudagraph_capture_sizes or ()
+    largest = max(config.scheduler_config.max_num_batched_tokens, *graphs, 1)
+    return tuple(bucket for bucket in BUCKETS if bucket <= bucket_of(largest))
+
+
+def is_first_rank() -> bool:
+    """Whether this process speaks for all that hold shards of the same model."""
+    config = get_current_vllm_config_or_none()
+    return config is None or config.parallel_config.rank == 0
