@@ -1,0 +1,346 @@
+"""Which linears autotune takes of vLLM, what it says of the others, and the names that it needs of vLLM."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("vllm")
+
+import torch
+from vllm import envs
+from vllm.model_executor.kernels import linear as kernels
+from vllm.model_executor.kernels.linear import MPLinearLayerConfig, choose_mp_linear_kernel
+from vllm.platforms import PlatformEnum
+from vllm.scalar_type import scalar_types
+from worlds import engine_of_one
+
+import autotune
+from autotune.device import find_device
+from autotune.layer import BUCKETS, Layer, Problem
+from autotune.record import Evidence
+from autotune.runtime import plans
+from autotune.runtime.lookup import Lookup
+from autotune.serving import vllm as plugin
+from autotune.serving.vllm import door, engine, report
+from autotune.serving.vllm.kernel import AutotuneLinearKernel
+
+LAYER = Layer(256, 128, 64, "fp16", zero_point=True)
+NAME = AutotuneLinearKernel.__name__
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    with engine_of_one(tmp_path_factory.mktemp("store") / "file") as config:
+        yield config
+
+
+@pytest.fixture(autouse=True)
+def as_new(running: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No plugin yet, and nothing decided."""
+    for platform in (PlatformEnum.CUDA, PlatformEnum.CPU):
+        own = [kernel for kernel in kernels._POSSIBLE_KERNELS[platform] if kernel is not AutotuneLinearKernel]
+        monkeypatch.setitem(kernels._POSSIBLE_KERNELS, platform, own)
+    monkeypatch.setattr(AutotuneLinearKernel, "mode", None)
+    monkeypatch.setattr(plugin, "_done", False)
+    monkeypatch.setattr(report, "decisions", {})
+    monkeypatch.setattr(report, "_left", set())
+    monkeypatch.delenv(plugin.VARIABLE, raising=False)
+    factors = {name: get for name, get in envs.environment_variables.items() if name != plugin.VARIABLE}
+    monkeypatch.setattr(envs, "environment_variables", factors)
+
+
+@pytest.fixture
+def said() -> Iterator[list[str]]:
+    """What the plugin has logged; vLLM's loggers do not pass it on."""
+    lines: list[str] = []
+
+    class Keep(logging.Handler):
+        def emit(self, entry: logging.LogRecord) -> None:
+            lines.append(entry.getMessage())
+
+    keeper, logger = Keep(), logging.getLogger("vllm.autotune")
+    logger.addHandler(keeper)
+    logger.setLevel(logging.INFO)
+    yield lines
+    logger.setLevel(logging.NOTSET)
+    logger.removeHandler(keeper)
+
+
+def config_of(**changes: Any) -> MPLinearLayerConfig:
+    told: dict[str, Any] = {
+        "full_weight_shape": (LAYER.k, LAYER.n),
+        "partition_weight_shape": (LAYER.k, LAYER.n),
+        "weight_type": scalar_types.uint4,
+        "act_type": torch.float16,
+        "group_size": 64,
+        "zero_points": True,
+    }
+    if "has_g_idx" in MPLinearLayerConfig.__dataclass_fields__:
+        told["has_g_idx"] = False
+    return MPLinearLayerConfig(**{**told, **changes})
+
+
+def start(monkeypatch: pytest.MonkeyPatch, mode: str | None) -> None:
+    if mode is not None:
+        monkeypatch.setenv(plugin.VARIABLE, mode)
+    plugin.register()
+
+
+def test_registering_twice_enters_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    start(monkeypatch, "1")
+    monkeypatch.setattr(plugin, "_done", False)  # as in a fork that registers again
+    start(monkeypatch, "1")
+    for platform in (PlatformEnum.CUDA, PlatformEnum.CPU):
+        assert [kernel.__name__ for kernel in kernels._POSSIBLE_KERNELS[platform]].count(NAME) == 1
+        assert kernels._POSSIBLE_KERNELS[platform][0] is AutotuneLinearKernel
+
+
+def test_off_leaves_vllm_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = {platform: list(own) for platform, own in kernels._POSSIBLE_KERNELS.items()}
+    start(monkeypatch, "0")
+    assert before == kernels._POSSIBLE_KERNELS
+    assert plugin.VARIABLE not in envs.environment_variables
+
+
+def test_unset_takes_nothing_and_says_how_to_switch_on(
+    monkeypatch: pytest.MonkeyPatch, said: list[str]
+) -> None:
+    start(monkeypatch, None)
+    for _ in range(3):
+        taken, reason = AutotuneLinearKernel.can_implement(config_of())
+        assert not taken
+        assert "AUTOTUNE_VLLM=1" in str(reason)
+    assert [line for line in said if "AUTOTUNE_VLLM=1" in line] == said
+    assert len(said) == 1
+    assert plugin.VARIABLE not in envs.environment_variables
+
+
+def test_another_word_is_named(monkeypatch: pytest.MonkeyPatch, said: list[str]) -> None:
+    start(monkeypatch, "yes")
+    assert said == ["autotune: AUTOTUNE_VLLM='yes' is not one of auto, 1, 0; vLLM's own kernels serve"]
+    assert AutotuneLinearKernel not in kernels._POSSIBLE_KERNELS[PlatformEnum.CPU]
+
+
+@pytest.mark.parametrize(
+    ("break_it", "word"),
+    [
+        (lambda patch: patch.delattr(kernels, "_POSSIBLE_KERNELS"), "_POSSIBLE_KERNELS"),
+        (
+            lambda patch: patch.setattr(kernels.MPLinearKernel, "__init__", lambda self, config: None),
+            "MPLinearKernel takes self, config",
+        ),
+        (
+            lambda patch: patch.setattr(
+                kernels.MPLinearKernel, "__abstractmethods__", frozenset({"can_implement", "run"})
+            ),
+            "asks for can_implement, run",
+        ),
+    ],
+)
+def test_a_door_that_changed_leaves_all_to_vllm(
+    monkeypatch: pytest.MonkeyPatch, said: list[str], break_it: Any, word: str
+) -> None:
+    own = kernels._POSSIBLE_KERNELS
+    break_it(monkeypatch)
+    start(monkeypatch, "1")
+    assert len(said) == 1
+    assert said[0].startswith("autotune does not know this vLLM, whose own kernels serve")
+    assert word in said[0]
+    assert all(AutotuneLinearKernel not in listed for listed in own.values())
+    assert plugin.VARIABLE not in envs.environment_variables
+
+
+def test_one_takes_what_it_can(monkeypatch: pytest.MonkeyPatch, said: list[str]) -> None:
+    start(monkeypatch, "1")
+    assert choose_mp_linear_kernel(config_of()) is AutotuneLinearKernel
+    assert said == [f"autotune serves {LAYER}: default m=1-{engine.buckets()[-1]}"]
+
+
+def test_vllm_can_disable_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    start(monkeypatch, "1")
+    monkeypatch.setenv("VLLM_DISABLED_KERNELS", NAME)
+    monkeypatch.setattr(envs, "VLLM_DISABLED_KERNELS", [NAME], raising=False)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(AutotuneLinearKernel, "can_implement", fails)
+        try:
+            assert choose_mp_linear_kernel(config_of()) is not AutotuneLinearKernel
+        except ValueError as error:  # without compiled ops a release has no other kernel
+            assert f"{NAME} disabled" in str(error)
+
+
+def fails(*_: object) -> None:
+    raise AssertionError("it was asked although it is disabled")
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"weight_type": scalar_types.uint4b8}, "weights are"),
+        ({"weight_type": scalar_types.uint8b128, "zero_points": False}, "weights are"),
+        ({"act_type": torch.float8_e4m3fn}, "activations are torch.float8_e4m3fn"),
+        ({"act_type": torch.int8}, "activations are torch.int8"),
+        ({"group_size": 16}, "group_size=16 is not one of"),
+        ({"partition_weight_shape": (LAYER.k, 12)}, "n=12 is not a positive multiple of 8"),
+        ({"partition_weight_shape": (96, LAYER.n), "group_size": 64}, "k=96 is not a multiple of group_size=64"),
+    ],
+)
+def test_what_it_cannot_serve_is_left_with_a_reason(
+    monkeypatch: pytest.MonkeyPatch, said: list[str], changes: dict[str, Any], reason: str
+) -> None:
+    start(monkeypatch, "1")
+    taken, why = AutotuneLinearKernel.can_implement(config_of(**changes))
+    assert not taken
+    assert reason in str(why)
+    assert len(said) == 1
+    assert said[0].startswith("autotune leaves")
+    assert reason in said[0]
+
+
+def test_an_order_of_columns_that_is_split_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = config_of(partition_weight_shape=(LAYER.k // 2, LAYER.n))
+    config.has_g_idx = True
+    start(monkeypatch, "1")
+    taken, reason = AutotuneLinearKernel.can_implement(config)
+    assert not taken
+    assert "split over devices" in str(reason)
+
+
+def test_whatever_goes_wrong_leaves_the_layer_to_vllm(
+    monkeypatch: pytest.MonkeyPatch, said: list[str]
+) -> None:
+    def broken() -> None:
+        raise RuntimeError("no such thing")
+
+    start(monkeypatch, "1")
+    monkeypatch.setattr(engine, "device", broken)
+    assert AutotuneLinearKernel.can_implement(config_of()) == (False, "RuntimeError: no such thing")
+    assert "RuntimeError: no such thing" in said[0]
+
+
+class World:
+    """Records of this device for some buckets of the layer, in the place of a database."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._lookup = Lookup(find_device("cpu"), None)
+        self.answers: dict[int, Any] = {}
+        self.peers: dict[int, float] = {}
+        monkeypatch.setattr("autotune.serving.vllm.kernel.default_lookup", lambda _: self)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._lookup, name)
+
+    def answer(self, problem: Problem) -> Any:
+        return self.answers.get(problem.m) or self._lookup.answer(problem)
+
+    def note(self, m: int, source: str, device: str | None = None) -> None:
+        default = self._lookup.answer(Problem(LAYER, m))
+        record = recorded(default, device or self._lookup.device.name)
+        own = source in ("exact", "shipped")
+        self.answers[m] = replace(
+            default, source=source, record=record, median_us=10.0 if own else None, default_us=None
+        )
+
+    def explain(self, answer: Any) -> Any:
+        us = self.peers.get(answer.problem.m)
+        peers = () if us is None else (("vllm:Other", us),)
+        evidence = Evidence("model", 13, (1.0, 1.0, 1.0), peers=peers)
+        return autotune.runtime.explain.Explanation(replace(answer.record, evidence=evidence), None)
+
+
+def recorded(answer: Any, device: str) -> Any:
+    from autotune.record import Record
+
+    times = (10.0, 9.9, 10.1)
+    return Record(answer.problem, device, "x", answer.config, *times, answer.config, 10.0, "0", "2026-11-29")
+
+
+@pytest.fixture
+def world(monkeypatch: pytest.MonkeyPatch) -> World:
+    made = World(monkeypatch)
+    monkeypatch.setattr("autotune.serving.vllm.kernel.plans_for", lambda layer, lookup: None)
+    return made
+
+
+def test_auto_takes_what_records_of_this_device_answer(
+    monkeypatch: pytest.MonkeyPatch, world: World, said: list[str]
+) -> None:
+    start(monkeypatch, "auto")
+    for m in engine.buckets():
+        world.note(m, "near" if m > 64 else "exact")
+    assert AutotuneLinearKernel.can_implement(config_of()) == (True, None)
+    assert said == [f"autotune serves {LAYER}: exact m=1-64, near m=128-{engine.buckets()[-1]}"]
+
+
+@pytest.mark.parametrize("missing", ["default", "other device"])
+def test_auto_leaves_what_they_do_not(
+    monkeypatch: pytest.MonkeyPatch, world: World, said: list[str], missing: str
+) -> None:
+    start(monkeypatch, "auto")
+    for m in engine.buckets():
+        if m != 16:
+            world.note(m, "exact")
+        elif missing == "other device":
+            world.note(m, "near", "another device")
+    taken, reason = AutotuneLinearKernel.can_implement(config_of())
+    assert not taken
+    assert "answers m=16; sweep it with --serving" in str(reason)
+
+
+@pytest.mark.parametrize(("times", "taken"), [({1: 20.0, 64: 8.0}, True), ({1: 11.0, 64: 8.0}, False)])
+def test_auto_leaves_where_a_sweep_saw_vllm_win(
+    monkeypatch: pytest.MonkeyPatch, world: World, times: dict[int, float], taken: bool
+) -> None:
+    """Ours took 10 us at each: the other kernel took 2 and 0.8 times that, or 1.1 and 0.8 times."""
+    start(monkeypatch, "auto")
+    for m in engine.buckets():
+        world.note(m, "exact")
+    world.peers = times
+    answer = AutotuneLinearKernel.can_implement(config_of())
+    assert answer == (True, None) if taken else answer == (False, "vllm:Other was faster in a sweep")
+
+
+def test_the_buckets_are_those_that_the_engine_runs(running: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(running.scheduler_config, "max_num_batched_tokens", 500)
+    monkeypatch.setattr(running.compilation_config, "cudagraph_capture_sizes", [1, 2, 4, 8, 16])
+    assert engine.buckets() == BUCKETS[: BUCKETS.index(512) + 1]
+    monkeypatch.setattr(running.compilation_config, "cudagraph_capture_sizes", [1, 520])
+    assert engine.buckets()[-1] == 1024
+
+
+def test_a_compile_cache_tells_apart_what_was_served(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Off, unset, on, on with another layer, and another autotune, each have a key of their own or none."""
+    keys = [envs.compile_factors()]
+    start(monkeypatch, None)
+    assert envs.compile_factors() == keys[0]
+    monkeypatch.setattr(plugin, "_done", False)
+    start(monkeypatch, "1")
+    AutotuneLinearKernel.can_implement(config_of())
+    keys.append(envs.compile_factors())
+    assert envs.compile_factors() == keys[1]
+    AutotuneLinearKernel.can_implement(config_of(partition_weight_shape=(LAYER.k, 2 * LAYER.n)))
+    keys.append(envs.compile_factors())
+    monkeypatch.setattr(report, "__version__", "another")
+    keys.append(envs.compile_factors())
+    assert all(one != other for i, one in enumerate(keys) for other in keys[:i])
+
+
+def test_metrics_show_what_was_decided(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("AUTOTUNE_VLLM_REPORT", str(tmp_path))  # as a worker finds it
+    start(monkeypatch, "1")
+    AutotuneLinearKernel.can_implement(config_of())
+    report.took(LAYER)
+    report.took(LAYER)
+    found = {
+        (sample.name, sample.labels["layer"], sample.labels.get("source")): sample.value
+        for metric in report._Collector(tmp_path).collect()
+        for sample in metric.samples
+    }
+    assert found["autotune_linears", str(LAYER), None] == 2
+    assert found["autotune_answer", str(LAYER), "default"] == 1
+    assert plans.default_lookup(find_device("cpu")).device.kind == "cpu"
