@@ -1,0 +1,122 @@
+"""Whole engines, each scenario in a process of its own: python engines.py SCENARIO FOLDER OUT."""
+
+from __future__ import annotations
+
+import gc
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import prometheus_client
+import torch
+from vllm import LLM, SamplingParams, envs
+from vllm.lora.request import LoRARequest
+from vllm.model_executor.kernels import linear as kernels
+from vllm.platforms import PlatformEnum
+
+from autotune.serving.vllm import VARIABLE, report
+from autotune.serving.vllm.kernel import AutotuneLinearKernel
+
+PROMPTS = [[(7 * row + column) % 128 for column in range(9)] for row in range(3)]
+TOKENS = 12
+
+
+def engine(folder: Path, **options: Any) -> LLM:
+    sizes = {"max_model_len": 64, "max_num_seqs": 4, "max_num_batched_tokens": 64}
+    return LLM(str(folder), skip_tokenizer_init=True, dtype="float16", **sizes, **options)
+
+
+def tokens(llm: LLM, lora: LoRARequest | None = None) -> list[list[int]]:
+    sampling = SamplingParams(temperature=0, max_tokens=TOKENS, detokenize=False, ignore_eos=True)
+    prompts = [{"prompt_token_ids": prompt} for prompt in PROMPTS]
+    done = llm.generate(prompts, sampling, lora_request=lora, use_tqdm=False)
+    return [list(each.outputs[0].token_ids) for each in done]
+
+
+def kernels_of(llm: LLM) -> list[str]:
+    """The classes of the kernels that serve the model's linears."""
+    return sorted({name for names in llm.apply_model(_kernel_names) for name in names})
+
+
+def _kernel_names(model: torch.nn.Module) -> list[str]:
+    methods = (getattr(module, "quant_method", None) for module in model.modules())
+    return [type(method.kernel).__name__ for method in methods if hasattr(method, "kernel")]
+
+
+def eager(folder: Path) -> dict[str, Any]:
+    """Tokens, kernels, metrics; with an adapter; and after weights were loaded again, and again from another."""
+    llm = engine(folder / "model", enforce_eager=True, enable_lora=True, max_lora_rank=8)
+    found: dict[str, Any] = {"tokens": tokens(llm), "kernels": kernels_of(llm)}
+    found["metrics"] = prometheus_client.generate_latest().decode()
+    found["adapter"] = tokens(llm, LoRARequest("adapter", 1, str(folder / "adapter")))
+    return found
+
+
+def reload(folder: Path) -> dict[str, Any]:
+    """Tokens before, after the same weights were loaded again, and after those of another checkpoint were."""
+    llm = engine(folder / "model", enforce_eager=True)
+    found: dict[str, Any] = {"tokens": tokens(llm)}
+    llm.collective_rpc("reload_weights")
+    found["again"] = tokens(llm)
+    llm.collective_rpc("reload_weights", kwargs={"weights_path": str(folder / "other")})
+    found["other"] = tokens(llm)
+    found["kernels"] = kernels_of(llm)
+    return found
+
+
+def caches(folder: Path) -> dict[str, Any]:
+    """Compiled engines with one cache folder: with the plugin, without, and with it again."""
+    found: dict[str, Any] = {}
+    for name in ("on", "off", "on again"):
+        _switch(name != "off")
+        llm = engine(folder / "model")
+        found[name] = {"tokens": tokens(llm), "kernels": kernels_of(llm)}
+        del llm
+        gc.collect()
+    return found
+
+
+def warm(folder: Path) -> dict[str, Any]:
+    """Tokens of a compiled engine, whose graphs another process has put into the cache."""
+    llm = engine(folder / "model")
+    return {"tokens": tokens(llm), "kernels": kernels_of(llm)}
+
+
+def _switch(on: bool) -> None:
+    """As in a process that was started with the plugin, or without: then a plain kernel serves."""
+    own = kernels._POSSIBLE_KERNELS[PlatformEnum.CPU]
+    if on:
+        own[:] = [AutotuneLinearKernel]
+        envs.environment_variables[VARIABLE] = report.digest
+    else:
+        own[:] = [PlainKernel]
+        del envs.environment_variables[VARIABLE]
+
+
+class PlainKernel(kernels.MPLinearKernel):
+    """What AWQ means, by torch; not every CPU has an int4 kernel of vLLM's own."""
+
+    get_min_capability = classmethod(lambda cls: -1)
+    can_implement = classmethod(lambda cls, c: (True, None))
+
+    def process_weights_after_loading(self, layer: torch.nn.Module) -> None:
+        for name in (self.w_q_name, self.w_s_name, self.w_zp_name):
+            kept = torch.nn.Parameter(getattr(layer, name).data, requires_grad=False)
+            delattr(layer, name)
+            layer.register_parameter(name, kept)
+
+    def apply_weights(self, layer: torch.nn.Module, x: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+        shifts = torch.arange(0, 32, 4, dtype=torch.int32)
+        q = (getattr(layer, self.w_q_name)[:, None] >> shifts[None, :, None]) & 15  # [k/8, 8, n]
+        zeros = (getattr(layer, self.w_zp_name)[:, None] >> shifts[None, :, None]) & 15  # [n/8, 8, groups]
+        scales = getattr(layer, self.w_s_name)  # [groups, n]
+        groups, n = scales.shape
+        whole = q.reshape(groups, -1, n) - zeros.reshape(n, groups).T[:, None]
+        weight = (whole.to(x.dtype) * scales[:, None]).view(-1, n)
+        return x @ weight if bias is None else x @ weight + bias
+
+
+if __name__ == "__main__":
+    scenario = {"eager": eager, "reload": reload, "caches": caches, "warm": warm}[sys.argv[1]]
+    Path(sys.argv[3]).write_text(json.dumps(scenario(Path(sys.argv[2]))))
