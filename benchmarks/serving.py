@@ -8,8 +8,8 @@
 Each variant runs in a process of its own, and the variants take turns. A process starts vLLM with random
 weights, fails when other kernels run than its variant's, and measures decode, prefill, and a mixed load whose
 requests arrive by a Poisson process. What it has measured is in FOLDER/measurements.jsonl at once, its log in
-FOLDER/logs; at the end FOLDER/report.md has the medians of the processes' medians with their range, and the
-ratios within each turn. `serving_report.py` makes one report of several runs.
+FOLDER/logs; at the end FOLDER/report.md has the medians of the processes' medians with their range, and ours
+against the others within each turn. `serving_report.py` makes one report of several runs.
 
 `tuned` looks in --db, which `autotune sweep` has filled, and `untuned` in no database of the user's; `vllm`
 is whatever vLLM picks. A variant's first process compiles; the start that counts is that of the further ones.

@@ -127,8 +127,9 @@ class Rows:
     def add(self, kind: str, **values: Any) -> None:
         """Append one line."""
         row = {"run": self._job.run, "turn": self._job.turn, "variant": self._job.variant, "kind": kind}
-        with open(self._job.file, "a", encoding="utf-8") as file:
-            file.write(json.dumps(row | values) + "\n")
+        # One write, so that a process that is killed leaves no half of a line.
+        with open(self._job.file, "ab", buffering=0) as file:
+            file.write(json.dumps(row | values).encode() + b"\n")
 
 
 def measure(job: Job, driver: Driver, rows: Rows) -> None:

@@ -8,14 +8,17 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import operator
 import statistics
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 _OURS = ("tuned", "untuned")
+_START = "start of "
+_COMPARISONS = (("/", operator.truediv), ("-", operator.sub))
 _Values = dict[str, dict[tuple[str, int], float]]  # by variant, then by run and turn
 
 
@@ -29,9 +32,10 @@ def read(paths: Sequence[Path]) -> list[dict[str, Any]]:
 
 
 def summary(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Of each table, cell and variant [median, lowest, highest] of the processes, and of the ratios.
+    """Of each table, cell and variant [median, lowest, highest] of the processes, and ours against others.
 
-    A ratio is taken within a turn, so that what moves all processes of a turn cancels.
+    Ours are compared within a turn, so that what moves all processes of a turn cancels: as ratios, but starts
+    by what they take longer.
     """
     tables: dict[str, dict[Any, _Values]] = defaultdict(lambda: defaultdict(lambda: defaultdict(dict)))
     for row in rows:
@@ -42,7 +46,7 @@ def summary(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
             "table": table,
             "cell": cell,
             "values": {variant: _spread(list(each.values())) for variant, each in values.items()},
-            "ratios": dict(_ratios(values)),
+            "compared": dict(_compared(values, *_COMPARISONS[table.startswith(_START)])),
         }
         for table, cells in tables.items()
         for cell, values in sorted(cells.items(), key=lambda item: (str(type(item[0])), item[0]))
@@ -61,8 +65,8 @@ def _numbers(row: dict[str, Any]) -> Iterator[tuple[str, float]]:
             for percent in (50, 99):
                 yield f"mixed load, {name}, p{percent}, ms by requests/s", percentile(row[what], percent)
     elif row["kind"] == "start":
-        yield "start of the engine, s", row["start_s"]
-        yield "start of the process until its engine is ready, s", row["process_s"]
+        yield f"{_START}the engine, s", row["start_s"]
+        yield f"{_START}the process until its engine is ready, s", row["process_s"]
 
 
 def percentile(samples: Sequence[float], percent: float) -> float:
@@ -70,12 +74,15 @@ def percentile(samples: Sequence[float], percent: float) -> float:
     return sorted(samples)[max(math.ceil(len(samples) * percent / 100), 1) - 1]
 
 
-def _ratios(values: _Values) -> Iterator[tuple[str, list[float]]]:
+def _compared(
+    values: _Values, sign: str, compare: Callable[[float, float], float]
+) -> Iterator[tuple[str, list[float]]]:
     pairs = [*product(_OURS, [name for name in values if name not in _OURS]), _OURS]
-    for above, below in pairs:
-        turns = [turn for turn in values.get(above, {}) if turn in values.get(below, {})]
+    for ours, other in pairs:
+        turns = [turn for turn in values.get(ours, {}) if turn in values.get(other, {})]
         if turns:
-            yield f"{above}/{below}", _spread([values[above][turn] / values[below][turn] for turn in turns])
+            pair = f"{ours} {sign} {other}"
+            yield pair, _spread([compare(values[ours][turn], values[other][turn]) for turn in turns])
 
 
 def _spread(samples: Sequence[float]) -> list[float]:
@@ -96,7 +103,7 @@ def markdown(rows: Sequence[dict[str, Any]]) -> str:
     entries = summary(rows)
     for table in dict.fromkeys(entry["table"] for entry in entries):
         cells = [entry for entry in entries if entry["table"] == table]
-        for part, digits in (("values", None), ("ratios", 2)):
+        for part, digits in (("values", None), ("compared", 2)):
             names = list(dict.fromkeys(name for entry in cells for name in entry[part]))
             if names:
                 lines += ["", f"| {table} | {' | '.join(names)} |", "|---" * (1 + len(names)) + "|"]
