@@ -118,7 +118,7 @@ def parse() -> argparse.Namespace:
     add("--db", help="database of `tuned`, filled by `autotune sweep`")
     add("--batches", type=numbers, default=_BATCHES, help="of decode (default %(default)s; empty: none)")
     add("--prefill", type=numbers, default=_PREFILL, help="tokens (default %(default)s; empty: none)")
-    add("--rates", type=numbers, help="requests a second of the mixed load (default: the model's)")
+    add("--rates", type=numbers, help="requests a second (default: the model's; empty: no mixed load)")
     add("--mixed-s", type=float, default=4.0, help="seconds of arrivals at each rate (default %(default)s)")
     add("--steps", type=int, default=64, help="timed steps of each batch (default %(default)s)")
     add("--eager", action="store_true", help="no compilation and no graphs")
