@@ -108,7 +108,7 @@ def _plugin_installed() -> bool:
 
 def sample(driver: Driver) -> list[int]:
     """The first tokens after a prompt; ends the process when the model gives anything but numbers."""
-    driver.submit(driver.prompts("sample", 1, INPUT), _SAMPLE, logprobs=0)
+    driver.submit(driver.prompts("sample", 1, INPUT), _SAMPLE, logprobs=1)
     tokens = []
     for _, outputs in driver.finish():
         for output in outputs.values():

@@ -1,7 +1,11 @@
-"""What `serving.py` compares: shapes of models, and variants of vLLM that run them. Imports nothing heavy."""
+"""What `serving.py` compares: shapes of models, and variants of vLLM that run them. Imports nothing heavy.
+
+python benchmarks/serving_setup.py qwen3-32b FOLDER   writes what `autotune sweep --serving` reads
+"""
 
 from __future__ import annotations
 
+import argparse
 import json
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -117,3 +121,16 @@ class Job:
     steps: int
     stop_at: float
     asked_at: float
+
+
+def main() -> None:
+    """Write the quantized config.json of a model into a folder."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("model", choices=MODELS)
+    parser.add_argument("folder", type=Path)
+    options = parser.parse_args()
+    MODELS[options.model].write(options.folder, quantized=True)
+
+
+if __name__ == "__main__":
+    main()
