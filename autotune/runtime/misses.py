@@ -27,6 +27,8 @@ LIMIT_BYTES = 1 << 20
 """Where no daemon takes the notes away, the file grows to this size and no further."""
 MARKS = frozenset(4**power for power in range(32))
 """Numbers of calls at which they are noted."""
+REPLAYS = 1000
+"""What a call that is captured in a CUDA graph counts: the graph is made to be replayed, which no one sees."""
 _MISSED = ("near", "default")
 
 
@@ -50,11 +52,14 @@ class Tally:
 
     They are noted when they are 1, 4, 16 and so on in all, and the rest when the layer's plans are let go or
     the process ends. So a call costs an increment, a process writes some dozen lines in its life, and one
-    that is killed has told of a quarter of its calls at least. A CUDA graph that is replayed calls nothing.
+    that is killed has told of a quarter of its calls at least. A CUDA graph that is replayed calls nothing; what
+    it captured counts as REPLAYS calls. `missed` says of each bucket whether its answer missed.
     """
 
     def __init__(self, file: Path, arch: str, source_hash: str, answers: Sequence[Answer]) -> None:
         self.calls = [0] * len(answers)
+        self.missed = [answer.source in _MISSED for answer in answers]
+        self._captured = [0] * len(answers)
         self._noted = [0] * len(answers)
         self._file = file
         self._arch, self._source_hash = arch, source_hash
@@ -62,12 +67,18 @@ class Tally:
 
     def note(self, bucket: int) -> None:
         """Note the calls of the bucket with this index that were not noted yet, when they missed."""
-        answer, calls = self._answers[bucket], self.calls[bucket]
+        answer, calls = self._answers[bucket], self.calls[bucket] + (REPLAYS - 1) * self._captured[bucket]
         new = calls - self._noted[bucket]
-        if new and answer.source in _MISSED:
+        if new and self.missed[bucket]:
             which = (answer.problem, answer.device, self._arch, self._source_hash, answer.source)
             if append(self._file, Miss(*which, new)):
                 self._noted[bucket] = calls
+
+    def capture(self, bucket: int) -> None:
+        """Count the last call of the bucket with this index as one that a CUDA graph holds."""
+        captured = self._captured[bucket] = self._captured[bucket] + 1
+        if captured in MARKS:
+            self.note(bucket)
 
     def note_all(self) -> None:
         """Note what was not noted yet."""

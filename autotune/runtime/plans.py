@@ -9,6 +9,8 @@ from copy import copy
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+import torch
+
 from autotune.device import Device, find_device
 from autotune.errors import AutotuneError, CompileError, DeviceError, LaunchError
 from autotune.kernels import registry
@@ -22,8 +24,6 @@ from autotune.runtime.misses import MARKS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
-
-    import torch
 
     from autotune.config import Config
     from autotune.kernels.family import Plan, Unit
@@ -55,6 +55,8 @@ class LayerPlans:
         self._plans = tuple(plan for _, plan in ready)
         self._tally = lookup.tally(self.answers)
         self._calls = self._tally.calls
+        # Only a GPU's calls can be captured.
+        self._missed = self._tally.missed if self.device.kind == "cuda" else [False] * len(BUCKETS)
         weakref.finalize(self, self._tally.note_all)
         self.form = form_of(layer, self.device.kind)
         self.checked: dict[tuple[int, ...], object] = {}
@@ -73,6 +75,8 @@ class LayerPlans:
         calls = self._calls[bucket] = self._calls[bucket] + 1
         if calls in MARKS:
             self._tally.note(bucket)
+        if self._missed[bucket] and torch.cuda.is_current_stream_capturing():
+            self._tally.capture(bucket)
         return self._plans[bucket]
 
     def note_checked(self, addresses: tuple[int, ...], state: object) -> None:
