@@ -64,8 +64,8 @@ def decide(layer: Layer, lookup: Lookup, buckets: Sequence[int], mode: Mode) -> 
     """The decision for a layer of an engine that runs these buckets.
 
     In mode `auto` every bucket must have an answer of a record that was measured on this device model, and
-    no sweep may have seen the engine's own kernel win: the geometric mean, over the buckets where it was timed
-    in the same rounds, of its time over ours must be at least 1.
+    no sweep may have seen the engine's own kernel win: over the buckets where it was timed in the same
+    rounds, the geometric mean of its time over ours must be at least 1.
 
     Raises:
         DeviceError: no family of the device can do the layer.

@@ -13,7 +13,7 @@ import torch
 from vllm import LLM, SamplingParams, envs
 from vllm.lora.request import LoRARequest
 from vllm.model_executor.kernels import linear as kernels
-from vllm.platforms import PlatformEnum
+from vllm.platforms import current_platform
 
 from autotune.serving.vllm import VARIABLE, report
 from autotune.serving.vllm.kernel import AutotuneLinearKernel
@@ -24,7 +24,8 @@ TOKENS = 12
 
 def engine(folder: Path, **options: Any) -> LLM:
     sizes = {"max_model_len": 64, "max_num_seqs": 4, "max_num_batched_tokens": 64}
-    return LLM(str(folder), skip_tokenizer_init=True, dtype="float16", **sizes, **options)
+    memory = {"gpu_memory_utilization": 0.1}
+    return LLM(str(folder), skip_tokenizer_init=True, dtype="float16", **sizes, **memory, **options)
 
 
 def tokens(llm: LLM, lora: LoRARequest | None = None) -> list[list[int]]:
@@ -45,7 +46,7 @@ def _kernel_names(model: torch.nn.Module) -> list[str]:
 
 
 def eager(folder: Path) -> dict[str, Any]:
-    """Tokens, kernels, metrics; with an adapter; and after weights were loaded again, and again from another."""
+    """Tokens, the kernels, the metrics, and the tokens with an adapter."""
     llm = engine(folder / "model", enforce_eager=True, enable_lora=True, max_lora_rank=8)
     found: dict[str, Any] = {"tokens": tokens(llm), "kernels": kernels_of(llm)}
     found["metrics"] = prometheus_client.generate_latest().decode()
@@ -83,9 +84,38 @@ def warm(folder: Path) -> dict[str, Any]:
     return {"tokens": tokens(llm), "kernels": kernels_of(llm)}
 
 
+def graphs(folder: Path) -> dict[str, Any]:
+    """Tokens without graphs, with graphs of the parts between attention, and with graphs of whole steps."""
+    modes = {"piecewise": "PIECEWISE", "full": "FULL_AND_PIECEWISE"}
+    options: dict[str, dict[str, Any]] = {"eager": {"enforce_eager": True}}
+    options |= {name: {"compilation_config": {"cudagraph_mode": mode}} for name, mode in modes.items()}
+    found = {}
+    for name, chosen in options.items():
+        llm = engine(folder / "model", **chosen)
+        found[name] = tokens(llm)
+        del llm
+        gc.collect()
+    return found
+
+
+def sleep(folder: Path) -> dict[str, Any]:
+    """Tokens before and after sleeping, with the weights kept and with the weights loaded again."""
+    llm = engine(folder / "model", enable_sleep_mode=True)
+    found = {"before": tokens(llm)}
+    llm.sleep(level=1)
+    llm.wake_up()
+    found["level 1"] = tokens(llm)
+    llm.sleep(level=2)
+    llm.wake_up(tags=["weights"])
+    llm.collective_rpc("reload_weights")
+    llm.wake_up(tags=["kv_cache"])
+    found["level 2"] = tokens(llm)
+    return found
+
+
 def _switch(on: bool) -> None:
     """As in a process that was started with the plugin, or without: then a plain kernel serves."""
-    own = kernels._POSSIBLE_KERNELS[PlatformEnum.CPU]
+    own = kernels._POSSIBLE_KERNELS[current_platform._enum]
     if on:
         own[:] = [AutotuneLinearKernel]
         envs.environment_variables[VARIABLE] = report.digest
@@ -97,8 +127,13 @@ def _switch(on: bool) -> None:
 class PlainKernel(kernels.MPLinearKernel):
     """What AWQ means, by torch; not every CPU has an int4 kernel of vLLM's own."""
 
-    get_min_capability = classmethod(lambda cls: -1)
-    can_implement = classmethod(lambda cls, c: (True, None))
+    @classmethod
+    def get_min_capability(cls) -> int:
+        return -1
+
+    @classmethod
+    def can_implement(cls, c: Any) -> tuple[bool, None]:  # noqa: ARG003
+        return True, None
 
     def process_weights_after_loading(self, layer: torch.nn.Module) -> None:
         for name in (self.w_q_name, self.w_s_name, self.w_zp_name):
@@ -106,8 +141,10 @@ class PlainKernel(kernels.MPLinearKernel):
             delattr(layer, name)
             layer.register_parameter(name, kept)
 
-    def apply_weights(self, layer: torch.nn.Module, x: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-        shifts = torch.arange(0, 32, 4, dtype=torch.int32)
+    def apply_weights(
+        self, layer: torch.nn.Module, x: torch.Tensor, bias: torch.Tensor | None
+    ) -> torch.Tensor:
+        shifts = torch.arange(0, 32, 4, dtype=torch.int32, device=x.device)
         q = (getattr(layer, self.w_q_name)[:, None] >> shifts[None, :, None]) & 15  # [k/8, 8, n]
         zeros = (getattr(layer, self.w_zp_name)[:, None] >> shifts[None, :, None]) & 15  # [n/8, 8, groups]
         scales = getattr(layer, self.w_s_name)  # [groups, n]
@@ -118,5 +155,13 @@ class PlainKernel(kernels.MPLinearKernel):
 
 
 if __name__ == "__main__":
-    scenario = {"eager": eager, "reload": reload, "caches": caches, "warm": warm}[sys.argv[1]]
+    scenarios = {
+        "eager": eager,
+        "reload": reload,
+        "caches": caches,
+        "warm": warm,
+        "graphs": graphs,
+        "sleep": sleep,
+    }
+    scenario = scenarios[sys.argv[1]]
     Path(sys.argv[3]).write_text(json.dumps(scenario(Path(sys.argv[2]))))

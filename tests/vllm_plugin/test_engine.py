@@ -25,10 +25,10 @@ NEAR_TIE = 0.05
 SIZES = {
     "num_hidden_layers": 1,
     "hidden_size": 128,
-    "intermediate_size": 256,
+    "intermediate_size": 384,
     "num_attention_heads": 4,
     "num_key_value_heads": 2,
-    "head_dim": 32,
+    "head_dim": 64,
 }
 OURS = ["AutotuneLinearKernel"]
 
@@ -97,7 +97,7 @@ def test_an_engine_generates_what_the_checkpoint_means(world: dict[str, Any], tm
     assert_sound(world["model"], found["tokens"])
     assert_sound(world["adapter"], found["adapter"])
     assert found["adapter"] != found["tokens"]
-    layer = "n=256,k=128,group_size=32,dtype=fp16"
+    layer = "n=512,k=128,group_size=32,dtype=fp16"
     assert found["log"].count(f"autotune serves {layer}: default m=1-64") == 1
     (linears,) = [line for line in found["metrics"].splitlines() if f'linears{{layer="{layer}"' in line]
     assert float(linears.rpartition(" ")[2]) == 1
@@ -118,3 +118,19 @@ def test_a_compile_cache_is_never_loaded_onto_other_kernels(world: dict[str, Any
     for name in ("on", "off", "on again"):
         assert_sound(world["model"], found[name]["tokens"])
     assert found["on"]["tokens"] == found["on again"]["tokens"] == other_process["tokens"]
+
+
+@pytest.mark.gpu
+def test_graphs_of_all_kinds_generate_the_same(world: dict[str, Any], tmp_path: Path) -> None:
+    found = run("graphs", world["folder"], "1", tmp_path)
+    assert found.keys() > {"eager", "piecewise", "full"}
+    for name in ("eager", "piecewise", "full"):
+        assert_sound(world["model"], found[name])
+
+
+@pytest.mark.gpu
+def test_weights_survive_a_sleep(world: dict[str, Any], tmp_path: Path) -> None:
+    """Kept in the host's memory at level 1; thrown away and loaded again at level 2."""
+    found = run("sleep", world["folder"], "1", tmp_path)
+    assert_sound(world["model"], found["before"])
+    assert found["level 1"] == found["level 2"] == found["before"]

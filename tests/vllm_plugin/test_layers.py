@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import packers
@@ -12,11 +11,11 @@ import pytest
 pytest.importorskip("vllm")
 
 import torch
-from vllm.model_executor.kernels import linear as kernels
-from vllm.platforms import PlatformEnum
 from vllm.distributed import parallel_state
+from vllm.model_executor.kernels import linear as kernels
 from vllm.model_executor.layers.linear import RowParallelLinear
-from worlds import FORMATS, K, ROWS, engine_of_one, load, merged, process, reference
+from vllm.platforms import PlatformEnum
+from worlds import FORMATS, ROWS, K, engine_of_one, load, merged, process, reference
 
 from autotune.layer import Layer
 from autotune.packing import random_weight
@@ -34,7 +33,7 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 
 
 @pytest.fixture
-def plugin(engine: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def plugin(engine: Any, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: ARG001
     """The plugin, with every layer taken, as long as a test runs."""
     for platform in (PlatformEnum.CUDA, PlatformEnum.CPU):
         monkeypatch.setitem(kernels._POSSIBLE_KERNELS, platform, list(kernels._POSSIBLE_KERNELS[platform]))
@@ -93,7 +92,9 @@ def test_weights_may_be_processed_again(name: str) -> None:
     second = [random_weight(weight.layer, torch.Generator().manual_seed(7)) for weight in first]
     orders = [packers.shuffled_groups(K, 64, seed) if form.desc_act else None for seed in (0, 1)]
     linear = merged(form, first, orders[0], None)
-    fresh = {key: (type(each), each.data.clone(), dict(vars(each))) for key, each in linear.named_parameters()}
+    fresh = {
+        key: (type(each), each.data.clone(), dict(vars(each))) for key, each in linear.named_parameters()
+    }
     process(linear)
     packed = {key: each.data_ptr() for key, each in linear.named_parameters()}
     for key, (kind, data, attributes) in fresh.items():
@@ -110,7 +111,9 @@ def test_weights_may_be_processed_again(name: str) -> None:
 
 @pytest.mark.usefixtures("plugin")
 @pytest.mark.parametrize("name", ["awq", "gptq", "compressed"])
-def test_a_shard_of_columns_equals_its_part_of_the_product(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_shard_of_columns_equals_its_part_of_the_product(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     form, (whole,) = FORMATS[name], weights_of(64, "fp16", FORMATS[name].zero_point)[:1]
     on_the_second_of_two(monkeypatch)
     config = form.config(64)

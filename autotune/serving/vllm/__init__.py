@@ -17,7 +17,7 @@ _done = False
 
 
 def register() -> None:
-    """Put autotune's kernel first in vLLM's list, unless AUTOTUNE_VLLM=0. May be called twice; never raises."""
+    """Put autotune's kernel first in vLLM's list, unless AUTOTUNE_VLLM=0; once, and without raising."""
     global _done
     if _done:
         return

@@ -35,7 +35,7 @@ def enter(mode: Mode | None) -> None:
             kernels.insert(0, AutotuneLinearKernel)
     if mode is None:
         return
-    # A graph that was compiled for other kernels, or for another autotune, must not be loaded onto our weights.
+    # A graph that was compiled for other kernels, or another autotune, must not be loaded onto our weights.
     # vLLM asks when the model is loaded, so the decisions are made by then.
     factors[VARIABLE] = report.digest
     report.show_metrics()

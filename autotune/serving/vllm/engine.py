@@ -1,4 +1,4 @@
-"""What of an engine matters to its linears: the device of this process, and the numbers of tokens that it runs."""
+"""What an engine's linears depend on: the device of this process, and the numbers of tokens that it runs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A linear's parameters as vLLM's loaders leave them, as a canonical weight; and parameters in their place."""
+"""A linear's parameters, as vLLM's loaders leave them, as a canonical weight; and others in their place."""
 
 from __future__ import annotations
 
