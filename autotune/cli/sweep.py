@@ -17,6 +17,8 @@ from autotune.cli.options import (
     fleet_options,
     names_no_layer,
     seconds,
+    served_tokens,
+    serving_options,
     tuned_problems,
 )
 from autotune.cli.output import layer_name, microseconds, model_name, problem_fields, table
@@ -40,12 +42,14 @@ Examples:
   autotune sweep --shapes llama7b
   autotune sweep --shapes ./my-model --m 1,16 --tp 2 --device all
   autotune sweep --shapes n=4096,k=4096,group_size=64 --budget 60s --json
+  autotune sweep --serving ./my-model --tp 2
   autotune sweep --recheck
   autotune sweep --shapes llama7b --kernel ./kernels.py:my_gemm"""
 
 
 @click.command(epilog=_EXAMPLES)
 @fleet_options
+@serving_options
 @click.option(
     "--budget",
     callback=seconds,
@@ -78,6 +82,9 @@ def command(
     allow_busy: bool,
     db: str | None,
     budget: float | None,
+    serving: tuple[str, ...],
+    max_num_seqs: int | None,
+    max_num_batched_tokens: int | None,
     kernel: str | None,
     recheck: bool,
     mode: Mode | None,
@@ -97,6 +104,8 @@ def command(
     After a driver or compiler change, --recheck confirms stored records in seconds: it keeps, replaces or
     drops each, and says why.
     """
+    served = served_tokens(m, serving, max_num_seqs, max_num_batched_tokens)
+    layers["serving"] = serving
     shapes = None if recheck and names_no_layer(**layers) else chosen_shapes(**layers)
     if recheck and mode is not None:
         raise click.UsageError("--recheck times each record in its own mode; leave --mode out.")
@@ -113,7 +122,7 @@ def command(
         from autotune.store.store import Store
 
         store = stack.enter_context(Store.open(db))
-        plans = [_chosen(kernel, shapes, m, group[0], store) for group in groups]
+        plans = [_chosen(kernel, shapes, m, served, group[0], store) for group in groups]
         progress = stack.enter_context(ProblemProgress(sum(len(problems) for problems, _ in plans)))
         for group, (problems, named) in zip(groups, plans, strict=True):
             limit_s = _CPU_BUDGET_S if budget is None and group[0].device.kind == "cpu" else budget
@@ -141,6 +150,7 @@ def _chosen(
     kernel: str | None,
     shapes: Sequence[Shape] | None,
     m: tuple[int, ...] | None,
+    served: tuple[int, ...] | None,
     executor: Executor,
     store: Store,
 ) -> tuple[Sequence[Problem], Sequence[Shape]]:
@@ -149,7 +159,7 @@ def _chosen(
         from autotune.cli.recheck import stored_shapes
 
         return stored_shapes(store, executor, m)
-    problems = tuned_problems(shapes, chosen_tokens(m, executor.device))
+    problems = tuned_problems(shapes, chosen_tokens(m, executor.device, served))
     return _doable(kernel, problems, executor.device), shapes
 
 
