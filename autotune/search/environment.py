@@ -16,7 +16,8 @@ from autotune.record import Environment
 
 def vllm_is_here() -> bool:
     """Whether a worker on this machine could time vLLM's kernels."""
-    return find_spec("vllm") is not None
+    spec = find_spec("vllm")
+    return spec is not None and spec.origin is not None  # a folder of that name is no package
 
 
 def current_environment(device: Device, names: Collection[str] | None = None) -> Environment:
