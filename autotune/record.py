@@ -53,7 +53,9 @@ class Evidence:
     the winner is the default. `ties` are the other configs that the race could not tell from the winner;
     `runners_up` the next ones with their median in microseconds. `deviation` is the largest error of the
     verified outputs as a fraction of the tolerance; `floor_us` the roofline's time on the measuring device.
-    `clock_mhz`, `temperature_c` and `power_w` are the device's medians over the rounds.
+    `clock_mhz`, `temperature_c` and `power_w` are the device's medians over the rounds. `peers` are kernels
+    of others that were timed in the same rounds, as ("vllm:MacheteLinearKernel", 12.3) in microseconds; no
+    record has one as its config.
     """
 
     mode: Mode
@@ -66,6 +68,7 @@ class Evidence:
     floor_us: float | None = None
     temperature_c: int | None = None
     power_w: int | None = None
+    peers: tuple[tuple[str, float], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

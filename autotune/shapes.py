@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from autotune.errors import FormatError, LayerError, ShapesError
-from autotune.fusion import ARCHITECTURES, FUSED, grouped
-from autotune.layer import Layer, shard_layer
+from autotune.fusion import ARCHITECTURES, ENGINE_FUSED, FUSED, engine_fused, grouped
+from autotune.layer import Layer
 from autotune.quantization import CheckpointScheme, parse_quantization
+from autotune.sharding import Heads, shard_along_k, shard_named, split
 from autotune.stored_layers import quantization_of, stored_layers
 from autotune.weights import has_weights, read_json
 
@@ -70,13 +71,9 @@ class Decoder:
         Raises:
             ShapesError: `tp` does not divide what it splits.
         """
-        heads = _split("num_attention_heads", self.num_attention_heads, tp)
-        if self.num_key_value_heads < tp and tp % self.num_key_value_heads == 0:
-            kv_heads = 1
-        else:
-            kv_heads = _split("num_key_value_heads", self.num_key_value_heads, tp)
-        q, kv = heads * self.head_dim, kv_heads * self.head_dim
-        inner, hidden = _split("intermediate_size", self.intermediate_size, tp), self.hidden_size
+        heads = Heads(self.num_attention_heads, self.num_key_value_heads).shard(tp)
+        q, kv = heads.query * self.head_dim, heads.key_value * self.head_dim
+        inner, hidden = split("intermediate_size", self.intermediate_size, tp), self.hidden_size
         return {
             "qkv": (q + 2 * kv, hidden),
             "q": (q, hidden),
@@ -112,6 +109,22 @@ DECODERS: Mapping[str, tuple[str, ...]] = {
 leaves it out: as many key-value heads as heads, head_dim as hidden_size / heads."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    """The arguments of `parse_shapes`."""
+
+    quantization: Quantization
+    tp: int
+    unfused: bool
+    serving: bool
+
+    def fused(self, model_type: str | None) -> Mapping[str, tuple[str, ...]]:
+        """What is one linear in models of this type; None is a preset."""
+        if self.serving:
+            return engine_fused(str(model_type))
+        return FUSED if model_type in (None, *ARCHITECTURES) and not self.unfused else {}
+
+
 def parse_shapes(
     text: str | Path,
     group_size: int | None = None,
@@ -119,6 +132,7 @@ def parse_shapes(
     zero_point: bool | None = None,
     tp: int = 1,
     unfused: bool = False,
+    serving: bool = False,
 ) -> list[Shape]:
     """The distinct layers that `text` means, in the order in which it names them.
 
@@ -128,7 +142,9 @@ def parse_shapes(
     `zero_point=` if wanted. The other arguments fill in what explicit numbers leave open and override what a
     model says; where nobody says, they are 128, fp16 and True. `tp` gives the layers of one of that many
     devices; where a shard starts inside a group, its groups are the largest smaller ones that fit. `unfused`
-    leaves out layers that are fused, for models whose linears stay apart.
+    leaves out layers that are fused, for models whose linears stay apart. `serving` gives what vLLM runs of a
+    model: fused layers in place of their parts in nearly all architectures, no experts, which are no linears
+    there, and no shard that starts inside a group.
 
     Raises:
         ShapesError: a part of `text` means nothing, a file does not read, or `tp` does not fit the model.
@@ -136,21 +152,21 @@ def parse_shapes(
     """
     if tp < 1:
         raise ShapesError(f"tp={tp} is not a number of devices; use tp >= 1")
-    asked = Quantization(group_size, dtype, zero_point)
+    wanted = _Wanted(Quantization(group_size, dtype, zero_point), tp, unfused, serving)
     names: dict[Layer, list[str]] = {}
     parts = [part.strip() for part in str(text).split(";") if part.strip()]
     if not parts:
         raise ShapesError(f"shapes {text!r} names no layer; give one of {', '.join(PRESETS)}, or n=...,k=...")
     for part in parts:
-        for shape in _parse(part, asked, tp, unfused):
+        for shape in _parse(part, wanted):
             known = names.setdefault(shape.layer, [])
             known += [name for name in shape.projections if name not in known]
     return [Shape(tuple(projections), layer) for layer, projections in names.items()]
 
 
-def _parse(part: str, asked: Quantization, tp: int, unfused: bool) -> list[Shape]:
+def _parse(part: str, wanted: _Wanted) -> list[Shape]:
     if part in PRESETS:
-        return _decoder_shapes(part, PRESETS[part], asked, tp, fused=not unfused)
+        return _decoder_shapes(part, PRESETS[part], wanted.quantization, wanted, None)
     try:
         path = Path(part).expanduser()
         exists = path.exists()
@@ -159,13 +175,15 @@ def _parse(part: str, asked: Quantization, tp: int, unfused: bool) -> list[Shape
         raise ShapesError(f"shapes {part!r} is no file or folder: {reason}") from None
     if exists:
         try:
-            return _model_shapes(part, path, asked, tp, unfused)
+            return _model_shapes(part, path, wanted)
         except FormatError as error:
             raise ShapesError(str(error)) from None
     if re.match(r"\s*(n|k)\s*=", part):
-        if tp != 1:
-            raise ShapesError(f"tp={tp} needs a model; for {part!r} give n and k of one device's shard")
-        return [_explicit(part, asked)]
+        if wanted.tp != 1:
+            raise ShapesError(
+                f"tp={wanted.tp} needs a model; for {part!r} give n and k of one device's shard"
+            )
+        return [_explicit(part, wanted.quantization)]
     if "/" in part or part.endswith(".json"):
         raise ShapesError(f"shapes {part!r}: there is no such file or folder")
     near = difflib.get_close_matches(part.lower(), PRESETS, n=1, cutoff=0.4)
@@ -176,59 +194,81 @@ def _parse(part: str, asked: Quantization, tp: int, unfused: bool) -> list[Shape
     )
 
 
-def _model_shapes(part: str, path: Path, asked: Quantization, tp: int, unfused: bool) -> list[Shape]:
+def _model_shapes(part: str, path: Path, wanted: _Wanted) -> list[Shape]:
     """The layers of the files where a 4-bit model has some, else of its config.json."""
     file = path / "config.json" if path.is_dir() else path
     if not file.exists():
         raise ShapesError(f"{path} has no config.json")
     document, told = read_json(file), quantization_of(file)
-    fuse = document.get("model_type") in ARCHITECTURES and not unfused
-    # How other layers than a Decoder's are split among devices, nobody has told.
-    if told and tp == 1 and file.name == "config.json" and has_weights(file.parent):
-        dtype = asked.dtype or _dtype(document)
-        found = stored_layers(file.parent, _scheme(file, told), dtype)
+    asked = wanted.quantization
+    if told and file.name == "config.json" and has_weights(file.parent):
+        found = stored_layers(file.parent, _scheme(file, told), asked.dtype or _dtype(document))
         layers = {name: asked.over(_of(layer)).layer(layer.n, layer.k) for name, layer in found.items()}
-        return [
-            Shape((name.rpartition(".")[2].removesuffix("_proj"),), layer)
-            for name, layer, _ in grouped(layers, fuse)
-        ]
+        return _stored_shapes(file, document, layers, wanted)
     decoder = _decoder(file, document)
     # A dense model in fp32 is quantized to compute in 16 bits.
     dtype = _dtype(document) if _dtype(document) != "fp32" else None
     quantization = asked.over(_quantization(file, told)).over(Quantization(dtype=dtype))
-    return _decoder_shapes(part, decoder, quantization, tp, fused=fuse)
+    return _decoder_shapes(part, decoder, quantization, wanted, str(document.get("model_type")))
 
 
 def _of(layer: Layer) -> Quantization:
     return Quantization(layer.group_size, layer.dtype, layer.zero_point)
 
 
-def _decoder_shapes(
-    part: str, decoder: Decoder, quantization: Quantization, tp: int, *, fused: bool
+def _stored_shapes(
+    file: Path, document: Mapping[str, Any], layers: Mapping[str, Layer], wanted: _Wanted
 ) -> list[Shape]:
-    try:
-        whole, shards = decoder.projections(1), decoder.projections(tp)
-    except ShapesError as error:
-        raise ShapesError(f"shapes {part!r}: {error}") from None
+    """The layers that are named, for one of the devices, fused."""
+    if wanted.serving:
+        layers = {name: layer for name, layer in layers.items() if ".experts." not in name}
+        if not layers:
+            raise ShapesError(f"{file.parent}: all its int4 layers are experts, which --serving leaves out")
+    if wanted.tp > 1:
+        try:
+            layers = shard_named(layers, _heads(file, document), wanted.tp, wanted.serving)
+        except ShapesError as error:
+            raise ShapesError(f"{file.parent}: {error}") from None
+    wholes = wanted.fused(str(document.get("model_type")))
     return [
-        Shape((name,), _sharded(part, name, quantization.layer(n, whole[name][1]), k))
-        for name, (n, k) in shards.items()
-        if fused or f"{name}_proj" not in FUSED
+        Shape((name.rpartition(".")[2].removesuffix("_proj"),), layer)
+        for name, layer, _ in grouped(layers, wholes, strict=wanted.serving)
     ]
 
 
-def _sharded(part: str, name: str, layer: Layer, k: int) -> Layer:
-    """The layer's shard along k, whose groups may have to be smaller."""
+def _heads(file: Path, document: Mapping[str, Any]) -> Heads:
+    model = _text_model(document)
+    heads = _field(file, model, "num_attention_heads")
+    return Heads(heads, _field(file, model, "num_key_value_heads", heads))
+
+
+def _decoder_shapes(
+    part: str, decoder: Decoder, quantization: Quantization, wanted: _Wanted, model_type: str | None
+) -> list[Shape]:
+    """Its layers; a `model_type` of None is a preset's."""
     try:
-        return shard_layer(layer, 1, layer.k // k)
+        whole, shards = decoder.projections(1), decoder.projections(wanted.tp)
+    except ShapesError as error:
+        raise ShapesError(f"shapes {part!r}: {error}") from None
+    wholes = wanted.fused(model_type)
+    left_out = {name for name in ENGINE_FUSED if name not in wholes}
+    if wanted.serving:
+        left_out |= {name for parts in wholes.values() for name in parts}
+    return [
+        Shape((name,), _sharded(part, name, quantization.layer(n, whole[name][1]), k, wanted))
+        for name, (n, k) in shards.items()
+        if f"{name}_proj" not in left_out
+    ]
+
+
+def _sharded(part: str, name: str, layer: Layer, k: int, wanted: _Wanted) -> Layer:
+    """The layer's shard along k."""
+    try:
+        return shard_along_k(layer, layer.k // k, wanted.serving)
     except LayerError as error:
         raise ShapesError(f"shapes {part!r}: {name}: {error}; use a smaller tp") from None
-
-
-def _split(name: str, value: int, tp: int) -> int:
-    if value % tp:
-        raise ShapesError(f"tp={tp} does not divide {name}={value}")
-    return value // tp
+    except ShapesError as error:
+        raise ShapesError(f"shapes {part!r}: {name}: {error}") from None
 
 
 def _explicit(part: str, asked: Quantization) -> Shape:
@@ -270,7 +310,7 @@ def _decoder(path: Path, document: Mapping[str, Any]) -> Decoder:
     if model_type not in DECODERS:
         raise ShapesError(
             f"{path}: the layers of model_type={model_type!r} cannot be told from its numbers;"
-            " give the folder of the 4-bit model with its weights, without --tp, or n=...,k=... of each layer"
+            " give the folder of the 4-bit model with its weights, or n=...,k=... of each layer"
         )
     heads, hidden = _field(path, model, "num_attention_heads"), _field(path, model, "hidden_size")
     derived = {"num_key_value_heads": heads, "head_dim": hidden // heads}

@@ -26,6 +26,7 @@ from autotune.search.tune import Cubins, Tuned, tune
 
 if TYPE_CHECKING:
     from autotune.bench.operands import Operands
+    from autotune.bench.peer import Peer
     from autotune.kernels.external import Pack
 
 
@@ -40,6 +41,8 @@ class Task:
     crashed: Mapping[Config, str]
     mode: Mode
     allow_busy: bool
+    peer: bool = False
+    """Time vLLM's kernel for the layer too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,9 +61,10 @@ class Waiting:
 
 @dataclass(frozen=True, slots=True)
 class Testing:
-    """What runs from now on; None is what belongs to no single config, as making operands."""
+    """What runs from now on: a config, the peer, or what belongs to neither, as making operands."""
 
     config: Config | None
+    peer: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +102,7 @@ class _Worker:
         self._pipe, self._device, self._pack = pipe, device, pack
         self._cubins: Cubins = {}
         self._operands: Operands | None = None
+        self._peer: Peer | Exception | None = None
 
     def do(self, task: Task) -> None:
         """Tune, and send what came of it."""
@@ -124,6 +129,7 @@ class _Worker:
                 task.crashed,
                 task.mode,
                 self._announce,
+                (lambda: self._peer_of(operands)) if task.peer else None,
             )
         except (BrokenPipeError, ConnectionResetError):
             raise
@@ -142,15 +148,29 @@ class _Worker:
         if self._operands is None:
             settle(self._device)
         if self._operands is None or self._operands.layer != problem.layer:
-            self._operands = None  # the last layer's copies go before the next layer's come
+            self._operands = self._peer = None  # the last layer's copies go before the next layer's come
             release(self._device)
             self._operands = Operands.random(problem.layer, self._device, self._pack)
         return self._operands
 
-    def _announce(self, config: Config | None) -> None:
+    def _peer_of(self, operands: Operands) -> Peer:
+        """vLLM's kernel for the layer of these operands; why there is none is raised each time."""
+        self._announce(None, peer=True)
+        if self._peer is None:
+            try:
+                from autotune.serving.vllm_peer import vllm_peer
+
+                self._peer = vllm_peer(operands)
+            except Exception as error:
+                self._peer = error
+        if isinstance(self._peer, Exception):
+            raise self._peer
+        return self._peer
+
+    def _announce(self, config: Config | None, peer: bool = False) -> None:
         """Say what runs next, unless what ran before has left the device unusable."""
         self._end_if_lost()
-        self._pipe.send(Testing(config))
+        self._pipe.send(Testing(config, peer))
 
     def _end_if_lost(self) -> None:
         from autotune.bench.health import trouble

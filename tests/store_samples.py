@@ -31,6 +31,7 @@ EVIDENCE = Evidence(
     floor_us=3.5,
     temperature_c=41,
     power_w=350,
+    peers=(("vllm:MacheteLinearKernel", 6.25),),
 )
 
 

@@ -43,6 +43,12 @@ def test_version(tmp_path: Path) -> None:
         ["lookup", "--n", "4096"],
         ["lookup", "--n", "4096", "--k", "4096", "--shapes", "llama7b"],
         ["lookup", "--shapes", "llama7b", "--require", "near"],
+        ["lookup", "--n", "4096", "--k", "4096", "--serving", "llama7b"],
+        ["lookup", "--serving", "llama7b", "--shapes", "llama7b"],
+        ["sweep", "--serving", "llama7b", "--shapes", "llama7b"],
+        ["sweep", "--serving", "llama7b", "--unfused"],
+        ["sweep", "--shapes", "llama7b", "--max-num-seqs", "8"],
+        ["sweep", "--serving", "llama7b", "--m", "1", "--max-num-batched-tokens", "8"],
     ],
     ids=" ".join,
 )

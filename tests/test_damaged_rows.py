@@ -156,7 +156,14 @@ def test_a_kernel_that_is_none_is_not_handed_out(database):
 
 
 @pytest.mark.parametrize(
-    "evidence", ["'{'", "7", "'null'", f"'{'[' * 100_000}'", '\'{"gain": [1, 1, 1], "mode": 3}\'']
+    "evidence",
+    [
+        *("'{'", "7", "'null'", f"'{'[' * 100_000}'", '\'{"gain": [1, 1, 1], "mode": 3}\''),
+        *(
+            f'\'{{"gain": [1, 1, 1], "mode": "graph", "rounds": 9, "peers": {peers}}}\''
+            for peers in ('[["a", 0]]', '[["a", "1"]]', "[[3, 1]]", '[["a"]]', "3")
+        ),
+    ],
 )
 def test_evidence_that_does_not_read(database, evidence):
     store(database, with_evidence(record()))

@@ -24,6 +24,7 @@ VALUES = (
     "quantization",
     "record",
     "shapes",
+    "sharding",
     "stored_layers",
     "weights",
 )
@@ -37,14 +38,15 @@ FLOORS = {
     "bench": 5,
     "runtime": 5,
     "search": 6,
-    "worker": 7,
-    "executors": 8,
-    "daemon": 9,
-    "cli": 10,
-    "__init__": 11,
-    "__main__": 11,
+    "serving": 7,
+    "worker": 8,
+    "executors": 9,
+    "daemon": 10,
+    "cli": 11,
+    "__init__": 12,
+    "__main__": 12,
 }
-USES_TORCH = ("packing", "formats", "kernels", "bench", "runtime")
+USES_TORCH = ("packing", "formats", "kernels", "bench", "runtime", "serving")
 # Who may import what is big or a matter of one part; a name ends a path or is a folder of it.
 ALLOWED = {
     "torch": USES_TORCH,
@@ -54,6 +56,7 @@ ALLOWED = {
     "prometheus_client": ("daemon/metrics.py",),
     "rich": ("cli",),
     "ray": ("executors/ray.py",),
+    "vllm": ("serving/vllm", "serving/vllm_peer.py"),
 }
 FILES = sorted(
     path.relative_to(ROOT) for folder in ("autotune", "migrations") for path in (ROOT / folder).rglob("*.py")

@@ -86,6 +86,16 @@ def todo(store, environment=ENVIRONMENT, mode: Mode = "graph") -> list[Config] |
 
 
 @pytest.mark.usefixtures("families")
+def test_a_record_without_a_peer_is_raced_again_where_one_is_wanted(store):
+    measured(store)
+    assert todo(store) is None
+    assert candidates_to_do(PROBLEM, H200, store, ENVIRONMENT, "graph", peer=True) == [DEFAULT, SECOND]
+    evidence = replace(EVIDENCE, mode="graph")
+    add(store, [timed(SECOND, 5.0)], replace(record(best=SECOND, at=1), evidence=evidence))
+    assert candidates_to_do(PROBLEM, H200, store, ENVIRONMENT, "graph", peer=True) is None
+
+
+@pytest.mark.usefixtures("families")
 def test_without_a_record_all_is_to_do(store):
     assert todo(store) == [DEFAULT, SECOND]
     add(store, [timed(SECOND, 5.0)], record(best=SECOND, device=A100), device=A100)

@@ -75,6 +75,18 @@ def test_who_is_kept_is_timed_to_the_end():
     assert len(kept.samples_us) == len(fast.samples_us)
 
 
+@pytest.mark.parametrize("peer_us", [1.0, 10.0, 30.0])
+def test_who_runs_beside_is_timed_in_every_round_and_decides_nothing(peer_us):
+    for seed in range(20):
+        alone = raced([10.0, 10.3, 14.0], seed)
+        runners = [Runner(Drawn(time, seed * 100 + place)) for place, time in enumerate([10.0, 10.3, 14.0])]
+        peer = Runner(Drawn(peer_us, seed))
+        race(runners, Rounds(Clock(None), seed), beside=[peer])
+        assert [runner.left_after for runner in runners] == [runner.left_after for runner in alone]
+        assert peer.left_after is None
+        assert len(peer.samples_us) == max(len(runner.samples_us) for runner in runners)
+
+
 def test_a_race_ends_when_it_is_over():
     calls = iter(range(100))
     runners = [Runner(Drawn(10, 1)), Runner(Drawn(10, 2))]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 from pathlib import Path
@@ -134,12 +135,59 @@ def test_what_no_kernel_takes_is_left_out(tmp_path: Path) -> None:
 
 
 def test_shards_for_several_devices(tmp_path: Path) -> None:
-    """They need to know how a layer is split, which config.json tells of plain decoders only."""
-    folder = stored(tmp_path / "model", tiny(head_dim=32, intermediate_size=128), dtype="float16")
-    assert Layer(64, 64, 32) in layers_of(folder, tp=2)
-    other = stored(tmp_path / "other", tiny("starcoder2"))
+    """Those of its files, by their projections' names; config.json alone tells of plain decoders only."""
+    model = tiny(head_dim=32, intermediate_size=192)
+    folder = stored(tmp_path / "model", model, dtype="float16")
+    assert layers_of(folder, tp=2) == {
+        *(Layer(n, 64, 32) for n in (64 + 2 * 32, 2 * 96)),  # qkv with two of four heads, gate_up
+        *(Layer(64, k, 32) for k in (64, 96)),  # o, down
+    }
+    assert layers_of(folder, tp=2, unfused=True) == {
+        *(Layer(n, 64, 32) for n in (64, 32, 96)),
+        *(Layer(64, k, 32) for k in (64, 96)),
+    }
+    other = stored(tmp_path / "other", tiny("starcoder2", hidden_size=128, intermediate_size=192))
+    assert Layer(128, 96, 32, "fp32") in layers_of(other, tp=2)
+    (other / "model.safetensors").unlink()
     with pytest.raises(ShapesError, match="layers of model_type='starcoder2' cannot be told"):
         parse_shapes(other, tp=2)
+
+
+def test_shards_of_stored_layers_that_start_inside_a_group_have_smaller_groups(tmp_path: Path) -> None:
+    tensors = {"a.down_proj.weight_packed": torch.zeros((8, 48), dtype=torch.int32)}
+    folder = write(tmp_path / "model", tiny(), tensors, of_128(), dtype="float16")
+    assert layers_of(folder, tp=2) == {Layer(8, 192, 64, "fp16", False)}
+    with pytest.raises(ShapesError, match=r"a.down_proj .*tp=2 makes a shard of k=192 that starts inside"):
+        parse_shapes(folder, tp=2, serving=True)
+
+
+def of_128() -> dict[str, Any]:
+    config = copy.deepcopy(KINDS["symmetric"].config)
+    config["config_groups"]["group_0"]["weights"]["group_size"] = 128
+    return config
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "tp", "words"),
+    [
+        ("a.mixer", (64, 8), 2, "how mixer is split over tp=2 devices is not known"),
+        ("a.q_proj", (64, 8), 3, "tp=3 does not divide num_attention_heads=4"),
+        ("a.v_proj", (72, 8), 8, "tp=8 does not divide num_attention_heads=4"),
+        ("a.k_proj", (72, 8), 2, "n=36 is not a positive multiple of 8"),
+        ("a.up_proj", (64, 8), 3, "n=64 does not split into 3 shards"),
+        ("a.up_proj", (24, 8), 2, "n=12 is not a positive multiple of 8"),
+        ("a.down_proj", (64, 12), 4, "k=96 in 4 shards of 24: no group size"),
+    ],
+)
+def test_what_does_not_split_is_one_line(
+    tmp_path: Path, name: str, shape: tuple[int, int], tp: int, words: str
+) -> None:
+    tensors = {f"{name}.weight_packed": torch.zeros(shape, dtype=torch.int32)}
+    folder = write(tmp_path / "model", tiny(), tensors, KINDS["symmetric"].config, dtype="float16")
+    with pytest.raises(ShapesError, match=words) as caught:
+        parse_shapes(folder, tp=tp)
+    assert name in str(caught.value)
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("model_type", DECODERS)

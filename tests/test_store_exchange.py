@@ -118,6 +118,7 @@ def test_evidence_is_read_back(tmp_path):
         "floor_us": 3.5,
         "temperature_c": 41,
         "power_w": 350,
+        "peers": [["vllm:MacheteLinearKernel", 6.25]],
     }
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from autotune.bench.monitor import monitor_for
 from autotune.bench.operands import Operands
+from autotune.bench.peer import Beside, MakePeer, examine_peer
 from autotune.bench.race import Rounds, Runner, race
 from autotune.bench.statistics import median_interval
 from autotune.bench.timer import timer_for
@@ -36,12 +37,18 @@ class _Candidate:
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """One trial per candidate, the ids of other processes that used the device meanwhile, and its medians."""
+    """One trial per candidate, the ids of other processes that used the device meanwhile, and its medians.
+
+    `peers` are kernels of others, timed beside them, each with its median in microseconds; `note` says why
+    one was not.
+    """
 
     trials: tuple[Trial, ...]
     others: tuple[int, ...]
     temperature_c: int | None
     power_w: int | None
+    peers: tuple[tuple[str, float], ...] = ()
+    note: str = ""
 
 
 class Budget:
@@ -64,12 +71,13 @@ def measure(
     budget_s: float | None = None,
     mode: Mode = DEFAULT_MODE,
     before_race: Callable[[], None] = lambda: None,
+    peer: MakePeer | None = None,
 ) -> Measured:
     """One trial per candidate, in the order in which they were given, `default` first.
 
     All candidates that verify are screened in a few rounds; those near the fastest race, and `default` with
     them; `before_race` is called when all have run on their own. Within `budget_s` the candidates are taken
-    in their order; whose turn never comes is `pruned`.
+    in their order; whose turn never comes is `pruned`. What `peer` makes is verified and timed beside them.
     """
     whole = Budget(budget_s)
     screening = Budget(None if budget_s is None else budget_s * _SCREEN_SHARE)
@@ -88,12 +96,15 @@ def measure(
             examined if isinstance(examined, Trial) else Trial(problem, config, "pruned", mode=mode)
         )
     rounds = Rounds(monitor_for(operands.device))
+    beside = Beside()
     if passed:
+        beside = examiner.beside(peer)
         before_race()
         finalists = _screen(passed, rounds, default, whole)
         limit = Budget(_GPU_RACE_S) if budget_s is None and operands.device.kind == "cuda" else whole
         kept = next((each.runner for each in finalists if each.config == default), None)
-        race([each.runner for each in finalists], rounds, kept, limit.spent)
+        others = [] if beside.runner is None else [beside.runner]
+        race([each.runner for each in finalists], rounds, kept, limit.spent, others)
     readings = rounds.readings
     clock_mhz = _median(reading.clock_mhz for reading in readings)
     for candidate in passed:
@@ -103,6 +114,8 @@ def measure(
         tuple(sorted({other for reading in readings for other in reading.others})),
         _median(reading.temperature_c for reading in readings),
         _median(reading.power_w for reading in readings),
+        beside.times,
+        beside.note,
     )
 
 
@@ -130,6 +143,12 @@ class _Examiner:
             return self._refused(config, "failed", str(error).partition("\n")[0])
         deviation = max(verifier.deviation for verifier in self._verifiers)
         return _Candidate(config, Runner(timer), deviation)
+
+    def beside(self, make: MakePeer | None) -> Beside:
+        """The peer that `make` makes."""
+        if make is None:
+            return Beside()
+        return examine_peer(make, self._verifiers, self._activations, self._mode)
 
     def _refused(self, config: Config, status: str, reason: str) -> Trial:
         return Trial(self._problem, config, status, error=reason, mode=self._mode)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterator, Mapping
 from copy import deepcopy
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Any, NamedTuple, TypeVar
 
 import torch
@@ -60,14 +60,15 @@ class Operands:
         """
         generator = torch.Generator(device.torch_name).manual_seed(seed)
         weight = random_weight(layer, generator)
-        first = _packed(weight, device, pack)
-        bytes = sum({tensor.data_ptr(): tensor.nbytes for tensor in _tensors(first)}.values())
-        if not bytes:
-            raise LayerError(
-                f"pack made {type(first).__name__} without tensors of {layer}; return its tensors"
-            )
-        count = 1 + -(-_CACHE_MULTIPLE * device.l2_bytes // bytes)
-        return cls(layer, device, weight, (first, *(_copy(first) for _ in range(count - 1))), pack)
+        return cls(layer, device, weight, _copies(weight, device, pack), pack)
+
+    def in_layout(self, pack: Pack) -> Operands:
+        """Operands of the same weight, with copies in another layout.
+
+        Raises:
+            LayerError: as `random`.
+        """
+        return replace(self, copies=_copies(self.weight, self.device, pack), pack=pack)
 
     def packed(self, weight: QuantizedWeight) -> Any:
         """Another weight of the layer in the layout of the copies."""
@@ -119,6 +120,18 @@ class Operands:
             self._kept[name] = make()
         kept: _T = self._kept[name]
         return kept
+
+
+def _copies(weight: QuantizedWeight, device: Device, pack: Pack | None) -> tuple[Any, ...]:
+    """Equal copies of the packed weight beyond three times the last cache."""
+    first = _packed(weight, device, pack)
+    bytes = sum({tensor.data_ptr(): tensor.nbytes for tensor in _tensors(first)}.values())
+    if not bytes:
+        raise LayerError(
+            f"pack made {type(first).__name__} without tensors of {weight.layer}; return its tensors"
+        )
+    count = 1 + -(-_CACHE_MULTIPLE * device.l2_bytes // bytes)
+    return (first, *(_copy(first) for _ in range(count - 1)))
 
 
 def _packed(weight: QuantizedWeight, device: Device, its_own: Pack | None) -> Any:

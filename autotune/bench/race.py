@@ -90,18 +90,20 @@ def race(
     rounds: Rounds,
     keep: Runner | None = None,
     is_over: Callable[[], bool] = lambda: False,
+    beside: Sequence[Runner] = (),
 ) -> None:
     """Time the runners until all but one have left, the last look is over, or `is_over()`.
 
-    `keep` is timed to the end even when it has left. Samples stay with the runners, the n-th of each from
-    the n-th round.
+    `keep` is timed to the end even when it has left. Those `beside` are timed in every round and have no part
+    in who leaves or when the race ends. Samples stay with the runners, the n-th of each from the n-th round.
     """
     running = list(runners)
     confidence = 1 - ERROR / (len(LOOKS) * max(1, len(runners) - 1))
     for number in range(1, LOOKS[-1] + 1):
         if number > _FEWEST_ROUNDS and is_over():
             return
-        for runner, sample in zip(running, rounds.run(running), strict=True):
+        timed = (*running, *beside)
+        for runner, sample in zip(timed, rounds.run(timed), strict=True):
             runner.samples_us.append(sample)
         if number not in LOOKS or not can_decide(number, confidence):
             continue

@@ -25,6 +25,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from copy import copy
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -46,6 +47,7 @@ _POISON = 0xFF
 """A byte that makes NaN of every dtype."""
 _FEW = 16
 """Most tokens for the hard weight: what it tests, dequantisation, is done per weight and not per token."""
+_HARD_SEED = 1
 _CHUNK = {"cpu": 1 << 20, "cuda": 1 << 25}
 """Weights that the reference dequantises at once."""
 
@@ -115,6 +117,15 @@ class Verifier:
         device = plain[0].x.device
         self._outputs = tuple(_Guarded(device) for _ in self._cases)
         self._workspace = _Guarded(device)
+
+    def with_layout(self, operands: Operands) -> Verifier:
+        """The same tokens and reference for plans that read another layout of the operands' weight."""
+        twin = copy(self)
+        hard = operands.once("hard weight", lambda: operands.packed(operands.hard_weight(_HARD_SEED)))
+        twin._cases = tuple(
+            replace(case, weight=operands.copies[0] if case.bias is None else hard) for case in self._cases
+        )
+        return twin
 
     def error(self, plan: Plan) -> str | None:
         """What is wrong with the plan's output; None when it is right, complete and repeats bit for bit.
@@ -195,7 +206,7 @@ def _cases(operands: Operands, m: int, seed: int) -> list[_Case]:
 
 def _hard_case(operands: Operands) -> _Case:
     """The hard weight with a bias and _FEW tokens."""
-    weight = operands.hard_weight(seed=1)
+    weight = operands.hard_weight(_HARD_SEED)
     norms = _norms(weight)
     x = _scaled(operands.tokens(_FEW, seed=1), norms, start=0)
     bias = operands.tokens(1, seed=2)

@@ -33,6 +33,7 @@ def fields(answer: Answer, explanation: Explanation | None) -> dict[str, Any]:
         "power_w": evidence.power_w if evidence else None,
         "ties": list(evidence.ties) if evidence else None,
         "runners_up": [list(each) for each in evidence.runners_up] if evidence else None,
+        "peers": [list(each) for each in evidence.peers] if evidence else None,
         "floor_us": evidence.floor_us if evidence else None,
         "roofline": explanation.roofline if explanation else None,
         "deviation": evidence.deviation if evidence else None,
@@ -77,7 +78,9 @@ def _rivals(record: Record) -> list[str]:
     if record.evidence is None:
         return []
     ties = [f"tie: {config}" for config in record.evidence.ties]
-    return [*ties, *(f"runner-up: {config} {time:.2f} us" for config, time in record.evidence.runners_up)]
+    runners_up = [f"runner-up: {config} {time:.2f} us" for config, time in record.evidence.runners_up]
+    peers = [f"in the same rounds: {name} {time:.2f} us" for name, time in record.evidence.peers]
+    return [*ties, *runners_up, *peers]
 
 
 def _quality(explanation: Explanation) -> list[str]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from autotune.cli import explanation
-from autotune.cli.options import chosen_shapes, chosen_tokens, model_options
+from autotune.cli.options import chosen_shapes, chosen_tokens, model_options, served_tokens, serving_options
 from autotune.cli.output import layer_name, microseconds, problem_fields, table
 from autotune.layer import Problem
 
@@ -25,11 +25,13 @@ _EXAMPLES = """\b
 Examples:
   autotune lookup --shapes llama7b --m 1,16
   autotune lookup --n 4096 --k 4096 --m 1 --explain
-  autotune lookup --shapes llama7b --require exact --json > plan.json"""
+  autotune lookup --shapes llama7b --require exact --json > plan.json
+  autotune lookup --serving ./my-model --tp 2 --require exact"""
 
 
 @click.command(epilog=_EXAMPLES)
 @model_options
+@serving_options
 @click.option("--n", type=int, help="Out features of one layer, with --k in place of --shapes.")
 @click.option("--k", type=int, help="In features of one layer.")
 @click.option(
@@ -48,6 +50,9 @@ def command(
     device: str,
     db: str | None,
     shapes: tuple[str, ...],
+    serving: tuple[str, ...],
+    max_num_seqs: int | None,
+    max_num_batched_tokens: int | None,
     n: int | None,
     k: int | None,
     explain: bool,
@@ -62,15 +67,16 @@ def command(
     the kernel's own choice.
     """
     if n is not None or k is not None:
-        if n is None or k is None or shapes:
+        if n is None or k is None or shapes or serving:
             raise click.UsageError("--n and --k go together, and in place of --shapes.")
         shapes = (f"n={n},k={k}",)
-    chosen = chosen_shapes(shapes, **layers)
+    served = served_tokens(m, serving, max_num_seqs, max_num_batched_tokens)
+    chosen = chosen_shapes(shapes, serving=serving, **layers)
     from autotune.device import find_device
     from autotune.runtime.lookup import Lookup
 
     found = find_device(device)
-    tokens = chosen_tokens(m, found)
+    tokens = chosen_tokens(m, found, served)
     lookup = Lookup(found, db)
     answers = [lookup.answer(Problem(shape.layer, each)) for shape in chosen for each in tokens]
     if as_json:

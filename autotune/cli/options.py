@@ -68,6 +68,25 @@ _MODEL = (
     click.option("--tp", type=click.IntRange(min=1), default=1, help="Layers of one of this many devices."),
     click.option("--unfused", is_flag=True, help="Layers of a model whose q, k, v and gate, up stay apart."),
 )
+_SERVING = (
+    click.option(
+        "--serving",
+        multiple=True,
+        metavar="MODEL",
+        help="In place of --shapes: the layers as vLLM merges and, with --tp, shards them, for the numbers "
+        "of tokens that `vllm serve` runs: the sizes of its CUDA graphs, and every chunk of prefill.",
+    ),
+    click.option(
+        "--max-num-seqs",
+        type=click.IntRange(min=1),
+        help="As for `vllm serve`.  [default: 1024, vLLM's on an H200 and its like]",
+    ),
+    click.option(
+        "--max-num-batched-tokens",
+        type=click.IntRange(min=1),
+        help="As for `vllm serve`.  [default: 8192, vLLM's on an H200 and its like]",
+    ),
+)
 _PLACE = (
     click.option(
         "--device", default="auto", metavar="auto|cpu|cuda:N", help="Where.  [default: a GPU if any]"
@@ -106,6 +125,13 @@ def model_options(command: Command) -> Command:
     return command
 
 
+def serving_options(command: Command) -> Command:
+    """--serving, --max-num-seqs and --max-num-batched-tokens."""
+    for option in reversed(_SERVING):
+        command = option(command)
+    return command
+
+
 def place_options(command: Command) -> Command:
     """--device for several devices, --executor, --address and --allow-busy."""
     for option in reversed(_PLACES):
@@ -132,16 +158,21 @@ def chosen_shapes(
     zero_point: bool | None,
     tp: int,
     unfused: bool,
+    serving: Sequence[str] = (),
 ) -> list[Shape]:
     """The layers that the options name.
 
     Raises:
-        UsageError: there is no --shapes.
+        UsageError: there is neither --shapes nor --serving, or both.
         ShapesError, LayerError: a value means nothing or its numbers do not fit together.
     """
-    if not shapes:
+    if serving and (shapes or unfused):
+        both = "--shapes" if shapes else "--unfused"
+        raise click.UsageError(f"--serving MODEL is the layers that vLLM runs of it; leave {both} out.")
+    if not shapes and not serving:
         raise click.UsageError("Missing option '--shapes'; give a model, as --shapes llama7b.")
-    return parse_shapes(";".join(shapes), group_size, dtype, zero_point, tp, unfused)
+    models = ";".join(serving or shapes)
+    return parse_shapes(models, group_size, dtype, zero_point, tp, unfused, bool(serving))
 
 
 def names_no_layer(
@@ -151,9 +182,14 @@ def names_no_layer(
     zero_point: bool | None,
     tp: int,
     unfused: bool,
+    serving: Sequence[str] = (),
 ) -> bool:
     """Whether all of them were left out."""
-    return not shapes and (group_size, dtype, zero_point, tp, unfused) == (None, None, None, 1, False)
+    return (
+        not shapes
+        and not serving
+        and (group_size, dtype, zero_point, tp, unfused) == (None, None, None, 1, False)
+    )
 
 
 def chosen_executors(device: str, executor: str, address: str | None, allow_busy: bool) -> Sequence[Executor]:
@@ -174,9 +210,38 @@ def chosen_executors(device: str, executor: str, address: str | None, allow_busy
     return local_executors(device, allow_busy)
 
 
-def chosen_tokens(m: Sequence[int] | None, device: Device) -> tuple[int, ...]:
-    """The numbers of tokens asked for, else every bucket that makes sense on the device."""
-    return tuple(m or (BUCKETS if device.kind == "cuda" else _CPU_BUCKETS))
+def served_tokens(
+    m: Sequence[int] | None,
+    serving: Sequence[str],
+    max_num_seqs: int | None,
+    max_num_batched_tokens: int | None,
+) -> tuple[int, ...] | None:
+    """The buckets that an engine of these limits runs; None without --serving, or where --m names them.
+
+    Raises:
+        UsageError: a limit is given beside --m or without --serving.
+        LayerError: the limits do not fit together.
+    """
+    limited = max_num_seqs is not None or max_num_batched_tokens is not None
+    if limited and (m or not serving):
+        raise click.UsageError(
+            "--max-num-seqs and --max-num-batched-tokens go with --serving, in place of --m."
+        )
+    if m or not serving:
+        return None
+    from autotune.serving.engine import served_buckets
+
+    return served_buckets(max_num_seqs, max_num_batched_tokens)
+
+
+def chosen_tokens(
+    m: Sequence[int] | None, device: Device, served: Sequence[int] | None = None
+) -> tuple[int, ...]:
+    """The numbers of tokens asked for, else those of `served`, or of all buckets, that suit the device."""
+    if m:
+        return tuple(m)
+    sensible = BUCKETS if device.kind == "cuda" else _CPU_BUCKETS
+    return sensible if served is None else tuple(bucket for bucket in served if bucket in sensible)
 
 
 def tuned_problems(shapes: Sequence[Shape], tokens: Sequence[int]) -> list[Problem]:

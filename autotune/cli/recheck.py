@@ -57,6 +57,7 @@ def run_recheck(
     progress: ProblemProgress,
     budget_s: float | None,
     as_json: bool,
+    peer: bool,
 ) -> None:
     """Recheck the problems' records on executors of one device model, and print what became of each."""
     from autotune.search.recheck import recheck
@@ -67,7 +68,7 @@ def run_recheck(
 
     begin = time.monotonic()
     click.echo(f"records of {len(problems)} problems on {model_name(executors)}, in {store.name}", err=True)
-    running = recheck(problems, store, executors, budget_s, progress.stage)
+    running = recheck(problems, store, executors, budget_s, progress.stage, peer)
     results = progress.follow(running, lambda result: result.trials > 0, show)
     if not as_json:
         click.echo(_table(results, shapes))

@@ -17,6 +17,8 @@ from autotune.cli.options import (
     fleet_options,
     names_no_layer,
     seconds,
+    served_tokens,
+    serving_options,
     tuned_problems,
 )
 from autotune.cli.output import layer_name, microseconds, model_name, problem_fields, table
@@ -27,6 +29,7 @@ from autotune.record import DEFAULT_MODE, MODES, Mode
 if TYPE_CHECKING:
     from autotune.device import Device
     from autotune.layer import Problem
+    from autotune.record import Record
     from autotune.search.executor import Executor
     from autotune.search.sweep import Outcome
     from autotune.shapes import Shape
@@ -40,12 +43,14 @@ Examples:
   autotune sweep --shapes llama7b
   autotune sweep --shapes ./my-model --m 1,16 --tp 2 --device all
   autotune sweep --shapes n=4096,k=4096,group_size=64 --budget 60s --json
+  autotune sweep --serving ./my-model --tp 2
   autotune sweep --recheck
   autotune sweep --shapes llama7b --kernel ./kernels.py:my_gemm"""
 
 
 @click.command(epilog=_EXAMPLES)
 @fleet_options
+@serving_options
 @click.option(
     "--budget",
     callback=seconds,
@@ -78,6 +83,9 @@ def command(
     allow_busy: bool,
     db: str | None,
     budget: float | None,
+    serving: tuple[str, ...],
+    max_num_seqs: int | None,
+    max_num_batched_tokens: int | None,
     kernel: str | None,
     recheck: bool,
     mode: Mode | None,
@@ -97,9 +105,12 @@ def command(
     After a driver or compiler change, --recheck confirms stored records in seconds: it keeps, replaces or
     drops each, and says why.
     """
+    served = served_tokens(m, serving, max_num_seqs, max_num_batched_tokens)
+    layers["serving"] = serving
     shapes = None if recheck and names_no_layer(**layers) else chosen_shapes(**layers)
     if recheck and mode is not None:
         raise click.UsageError("--recheck times each record in its own mode; leave --mode out.")
+    peer = _times_vllm(serving)
     from autotune.search.executor import by_model
 
     with contextlib.ExitStack() as stack:
@@ -113,15 +124,26 @@ def command(
         from autotune.store.store import Store
 
         store = stack.enter_context(Store.open(db))
-        plans = [_chosen(kernel, shapes, m, group[0], store) for group in groups]
+        plans = [_chosen(kernel, shapes, m, served, group[0], store) for group in groups]
         progress = stack.enter_context(ProblemProgress(sum(len(problems) for problems, _ in plans)))
         for group, (problems, named) in zip(groups, plans, strict=True):
             limit_s = _CPU_BUDGET_S if budget is None and group[0].device.kind == "cpu" else budget
             share_s = None if limit_s is None else limit_s / len(groups)
             if recheck:
-                run_recheck(problems, named, group, store, progress, share_s, as_json)
+                run_recheck(problems, named, group, store, progress, share_s, as_json, peer)
             else:
-                _run(problems, named, group, store, progress, share_s, as_json, mode or DEFAULT_MODE)
+                _run(problems, named, group, store, progress, share_s, as_json, mode or DEFAULT_MODE, peer)
+
+
+def _times_vllm(serving: Sequence[str]) -> bool:
+    """Whether vLLM's own kernels are to be timed too; that vLLM is missing is said on stderr."""
+    if not serving:
+        return False
+    from autotune.search.environment import vllm_is_here
+
+    if not vllm_is_here():
+        click.echo("vLLM is not in this environment, so its own kernels are not timed beside ours", err=True)
+    return vllm_is_here()
 
 
 def _executors(
@@ -141,6 +163,7 @@ def _chosen(
     kernel: str | None,
     shapes: Sequence[Shape] | None,
     m: tuple[int, ...] | None,
+    served: tuple[int, ...] | None,
     executor: Executor,
     store: Store,
 ) -> tuple[Sequence[Problem], Sequence[Shape]]:
@@ -149,7 +172,7 @@ def _chosen(
         from autotune.cli.recheck import stored_shapes
 
         return stored_shapes(store, executor, m)
-    problems = tuned_problems(shapes, chosen_tokens(m, executor.device))
+    problems = tuned_problems(shapes, chosen_tokens(m, executor.device, served))
     return _doable(kernel, problems, executor.device), shapes
 
 
@@ -179,6 +202,7 @@ def _run(
     budget_s: float | None,
     as_json: bool,
     mode: Mode,
+    peer: bool,
 ) -> None:
     """Sweep the problems on executors of one device model, and print what became of each."""
     from autotune.search.sweep import sweep
@@ -189,7 +213,7 @@ def _run(
 
     begin = time.monotonic()
     click.echo(f"{len(problems)} problems on {model_name(executors)}, into {store.name}", err=True)
-    running = sweep(problems, store, executors, budget_s, progress.stage, mode)
+    running = sweep(problems, store, executors, budget_s, progress.stage, mode, peer)
     outcomes = progress.follow(running, lambda outcome: outcome.record is not None, show)
     if not as_json:
         click.echo(_winners(outcomes, shapes))
@@ -210,6 +234,7 @@ def _fields(outcome: Outcome, device: Device) -> dict[str, Any]:
         "default_config": None if record is None else str(record.default_config),
         "default_us": None if record is None else record.default_us,
         "mode": None if record is None else record.mode,
+        "peers": [list(each) for each in _peers(record)],
         "resumed": outcome.resumed,
         "trials": outcome.trials,
         "failed": outcome.failed,
@@ -218,18 +243,26 @@ def _fields(outcome: Outcome, device: Device) -> dict[str, Any]:
     }
 
 
+def _peers(record: Record | None) -> tuple[tuple[str, float], ...]:
+    return () if record is None or record.evidence is None else record.evidence.peers
+
+
 def _winners(outcomes: Sequence[Outcome], shapes: Sequence[Shape]) -> str:
     order = {shape.layer: index for index, shape in enumerate(shapes)}
     rows = []
+    has_peers = any(_peers(outcome.record) for outcome in outcomes)
     for outcome in sorted(outcomes, key=lambda each: (order[each.problem.layer], each.problem.m)):
         name, m, record = layer_name(outcome.problem.layer, shapes), str(outcome.problem.m), outcome.record
         if record is None:
-            rows.append((name, m, "-", "-", "-", outcome.note))
+            rows.append((name, m, "-", "-", "-", *(["-"] if has_peers else []), outcome.note))
             continue
+        peers = " ".join(microseconds(time) for _, time in _peers(record)) or "-"
         times = microseconds(record.median_us), microseconds(record.default_us)
         gain = f"{record.default_us / record.median_us:.2f}x"
-        rows.append((name, m, *times, gain, f"{record.config}  {outcome.note}".rstrip()))
-    return table(("layer", "m", "us", "default us", "gain", "config"), rows)
+        shown = (name, m, *times, gain, *([peers] if has_peers else []))
+        rows.append((*shown, f"{record.config}  {outcome.note}".rstrip()))
+    header = ("layer", "m", "us", "default us", "gain", *(["vLLM us"] if has_peers else []), "config")
+    return table(header, rows)
 
 
 def _summary(outcomes: Sequence[Outcome], seconds: float) -> str:

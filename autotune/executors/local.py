@@ -43,9 +43,9 @@ _STARTER = ThreadPoolExecutor(1, thread_name_prefix="starter")
 
 @dataclass(frozen=True, slots=True)
 class _Crash:
-    """How an attempt at a problem ended: by this config, or by none in particular."""
+    """How an attempt at a problem ended: by a config, by the peer, or by none in particular."""
 
-    config: Config | None
+    testing: Testing
     reason: str
 
 
@@ -132,27 +132,33 @@ class LocalExecutor:
         cubins: Cubins,
         budget_s: float | None = None,
         mode: Mode = DEFAULT_MODE,
+        peer: bool = False,
     ) -> Tuned:
         """Measure the candidates, the first of which is the default config, and choose the winner.
 
         A config that takes its worker down fails; the others are measured again, by another worker and with
-        the whole of `budget_s`, so that a crash does not leave the problem to its default config.
+        the whole of `budget_s`, so that a crash does not leave the problem to its default config. A peer that
+        does so is left out.
 
         Raises:
             DeviceError: two workers in a row did not start, or it was cancelled.
         """
         crashed: dict[Config, str] = {}
-        blameless = 0
+        blameless, note = 0, ""
         while True:
             try:
-                task = Task(problem, candidates, cubins, budget_s, crashed, mode, self._allow_busy)
+                task = Task(problem, candidates, cubins, budget_s, crashed, mode, self._allow_busy, peer)
                 ended = self._attempt(task)
             except BaseException:
                 self._end_worker()  # a worker amid a problem would answer the next one with this one's result
                 raise
             if isinstance(ended, Tuned):
-                return ended
-            if ended.config is None:
+                return ended.noted(note)
+            if ended.testing.peer:
+                peer, note = False, f"the other engine's kernel is not timed: {ended.reason}"
+                continue
+            config = ended.testing.config
+            if config is None:
                 blameless += 1
                 if blameless == 2:
                     trials = tuple(
@@ -162,18 +168,18 @@ class LocalExecutor:
                     return Tuned(trials, None, f"given up, outside of any config: {ended.reason}")
                 continue
             blameless = 0
-            _LOG.info("%s of %s: %s", ended.config, problem, ended.reason)
-            crashed[ended.config] = ended.reason
-            _give_up_family(ended.config.family, candidates, crashed)
+            _LOG.info("%s of %s: %s", config, problem, ended.reason)
+            crashed[config] = ended.reason
+            _give_up_family(config.family, candidates, crashed)
 
     def _attempt(self, task: Task) -> Tuned | _Crash:
         worker = self._ready_worker()
-        testing: Config | None = None
+        testing = Testing(None)
         waiting = ""
         worker.send(replace(task, cubins=unsent(task.cubins, worker.has)))
         while True:
             limit_s = self._limit(task.problem)
-            if testing is None:
+            if testing.config is None:
                 limit_s = max(limit_s, _OUTSIDE_LIMIT_S)
             try:
                 message = worker.receive(limit_s)
@@ -185,7 +191,7 @@ class LocalExecutor:
                 self._end_worker()
                 return _Crash(testing, reason)
             if isinstance(message, Testing):
-                testing = message.config
+                testing = message
             elif isinstance(message, Waiting):
                 if message.reason != waiting:
                     _LOG.warning(message.reason)

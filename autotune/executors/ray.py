@@ -59,11 +59,12 @@ class _Actor:
         more: Cubins,
         budget_s: float | None,
         mode: Mode,
+        peer: bool,
     ) -> Tuned:
         """`keys` are those of the candidates' cubins, `more` the cubins that it lacks."""
         self._cubins |= more
         cubins = {key: self._cubins[key] for key in keys}
-        return self._executor.tune(problem, candidates, cubins, budget_s, mode)
+        return self._executor.tune(problem, candidates, cubins, budget_s, mode, peer)
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +129,7 @@ class RayExecutor:
         cubins: Cubins,
         budget_s: float | None = None,
         mode: Mode = DEFAULT_MODE,
+        peer: bool = False,
     ) -> Tuned:
         """Measure the candidates, the first of which is the default config, and choose the winner.
 
@@ -139,7 +141,7 @@ class RayExecutor:
             self._check_opened()
             more = unsent(cubins, self._sent)
             tuned: Tuned = ray.get(
-                actor.tune.remote(problem, candidates, tuple(cubins), more, budget_s, mode)
+                actor.tune.remote(problem, candidates, tuple(cubins), more, budget_s, mode, peer)
             )
         except (RayError, DeviceError) as error:
             self._end_actor()  # another one has no cubins, and may be where this one is lost

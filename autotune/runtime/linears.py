@@ -11,7 +11,7 @@ import torch
 
 from autotune.errors import AutotuneError, DeviceError, FormatError, LayerError
 from autotune.formats import Scheme, Unpacked, layer_of, names_of, read
-from autotune.fusion import ARCHITECTURES, grouped
+from autotune.fusion import ARCHITECTURES, FUSED, grouped
 from autotune.layer import Layer
 from autotune.runtime.activation import ScaledActivation
 from autotune.runtime.checkpoint import Checkpoint
@@ -134,7 +134,7 @@ class Linears:
     def _planned(self, *, fuse: bool) -> Iterator[_Group]:
         """The groups that kernels take; the linears of others are noted as dense."""
         taken = {name: layer for name, layer in self._layers.items() if name not in self._dense}
-        for name, layer, linears in grouped(taken, fuse):
+        for name, layer, linears in grouped(taken, FUSED if fuse else {}):
             with _named(name):
                 try:
                     yield _Group(name, linears, plans_for(layer, self._lookup))

@@ -5,12 +5,19 @@ from __future__ import annotations
 import platform
 from collections.abc import Collection
 from importlib.metadata import version
+from importlib.util import find_spec
 
 import autotune
 from autotune import _C
 from autotune.device import Device
 from autotune.kernels import compiler, registry
 from autotune.record import Environment
+
+
+def vllm_is_here() -> bool:
+    """Whether a worker on this machine could time vLLM's kernels."""
+    spec = find_spec("vllm")
+    return spec is not None and spec.origin is not None  # a folder of that name is no package
 
 
 def current_environment(device: Device, names: Collection[str] | None = None) -> Environment:

@@ -33,10 +33,12 @@ class Executor(Protocol):
         cubins: Cubins,
         budget_s: float | None = None,
         mode: Mode = DEFAULT_MODE,
+        peer: bool = False,
     ) -> Tuned:
         """Measure the candidates, the first of which is the default config, and choose the winner.
 
-        A candidate that crashes or does not end is a trial of status `failed`.
+        A candidate that crashes or does not end is a trial of status `failed`. With `peer`, vLLM's kernel for
+        the layer is timed in the same rounds; where that fails, a note says why.
 
         Raises:
             DeviceError: the device cannot be used at all, or it was cancelled.

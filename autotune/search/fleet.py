@@ -25,11 +25,15 @@ _LOG = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """What is to be measured of a problem: the candidates, the first of which is the default config."""
+    """What is to be measured of a problem: the candidates, the first of which is the default config.
+
+    With `peer`, vLLM's kernel is timed beside them.
+    """
 
     problem: Problem
     candidates: Sequence[Config]
     mode: Mode = DEFAULT_MODE
+    peer: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +157,7 @@ class _Run:
     def _tune(self, problem: Problem, executor: Executor) -> Done:
         begin = time.monotonic()
         task, cubins = self._tasks[problem], self._cubins[problem]
-        tuned = executor.tune(problem, task.candidates, cubins, self._share(begin), task.mode)
+        tuned = executor.tune(problem, task.candidates, cubins, self._share(begin), task.mode, task.peer)
         return Done(tuned, executor, cubins, time.monotonic() - begin)
 
     def _share(self, now: float) -> float | None:

@@ -10,6 +10,7 @@ from autotune.errors import ConfigError
 from autotune.kernels import registry
 from autotune.layer import Problem
 from autotune.record import Environment, Mode, Record, Trial
+from autotune.search.environment import vllm_is_here
 from autotune.search.tune import candidates_of
 from autotune.store.store import Store
 
@@ -43,14 +44,21 @@ def current_trials(
 
 
 def candidates_to_do(
-    problem: Problem, device: Device, store: Store, environment: Environment, mode: Mode
+    problem: Problem,
+    device: Device,
+    store: Store,
+    environment: Environment,
+    mode: Mode,
+    peer: bool = False,
 ) -> list[Config] | None:
     """The configs to measure now, the default config first, then the incumbent; None for none.
 
     A problem is done when it has a record of today's kernel and the mode against today's default config, and
     such a trial for every config. Else what lacks a trial is raced against the default and the incumbent: the
-    stored winner, or the best trial when the winner's own kernel has changed. A problem where
-    nothing ever passed is measured whole. A new driver or compiler makes nothing new: a recheck confirms.
+    stored winner, or the best trial when the winner's own kernel has changed. A problem where nothing ever
+    passed is measured whole. A new driver or compiler makes nothing new: a recheck confirms. Where the `peer`
+    is to be timed and the record lacks it, those two race again, because times of different rounds are never
+    compared.
     """
     whole = candidates_of(problem, device, environment.sources)
     records = current_records(problem, device, store, environment)
@@ -60,6 +68,7 @@ def candidates_to_do(
         tried.issuperset(whole)
         and records
         and (records[-1].mode, records[-1].default_config) == (mode, whole[0])
+        and (has_peer(records[-1]) or not peer)
     ):
         return None
     stored = [record.config for record in reversed(records) if record.mode == mode]
@@ -72,6 +81,19 @@ def candidates_to_do(
     # The incumbent goes before the others, so that a budget that ends early has it compared at least.
     missing = (config for config in others if config not in tried)
     return list(dict.fromkeys((default, incumbent, *missing)))
+
+
+def has_peer(record: Record | None) -> bool:
+    """Whether the evidence of the record has the time of another engine's kernel."""
+    return record is not None and record.evidence is not None and bool(record.evidence.peers)
+
+
+def wants_peer(record: Record | None, asked: bool) -> bool:
+    """Whether vLLM's kernel is to be timed with what may replace the record: where that can be had.
+
+    It is where a user asked for it, and where the record has such a time, which a new one would lose.
+    """
+    return (asked or has_peer(record)) and vllm_is_here()
 
 
 def outlasts(record: Record | None, candidates: Sequence[Config], trials: Iterable[Trial]) -> bool:

@@ -21,6 +21,7 @@ from autotune.search.incremental import (
     is_valid,
     outlasts,
     superseded,
+    wants_peer,
 )
 from autotune.search.tune import Progress, Tuned
 from autotune.store.store import Store
@@ -53,12 +54,13 @@ def recheck(
     executors: Sequence[Executor],
     budget_s: float | None = None,
     progress: Progress | None = None,
+    peer: bool = False,
 ) -> Iterator[Rechecked]:
     """Measure each stored winner, its runners-up and the default again; keep, replace or drop the record.
 
     Each is timed in its record's own mode. The outcome is stored with its trials as a new sweep of the
     present environment, problem by problem. A record is dropped when nothing that was measured passes.
-    `budget_s` is shared by the problems. The executors are those of a sweep.
+    `budget_s` is shared by the problems. The executors are those of a sweep, and so is `peer`.
     """
     device, environment = executors[0].device, executors[0].environment
     tasks: list[Task] = []
@@ -67,7 +69,8 @@ def recheck(
         known[problem] = records = current_records(problem, device, store, environment)
         if records:
             candidates = _candidates(records, device, store, environment)
-            tasks.append(Task(problem, candidates, records[-1].mode))
+            beside = wants_peer(records[-1], peer)
+            tasks.append(Task(problem, candidates, records[-1].mode, beside))
         else:
             yield Rechecked(problem, "unchecked", None, None, _why_unchecked(problem, device, store))
     if not tasks:

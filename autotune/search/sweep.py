@@ -17,6 +17,7 @@ from autotune.search.incremental import (
     current_records,
     outlasts,
     superseded,
+    wants_peer,
 )
 from autotune.search.tune import Progress
 from autotune.store.store import Store
@@ -42,6 +43,7 @@ def sweep(
     budget_s: float | None = None,
     progress: Progress | None = None,
     mode: Mode = DEFAULT_MODE,
+    peer: bool = False,
 ) -> Iterator[Outcome]:
     """Measure every problem on one of the executors; store trials, record and binary, each problem at once.
 
@@ -50,7 +52,8 @@ def sweep(
     different modes are never compared; a record of another `mode` gives way. What was yielded is stored,
     whatever happens to the iterator. `budget_s` is shared by the problems that are still to do. The executors
     tune on devices of one model; they are started when there is something to do and left to the caller to
-    close. All candidates of a problem run on one of them, so that a slow device chooses no other winner.
+    close. All candidates of a problem run on one of them, so that a slow device chooses no other winner. With
+    `peer`, vLLM's kernel is timed beside them where vLLM is, also for problems whose record lacks its time.
 
     Raises:
         DeviceError: no executor is left that can use its device.
@@ -60,14 +63,15 @@ def sweep(
     known: dict[Problem, Record | None] = {}
     for problem in problems:
         known[problem] = current_record(problem, device, store, environment, mode)
-        candidates = candidates_to_do(problem, device, store, environment, mode)
+        beside = wants_peer(known[problem], peer)
+        candidates = candidates_to_do(problem, device, store, environment, mode, beside)
         if candidates is None:
             yield Outcome(problem, known[problem], True, 0, 0, 0.0)
             continue
         if not tasks:
             for executor in executors:
                 executor.start()  # they get ready while the other problems are looked up
-        tasks.append(Task(problem, candidates, mode))
+        tasks.append(Task(problem, candidates, mode, beside))
     if not tasks:
         return
     arguments = {"mode": mode, "problems": [str(problem) for problem in problems]}

@@ -20,6 +20,7 @@ from autotune.record import DEFAULT_MODE, Evidence, Mode, Record, Trial
 if TYPE_CHECKING:
     from autotune.bench.measure import Measured
     from autotune.bench.operands import Operands
+    from autotune.bench.peer import MakePeer
 
 _T = TypeVar("_T")
 
@@ -40,6 +41,10 @@ class Tuned:
     def failed(self) -> int:
         """How many configs failed or were wrong."""
         return sum(trial.status in ("failed", "wrong") for trial in self.trials)
+
+    def noted(self, note: str) -> Tuned:
+        """With one more note, if it says something."""
+        return replace(self, note="; ".join(filter(None, (self.note, note))))
 
 
 def candidates_of(problem: Problem, device: Device, names: Collection[str] | None = None) -> list[Config]:
@@ -108,11 +113,13 @@ def tune(
     crashed: Mapping[Config, str] = MappingProxyType({}),
     mode: Mode = DEFAULT_MODE,
     notice: Notice = lambda _: None,
+    peer: MakePeer | None = None,
 ) -> Tuned:
     """Measure the candidates, the first of which is the default config, and choose the winner.
 
     Those that have `crashed` fail for the reason given there and are not run again. `notice` is called with
-    each of the others before anything of it runs; None stands for several at once.
+    each of the others before anything of it runs; None stands for several at once. What `peer` makes is timed
+    beside them, and its time is part of the record's evidence.
     """
     from autotune.bench.measure import measure
 
@@ -131,14 +138,14 @@ def tune(
 
     default, *others = candidates
     measured = measure(
-        problem, operands, others, default, plan_of, budget_s, mode, before_race=lambda: notice(None)
+        problem, operands, others, default, plan_of, budget_s, mode, lambda: notice(None), peer
     )
     tuned = _choose(problem, device, default, _named(measured, device))
-    if not measured.others:
-        return tuned
-    users = ", ".join(map(str, measured.others))
-    busy = f"processes {users} used {device.name} meanwhile, so the times may be off"
-    return replace(tuned, note="; ".join(filter(None, (tuned.note, busy))))
+    busy = ""
+    if measured.others:
+        users = ", ".join(map(str, measured.others))
+        busy = f"processes {users} used {device.name} meanwhile, so the times may be off"
+    return tuned.noted(measured.note).noted(busy)
 
 
 def _named(measured: Measured, device: Device) -> Measured:
@@ -188,6 +195,7 @@ def _choose(problem: Problem, device: Device, default_config: Config, measured: 
             floor_us=measure_peaks(device, problem.layer.dtype).floor_us(problem),
             temperature_c=measured.temperature_c,
             power_w=measured.power_w,
+            peers=measured.peers,
         ),
     )
     return Tuned(trials, record, note)

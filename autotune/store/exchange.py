@@ -178,6 +178,7 @@ def _line(record: Record) -> dict[str, Any]:
         runners_up=tuple((config, _rounded(median_us)) for config, median_us in evidence.runners_up),
         deviation=None if evidence.deviation is None else _digits(evidence.deviation),
         floor_us=_rounded(evidence.floor_us),
+        peers=tuple((name, _rounded(median_us)) for name, median_us in evidence.peers),
     )
     return row | {"evidence": evidence_row(rounded)}
 

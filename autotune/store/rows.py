@@ -241,17 +241,22 @@ def evidence_of(stored: Any) -> Evidence:
     median, low, high = (_number(ratio, "gain", above=0) for ratio in row["gain"])
     state = ("clock_mhz", "temperature_c", "power_w")
     known = {name: _whole(row, name) for name in state if row.get(name) is not None}
-    others = row.get("runners_up", ())
     return Evidence(
         mode=_one_of(row["mode"], "mode", MODES),
         rounds=_whole(row, "rounds"),
         gain=(median, low, high),
         ties=tuple(_word(config, "tie") for config in row.get("ties", ())),
-        runners_up=tuple((_word(config, "runner-up"), _number(us, "runner-up", 0)) for config, us in others),
+        runners_up=_timed(row, "runners_up"),
         deviation=_if_any(row.get("deviation"), _number, "deviation"),
         floor_us=_if_any(row.get("floor_us"), _number, "floor_us", 0),
+        peers=_timed(row, "peers"),
         **known,
     )
+
+
+def _timed(row: dict[str, Any], name: str) -> tuple[tuple[str, float], ...]:
+    """What was timed, each with its microseconds."""
+    return tuple((_word(what, name), _number(us, name, 0)) for what, us in row.get(name, ()))
 
 
 @_row_of("environment")
