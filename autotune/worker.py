@@ -158,7 +158,7 @@ class _Worker:
         self._announce(None, peer=True)
         if self._peer is None:
             try:
-                from autotune.serving.vllm_peer import vllm_peer
+                from autotune.serving.vllm.peer import vllm_peer
 
                 self._peer = vllm_peer(operands)
             except Exception as error:

@@ -12,7 +12,7 @@ from autotune import worker
 from autotune.bench.operands import Operands
 from autotune.bench.peer import Peer
 from autotune.packing import dequantize
-from autotune.serving import vllm_peer
+from autotune.serving.vllm import peer
 
 NAME = "vllm:DenseLinearKernel"
 
@@ -57,5 +57,5 @@ def work_with_a_peer_that_crashes(pipe: Any, device: Any) -> None:
 
 
 def _work(pipe: Any, device: Any, make: Callable[[Operands], Peer]) -> None:
-    vllm_peer.vllm_peer = make
+    peer.vllm_peer = make
     worker.work(pipe, device)

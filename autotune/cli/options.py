@@ -229,7 +229,7 @@ def served_tokens(
         )
     if m or not serving:
         return None
-    from autotune.serving.engine import served_buckets
+    from autotune.serving.tokens import served_buckets
 
     return served_buckets(max_num_seqs, max_num_batched_tokens)
 

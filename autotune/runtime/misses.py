@@ -28,7 +28,7 @@ LIMIT_BYTES = 1 << 20
 MARKS = frozenset(4**power for power in range(32))
 """Numbers of calls at which they are noted."""
 REPLAYS = 1000
-"""What a call that is captured in a CUDA graph counts: the graph is made to be replayed, which no one sees."""
+"""What a call that a CUDA graph captured counts: the graph is made to be replayed, which no one sees."""
 _MISSED = ("near", "default")
 
 
@@ -52,8 +52,8 @@ class Tally:
 
     They are noted when they are 1, 4, 16 and so on in all, and the rest when the layer's plans are let go or
     the process ends. So a call costs an increment, a process writes some dozen lines in its life, and one
-    that is killed has told of a quarter of its calls at least. A CUDA graph that is replayed calls nothing; what
-    it captured counts as REPLAYS calls. `missed` says of each bucket whether its answer missed.
+    that is killed has told of a quarter of its calls at least. A CUDA graph that is replayed calls nothing;
+    what it captured counts as REPLAYS calls. `missed` says of each bucket whether its answer missed.
     """
 
     def __init__(self, file: Path, arch: str, source_hash: str, answers: Sequence[Answer]) -> None:

@@ -33,6 +33,13 @@ class AutotuneLinearKernel(MPLinearKernel):  # type: ignore[misc]
 
     mode: ClassVar[Mode | None] = None
 
+    def __init__(self, c: MPLinearLayerConfig, *names: Any, **named: Any) -> None:
+        super().__init__(c, *names, **named)
+        self._plans: LayerPlans | None = None
+        self._gathers = False
+        self._handle = ""
+        self._order_name: str = self.w_gidx_name if _has_order(c) else ""
+
     @classmethod
     def get_min_capability(cls) -> int:
         """The oldest GPU, as a compute capability; a CPU has none."""
@@ -108,12 +115,6 @@ class AutotuneLinearKernel(MPLinearKernel):  # type: ignore[misc]
         qweight, scales = getattr(layer, self.w_q_name), getattr(layer, self.w_s_name)
         out: torch.Tensor = int4_linear(x, qweight, scales, zeros, bias, self._handle)
         return out
-
-    def __init__(self, c: MPLinearLayerConfig, *names: Any, **named: Any) -> None:
-        super().__init__(c, *names, **named)
-        self._plans: LayerPlans | None = None
-        self._gathers = False
-        self._order_name = self.w_gidx_name if _has_order(c) else None
 
 
 def _layer_of(c: MPLinearLayerConfig) -> Layer:

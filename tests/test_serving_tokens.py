@@ -6,7 +6,7 @@ import pytest
 
 from autotune.errors import LayerError
 from autotune.layer import BUCKETS, bucket_of
-from autotune.serving.engine import graph_sizes, served_buckets
+from autotune.serving.tokens import graph_sizes, served_buckets
 
 TO_512 = (1, 2, 4, *range(8, 249, 8), *range(256, 513, 16))
 

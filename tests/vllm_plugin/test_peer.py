@@ -24,7 +24,7 @@ from autotune.formats import awq_gemm
 from autotune.kernels import registry
 from autotune.layer import Layer, Problem
 from autotune.search.tune import Tuned, tune
-from autotune.serving import vllm_peer as peer
+from autotune.serving.vllm import peer
 
 KERNELS = linear._POSSIBLE_KERNELS[PlatformEnum.CPU]
 LAYER = Layer(64, 128, 32)
