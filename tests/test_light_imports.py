@@ -36,6 +36,7 @@ def heavy_modules(code: str, folder: Path) -> set[str]:
         (RUN_CLI.format(arguments=["--help"]), {"click"}),
         (RUN_CLI.format(arguments=["sweep", "--help"]), {"click"}),
         (RUN_CLI.format(arguments=["lookup", "--shapes", "llama7b", "--device", "cpu"]), {"click"}),
+        (RUN_CLI.format(arguments=["lookup", "--serving", "llama7b", "--device", "cpu"]), {"click"}),
     ],
 )
 def test_imports_stay_light(code: str, allowed: set[str], tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from command_line import PROGRAM, autotune
 from autotune.bench.operands import Operands
 from autotune.bench.peer import Peer
 from autotune.cli.explanation import fields, lines
+from autotune.cli.sweep import _winners
 from autotune.device import cpu_device
 from autotune.executors.local import LocalExecutor
 from autotune.kernels import registry
@@ -23,6 +24,7 @@ from autotune.search import incremental
 from autotune.search.recheck import recheck
 from autotune.search.sweep import sweep
 from autotune.search.tune import tune
+from autotune.shapes import Shape
 from autotune.store.store import Store
 
 LAYER = Layer(n=128, k=256, group_size=64)
@@ -109,6 +111,9 @@ def test_a_record_without_a_peer_is_raced_again_in_short(store, monkeypatch):
         (timed,) = sweep([PROBLEM], store, [executor], peer=True)
         assert 1 <= timed.trials <= 2 < first.trials
         assert [name for name, _ in timed.record.evidence.peers] == [peers.NAME]
+        head, row = _winners([timed], [Shape((), LAYER)]).splitlines()
+        assert "  vLLM us  " in head
+        assert f" {timed.record.evidence.peers[0][1]:.1f} " in row
         (done,) = sweep([PROBLEM], store, [executor], peer=True)
         assert done.resumed
         (rechecked,) = recheck([PROBLEM], store, [executor])
@@ -120,6 +125,16 @@ def test_a_record_without_a_peer_is_raced_again_in_short(store, monkeypatch):
     explanation = lookup.explain(answer)
     assert f"in the same rounds: {name} {median_us:.2f} us" in lines(answer, explanation)
     assert fields(answer, explanation)["peers"] == [[name, median_us]]
+
+
+def test_a_race_for_a_peer_that_is_not_to_be_had_leaves_the_record(store, monkeypatch):
+    monkeypatch.setattr(incremental, "vllm_is_here", lambda: True)
+    with LocalExecutor(cpu_device(), entry=peers.work_with_a_peer_that_crashes, allow_busy=True) as executor:
+        (first,) = sweep([PROBLEM], store, [executor])
+        (again,) = sweep([PROBLEM], store, [executor], peer=True)
+    assert again.record == first.record == store.records(cpu_device(), PROBLEM)[-1]
+    assert 1 <= again.trials <= 2
+    assert "is not timed" in again.note
 
 
 def sweep_with_an_engine(folder: Path, init: str, *arguments: str) -> subprocess.CompletedProcess[str]:

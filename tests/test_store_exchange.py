@@ -134,6 +134,7 @@ def test_evidence_keeps_the_digits_that_mean_something(tmp_path):
         floor_us=third,
         temperature_c=None,
         power_w=None,
+        peers=(("vllm:MacheteLinearKernel", third),),
     )
     write_text([replace(record(), evidence=exact)], ENVIRONMENT, tmp_path / "a")
     line = json.loads((tmp_path / "a").read_text().splitlines()[1])
@@ -144,6 +145,7 @@ def test_evidence_keeps_the_digits_that_mean_something(tmp_path):
         "runners_up": [["mma:", 0.333]],
         "deviation": 0.0003333,
         "floor_us": 0.333,
+        "peers": [["vllm:MacheteLinearKernel", 0.333]],
     }
     assert read_text(tmp_path / "a")[1][0].evidence.clock_mhz is None
 

@@ -107,6 +107,13 @@ def outlasts(record: Record | None, candidates: Sequence[Config], trials: Iterab
     return all(trial.config != record.config for trial in turns)
 
 
+def was_for_nothing(record: Record | None, candidates: Sequence[Config], winner: Record | None) -> bool:
+    """Whether a race for a peer's time alone got none: then the record stays, with its richer evidence."""
+    if record is None or has_peer(winner):
+        return False
+    return {record.config, record.default_config}.issuperset(candidates)
+
+
 def superseded(winner: Record | None, records: Iterable[Record]) -> list[Record]:
     """Those of the problem's current records that give way to a new winner: all of other kernels."""
     return [record for record in records if winner is not None and record.source_hash != winner.source_hash]

@@ -18,6 +18,7 @@ from autotune.search.incremental import (
     outlasts,
     superseded,
     wants_peer,
+    was_for_nothing,
 )
 from autotune.search.tune import Progress
 from autotune.store.store import Store
@@ -80,6 +81,7 @@ def sweep(
         for task, done in running:
             tuned, record = done.tuned, known[task.problem]
             stays = outlasts(record, task.candidates, tuned.trials)
+            stays |= task.peer and was_for_nothing(record, task.candidates, tuned.record)
             winner = None if stays else tuned.record
             binary = binary_of(winner, device, done.cubins)
             dropped = superseded(winner, current_records(task.problem, device, store, environment))
