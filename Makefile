@@ -19,11 +19,15 @@ PARALLEL := $(if $(GPU),,--numprocesses 2 --dist worksteal)
 SOURCES := $(shell find csrc -name '*.cpp' -o -name '*.h')
 CLANG_FORMAT := find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh' | xargs $(BIN)/clang-format
 
+# SGLang, for the tests of its plugin, in an environment of its own: what it pins does not suit ours.
+SGLANG := .venv-sglang
+SGLANG_PIP := $(SGLANG)/bin/python -m pip --disable-pip-version-check -qq
+
 # Of `make fuzz`: where its cases begin, and for how long it makes new ones.
 SEED ?= 1
 SECONDS ?= 60
 
-.PHONY: sweep test fuzz lint format
+.PHONY: sweep test test-sglang fuzz lint format
 
 sweep: $(READY)
 	$(BIN)/autotune sweep --shapes llama7b
@@ -31,6 +35,9 @@ sweep: $(READY)
 test: $(READY)
 	$(if $(POSTGRES),,$(if $(APT),-$(GET_POSTGRES)))
 	$(BIN)/python -m pytest $(PARALLEL)
+
+test-sglang: $(SGLANG)/ready
+	$(SGLANG)/bin/python -m pytest tests/sglang
 
 fuzz: $(READY)
 	$(BIN)/python tests/fuzz_database.py $(SEED) $(SECONDS)
@@ -47,8 +54,16 @@ format: $(READY)
 	$(CLANG_FORMAT) -i
 
 # The build tools come first and stay, so that a rebuild of the extension compiles only what has changed.
+BUILD_TOOLS := 'scikit-build-core>=0.10' 'pybind11>=2.13' 'cmake>=3.20' 'ninja>=1.11'
 $(READY): pyproject.toml constraints.txt CMakeLists.txt $(SOURCES)
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(PIP) install 'scikit-build-core>=0.10' 'pybind11>=2.13' 'cmake>=3.20' 'ninja>=1.11'
+	$(PIP) install $(BUILD_TOOLS)
 	$(PIP) install --no-build-isolation --constraint constraints.txt --editable '.[$(EXTRAS)]'
+	touch $@
+
+$(SGLANG)/ready: tests/sglang/requirements.txt pyproject.toml constraints.txt CMakeLists.txt $(SOURCES)
+	test -x $(SGLANG)/bin/python || $(PYTHON) -m venv $(SGLANG)
+	$(SGLANG_PIP) install $(BUILD_TOOLS)
+	$(SGLANG_PIP) install --no-build-isolation --constraint constraints.txt -Cbuild-dir=build/sglang --editable .
+	$(SGLANG_PIP) install --no-deps --requirement tests/sglang/requirements.txt
 	touch $@
