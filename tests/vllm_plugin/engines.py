@@ -15,17 +15,27 @@ from vllm.lora.request import LoRARequest
 from vllm.model_executor.kernels import linear as kernels
 from vllm.platforms import current_platform
 
+from autotune.runtime.plans import LayerPlans
 from autotune.serving.vllm import VARIABLE, report
 from autotune.serving.vllm.kernel import AutotuneLinearKernel
 
 PROMPTS = [[(7 * row + column) % 128 for column in range(9)] for row in range(3)]
 TOKENS = 12
+_make_plans = LayerPlans.__init__
 
 
 def engine(folder: Path, **options: Any) -> LLM:
+    """An engine that is ready for requests: from then on, making plans of a layer is an error."""
     sizes = {"max_model_len": 64, "max_num_seqs": 4, "max_num_batched_tokens": 64}
     memory = {"gpu_memory_utilization": 0.1}
-    return LLM(str(folder), skip_tokenizer_init=True, dtype="float16", **sizes, **memory, **options)
+    LayerPlans.__init__ = _make_plans  # type: ignore[method-assign]
+    llm = LLM(str(folder), skip_tokenizer_init=True, dtype="float16", **sizes, **memory, **options)
+    LayerPlans.__init__ = _refuse  # type: ignore[method-assign]
+    return llm
+
+
+def _refuse(*_: Any) -> None:
+    raise AssertionError("plans were made while serving")
 
 
 def tokens(llm: LLM, lora: LoRARequest | None = None) -> list[list[int]]:

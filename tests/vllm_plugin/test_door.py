@@ -337,7 +337,6 @@ def test_a_compile_cache_tells_apart_what_was_served(monkeypatch: pytest.MonkeyP
 
 
 def test_metrics_show_what_was_decided(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("AUTOTUNE_VLLM_REPORT", str(tmp_path))  # as a worker finds it
     start(monkeypatch, "1")
     AutotuneLinearKernel.can_implement(config_of())
     report.took(LAYER)

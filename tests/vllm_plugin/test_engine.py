@@ -75,9 +75,10 @@ def run(scenario: str, folder: Path, mode: str, tmp_path: Path) -> dict[str, Any
     }
     out, log = tmp_path / "found.json", tmp_path / "log"
     command = [sys.executable, str(HERE / "engines.py"), scenario, str(folder), str(out)]
+    inherited = {name: value for name, value in os.environ.items() if name != "AUTOTUNE_VLLM_REPORT"}
     with log.open("w") as lines:
         ended = subprocess.run(
-            command, env={**os.environ, **variables}, stdout=lines, stderr=subprocess.STDOUT, timeout=300
+            command, env={**inherited, **variables}, stdout=lines, stderr=subprocess.STDOUT, timeout=300
         )
     assert ended.returncode == 0, log.read_text()[-4000:]
     return {**json.loads(out.read_text()), "log": log.read_text()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import packers
@@ -17,6 +18,7 @@ from vllm.model_executor.layers.linear import RowParallelLinear
 from vllm.platforms import PlatformEnum
 from worlds import FORMATS, ROWS, K, engine_of_one, load, merged, process, reference
 
+from autotune.errors import FormatError
 from autotune.layer import Layer
 from autotune.packing import random_weight
 from autotune.serving.vllm import door
@@ -130,6 +132,16 @@ def test_a_shard_of_columns_equals_its_part_of_the_product(
     x = random((5, K // 2), "fp16")
     padded = torch.cat([torch.zeros_like(x), x], 1)
     assert deviation(linear(x)[0], reference(padded, [whole], None, None)) < TOLERANCE["fp16"]
+
+
+@pytest.mark.usefixtures("plugin")
+def test_weights_that_are_not_where_the_engine_runs_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    form, weights = FORMATS["awq"], weights_of(64, "fp16", zero_point=True)
+    linear = merged(form, weights, None, None)
+    elsewhere = SimpleNamespace(device=SimpleNamespace(kind="cuda"))
+    monkeypatch.setattr("autotune.serving.vllm.kernel.plans_for", lambda *_: elsewhere)
+    with pytest.raises(FormatError, match="the weights are on cpu, but the engine runs on cuda"):
+        process(linear)
 
 
 def on_the_second_of_two(monkeypatch: pytest.MonkeyPatch) -> None:
