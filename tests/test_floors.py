@@ -53,7 +53,7 @@ ALLOWED = {
     "sqlalchemy": ("store", "migrations"),
     "alembic": ("store/schema.py", "migrations"),
     "click": ("cli",),
-    "prometheus_client": ("daemon/metrics.py", "serving/vllm/report.py"),
+    "prometheus_client": ("daemon/metrics.py", "serving/vllm/metrics.py"),
     "rich": ("cli",),
     "ray": ("executors/ray.py",),
     "sglang": ("serving/sglang.py",),

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import logging
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -27,7 +30,7 @@ from autotune.record import Evidence
 from autotune.runtime import plans
 from autotune.runtime.lookup import Lookup
 from autotune.serving import vllm as plugin
-from autotune.serving.vllm import engine, report
+from autotune.serving.vllm import engine, metrics, report
 from autotune.serving.vllm.kernel import AutotuneLinearKernel
 
 LAYER = Layer(256, 128, 64, "fp16", zero_point=True)
@@ -99,6 +102,41 @@ def test_registering_twice_enters_once(monkeypatch: pytest.MonkeyPatch) -> None:
     for platform in (PlatformEnum.CUDA, PlatformEnum.CPU):
         assert [kernel.__name__ for kernel in kernels._POSSIBLE_KERNELS[platform]].count(NAME) == 1
         assert kernels._POSSIBLE_KERNELS[platform][0] is AutotuneLinearKernel
+
+
+_LATER = """
+import sys, time
+import vllm.engine.arg_utils
+from autotune.serving.vllm import DOOR, register
+before = set(sys.modules)
+register()
+assert DOOR not in sys.modules
+assert not [name for name in set(sys.modules) - before if name.startswith(("vllm.", "torch."))]
+from vllm.model_executor.kernels import linear
+from vllm.platforms import PlatformEnum
+print("first:", linear._POSSIBLE_KERNELS[PlatformEnum.CUDA][0].__name__)
+"""
+
+
+def test_a_process_that_runs_no_model_imports_no_kernels() -> None:
+    """vLLM registers in its front end too, which answers the sooner."""
+    ended = subprocess.run(
+        [sys.executable, "-c", _LATER],
+        env={**os.environ, plugin.VARIABLE: "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert ended.returncode == 0, ended.stderr[-2000:]
+    assert f"first: {NAME}" in ended.stdout
+
+
+def test_a_vllm_without_the_door_is_left_alone(monkeypatch: pytest.MonkeyPatch, said: list[str]) -> None:
+    monkeypatch.setattr(plugin, "DOOR", "vllm.model_executor.kernels.elsewhere")
+    start(monkeypatch, "1")
+    assert said == [
+        "autotune: this vLLM is not known, it has no vllm.model_executor.kernels.elsewhere;"
+        " vLLM's own kernels serve"
+    ]
 
 
 def test_off_leaves_vllm_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -343,7 +381,7 @@ def test_metrics_show_what_was_decided(monkeypatch: pytest.MonkeyPatch, tmp_path
     report.took(LAYER)
     found = {
         (sample.name, sample.labels["layer"], sample.labels.get("source")): sample.value
-        for metric in report._Collector(tmp_path).collect()
+        for metric in metrics.Collector(tmp_path).collect()
         for sample in metric.samples
     }
     assert found["autotune_linears", str(LAYER), None] == 2

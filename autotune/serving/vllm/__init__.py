@@ -1,34 +1,58 @@
 """vLLM plugin, entry point `vllm.general_plugins`: tuned kernels for the int4 linears of vLLM's own models.
 
-vLLM calls `register` in every process that it starts. Nothing of vLLM is imported before that.
+vLLM calls `register` in every process that it starts, most of which run no model. So it imports nothing of
+vLLM: the plugin enters when vLLM itself has imported its list of kernels.
 """
 
 from __future__ import annotations
 
 import logging
+from importlib.util import find_spec
+from pathlib import Path
 
-from autotune.serving.decide import mode_of
+from autotune.serving.decide import Mode, mode_of
+from autotune.serving.imports import after_import
 
 VARIABLE = "AUTOTUNE_VLLM"
 """The environment variable that says which layers autotune takes; see autotune.serving.decide.Mode."""
+DOOR = "vllm.model_executor.kernels.linear"
+"""vLLM's module with the list of kernels, from 0.20 on."""
 
 _LOG = logging.getLogger("vllm.autotune")
 _done = False
 
 
 def register() -> None:
-    """Put autotune's kernel first in vLLM's list, unless AUTOTUNE_VLLM=0; once, and without raising."""
+    """Have autotune's kernel in vLLM's list, unless AUTOTUNE_VLLM=0; once, and without raising."""
     global _done
     if _done:
         return
     _done = True
     try:
         mode = mode_of(VARIABLE)
-    except ValueError as error:
+        if mode == "0":
+            return
+        if mode is not None:
+            from autotune.serving.vllm.metrics import show
+
+            show()
+        if not _is_there(DOOR):
+            raise ImportError(f"this vLLM is not known, it has no {DOOR}")
+        after_import(DOOR, lambda: _enter(mode))
+    except Exception as error:
         _LOG.warning("autotune: %s; vLLM's own kernels serve", error)
-        return
-    if mode == "0":
-        return
+
+
+def _is_there(module: str) -> bool:
+    """Whether vLLM's folder has the module, found without an import."""
+    package, *parts = module.split(".")
+    spec = find_spec(package)
+    folders = () if spec is None else spec.submodule_search_locations or ()
+    places = [Path(folder, *parts) for folder in folders]
+    return any(place.is_dir() or place.with_suffix(".py").is_file() for place in places)
+
+
+def _enter(mode: Mode | None) -> None:
     try:
         from autotune.serving.vllm.door import enter
 

@@ -38,7 +38,6 @@ def enter(mode: Mode | None) -> None:
     # A graph that was compiled for other kernels, or another autotune, must not be loaded onto our weights.
     # vLLM asks when the model is loaded, so the decisions are made by then.
     factors[VARIABLE] = report.digest
-    report.show_metrics()
 
 
 def _check() -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
-from vllm.config import get_current_vllm_config_or_none
 from vllm.platforms import current_platform
 
 from autotune.device import Device, find_device
@@ -24,7 +25,7 @@ def buckets() -> tuple[int, ...]:
 
     That is the largest CUDA graph or the longest prefill; without an engine all buckets.
     """
-    config = get_current_vllm_config_or_none()
+    config = _config()
     if config is None:
         return BUCKETS
     graphs = config.compilation_config.cudagraph_capture_sizes or ()
@@ -34,5 +35,12 @@ def buckets() -> tuple[int, ...]:
 
 def is_first_rank() -> bool:
     """Whether this process speaks for all that hold shards of the same model."""
-    config = get_current_vllm_config_or_none()
+    config = _config()
     return config is None or config.parallel_config.rank == 0
+
+
+def _config() -> Any:
+    # Not at the top: what imports vLLM's kernels, and with them this file, may be on the way to its config.
+    from vllm.config import get_current_vllm_config_or_none
+
+    return get_current_vllm_config_or_none()
