@@ -202,7 +202,10 @@ def _model_shapes(part: str, path: Path, wanted: _Wanted) -> list[Shape]:
     document, told = read_json(file), quantization_of(file)
     asked = wanted.quantization
     if told and file.name == "config.json" and has_weights(file.parent):
-        found = stored_layers(file.parent, _scheme(file, told), asked.dtype or _dtype(document))
+        dtype = asked.dtype or _dtype(document)
+        if wanted.serving and asked.dtype is None and dtype == "fp32":
+            dtype = "bf16"  # as vLLM does where nobody says otherwise
+        found = stored_layers(file.parent, _scheme(file, told), dtype)
         layers = {name: asked.over(_of(layer)).layer(layer.n, layer.k) for name, layer in found.items()}
         return _stored_shapes(file, document, layers, wanted)
     decoder = _decoder(file, document)

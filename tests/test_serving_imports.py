@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -36,7 +37,6 @@ def test_it_acts_once_when_the_module_has_run(package: str) -> None:
 
         acted.append(list(door.kernels))
 
-    finders = list(sys.meta_path)
     after_import(f"{package}.door", act)
     whole = importlib.import_module(package)
     assert acted == []
@@ -44,13 +44,33 @@ def test_it_acts_once_when_the_module_has_run(package: str) -> None:
         importlib.import_module(f"{package}.door")
     assert acted == [[1]]
     assert whole.ran == ["door"]
-    assert sys.meta_path == finders
 
 
 def test_it_acts_at_once_when_the_module_is_there(package: str) -> None:
     importlib.import_module(f"{package}.door")
     acted: list[bool] = []
     after_import(f"{package}.door", lambda: acted.append(True))
+    assert acted == [True]
+
+
+def test_looking_for_the_module_is_no_import(package: str) -> None:
+    acted: list[bool] = []
+    after_import(f"{package}.door", lambda: acted.append(True))
+    for _ in range(2):
+        assert importlib.util.find_spec(f"{package}.door") is not None
+    assert acted == []
+    importlib.import_module(f"{package}.door")
+    assert acted == [True]
+
+
+def test_it_acts_when_the_module_runs_at_last(package: str, tmp_path: Path) -> None:
+    acted: list[bool] = []
+    after_import(f"{package}.broken", lambda: acted.append(True))
+    with pytest.raises(RuntimeError, match="as it is"):
+        importlib.import_module(f"{package}.broken")
+    (tmp_path / package / "broken.py").write_text("mended = True\n")
+    importlib.invalidate_caches()
+    importlib.import_module(f"{package}.broken")
     assert acted == [True]
 
 

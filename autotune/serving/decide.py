@@ -52,7 +52,7 @@ def mode_of(variable: str) -> Mode | None:
         ValueError: it is set to something else; the message names it.
     """
     value = os.environ.get(variable)
-    if value is None:
+    if not value:
         return None
     for mode in MODES:
         if value.strip().lower() == mode:

@@ -18,18 +18,21 @@ def after_import(name: str, act: Callable[[], None]) -> None:
 
 
 class _Watch(MetaPathFinder):
-    """Finds one module as Python does, for the first time that it is asked, and acts when it has run."""
+    """Finds one module as Python does, and acts when it has run for the first time.
+
+    It stays where it is afterwards, because other threads may be going through the finders.
+    """
 
     def __init__(self, name: str, act: Callable[[], None]) -> None:
         self._name, self._act = name, act
+        self._acted = False
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
         """The module's own spec, or None for every other module."""
-        if fullname != self._name:
+        if fullname != self._name or self._acted:
             return None
-        sys.meta_path.remove(self)
         spec = PathFinder.find_spec(fullname, path, target)
         if spec is None or spec.loader is None:
             return None
@@ -37,7 +40,9 @@ class _Watch(MetaPathFinder):
 
         def run_and_act(module: ModuleType) -> None:
             run(module)
-            self._act()
+            if not self._acted:
+                self._acted = True
+                self._act()
 
         spec.loader.exec_module = run_and_act  # type: ignore[method-assign]
         return spec

@@ -82,16 +82,22 @@ def caches(folder: Path) -> dict[str, Any]:
     for name in ("on", "off", "on again"):
         _switch(name != "off")
         llm = engine(folder / "model")
-        found[name] = {"tokens": tokens(llm), "kernels": kernels_of(llm)}
+        found[name] = {"tokens": tokens(llm), "kernels": kernels_of(llm), "cached": cached()}
         del llm
         gc.collect()
     return found
 
 
+def cached() -> list[str]:
+    """The names of the graphs in the cache; a name is the key of all that went into a graph."""
+    folder = Path(envs.VLLM_CACHE_ROOT, "torch_compile_cache", "torch_aot_compile")
+    return sorted(each.name for each in folder.iterdir())
+
+
 def warm(folder: Path) -> dict[str, Any]:
     """Tokens of a compiled engine, whose graphs another process has put into the cache."""
     llm = engine(folder / "model")
-    return {"tokens": tokens(llm), "kernels": kernels_of(llm)}
+    return {"tokens": tokens(llm), "kernels": kernels_of(llm), "cached": cached()}
 
 
 def graphs(folder: Path) -> dict[str, Any]:

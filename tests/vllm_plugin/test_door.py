@@ -16,6 +16,7 @@ import pytest
 pytest.importorskip("vllm")
 
 import torch
+from prometheus_client import generate_latest
 from vllm import envs
 from vllm.model_executor.kernels import linear as kernels
 from vllm.model_executor.kernels.linear import MPLinearLayerConfig, choose_mp_linear_kernel
@@ -27,7 +28,6 @@ import autotune
 from autotune.device import find_device
 from autotune.layer import BUCKETS, Layer, Problem
 from autotune.record import Evidence
-from autotune.runtime import plans
 from autotune.runtime.lookup import Lookup
 from autotune.serving import vllm as plugin
 from autotune.serving.vllm import engine, metrics, report
@@ -51,6 +51,7 @@ def as_new(running: Any, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: ARG0
         monkeypatch.setitem(kernels._POSSIBLE_KERNELS, platform, own)
     monkeypatch.setattr(AutotuneLinearKernel, "mode", None)
     monkeypatch.setattr(plugin, "_done", False)
+    monkeypatch.setattr(engine, "asker", lambda: "auto_awq")
     monkeypatch.setattr(report, "decisions", {})
     monkeypatch.setattr(report, "_left", set())
     monkeypatch.delenv(plugin.VARIABLE, raising=False)
@@ -150,12 +151,13 @@ def test_unset_takes_nothing_and_says_how_to_switch_on(
     monkeypatch: pytest.MonkeyPatch, said: list[str]
 ) -> None:
     start(monkeypatch, None)
-    for _ in range(3):
-        taken, reason = AutotuneLinearKernel.can_implement(config_of())
+    for n in (256, 512):
+        taken, reason = AutotuneLinearKernel.can_implement(config_of(partition_weight_shape=(LAYER.k, n)))
         assert not taken
         assert "AUTOTUNE_VLLM=1" in str(reason)
-    assert [line for line in said if "AUTOTUNE_VLLM=1" in line] == said
-    assert len(said) == 1
+    assert said == [
+        "autotune leaves linears to vLLM: AUTOTUNE_VLLM=1 has it serve those of 4 bits with tuned kernels"
+    ]
     assert plugin.VARIABLE not in envs.environment_variables
 
 
@@ -220,6 +222,10 @@ class Willing(kernels.MPLinearKernel):
     def can_implement(cls, c: MPLinearLayerConfig) -> tuple[bool, None]:  # noqa: ARG003
         return True, None
 
+    def process_weights_after_loading(self, layer: Any) -> None: ...
+
+    def apply_weights(self, layer: Any, x: Any, bias: Any = None) -> Any: ...
+
 
 @pytest.mark.parametrize(
     ("changes", "reason"),
@@ -246,6 +252,50 @@ def test_what_it_cannot_serve_is_left_with_a_reason(
     assert len(said) == 1
     assert said[0].startswith("autotune leaves")
     assert reason in said[0]
+
+
+def test_who_may_do_more_than_multiply_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine, "asker", lambda: "compressed_tensors_wNa8")
+    start(monkeypatch, "1")
+    taken, reason = AutotuneLinearKernel.can_implement(config_of())
+    assert not taken
+    assert "compressed_tensors_wNa8 may do more" in str(reason)
+
+
+def test_results_that_must_not_depend_on_the_batch_are_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(envs, "VLLM_BATCH_INVARIANT", True, raising=False)
+    start(monkeypatch, "1")
+    assert not AutotuneLinearKernel.can_implement(config_of())[0]
+
+
+def test_a_config_that_changed_leaves_all_to_vllm(monkeypatch: pytest.MonkeyPatch, said: list[str]) -> None:
+    fields = dict(MPLinearLayerConfig.__dataclass_fields__)
+    fields["shape"] = fields.pop("partition_weight_shape")
+    monkeypatch.setattr(MPLinearLayerConfig, "__dataclass_fields__", fields)
+    start(monkeypatch, "1")
+    assert "MPLinearLayerConfig has" in said[0]
+    assert AutotuneLinearKernel not in kernels._POSSIBLE_KERNELS[PlatformEnum.CPU]
+
+
+@pytest.mark.parametrize("show", [OSError("No space left on device"), ImportError("no prometheus_client")])
+def test_trouble_with_metrics_costs_metrics_only(
+    monkeypatch: pytest.MonkeyPatch, said: list[str], show: Exception
+) -> None:
+    def fail() -> None:
+        raise show
+
+    monkeypatch.setattr(metrics, "show", fail)
+    start(monkeypatch, "1")
+    assert said == [f"vLLM's metrics lack those of autotune: {show}"]
+    assert kernels._POSSIBLE_KERNELS[PlatformEnum.CPU][0] is AutotuneLinearKernel
+
+
+def test_each_program_shows_its_own_metrics() -> None:
+    """A server that another one has started finds the variable of that one in its environment."""
+    theirs = os.environ["AUTOTUNE_VLLM_REPORT"]
+    metrics.show()
+    assert os.environ["AUTOTUNE_VLLM_REPORT"] != theirs
+    assert b"autotune_linears" in generate_latest(metrics.REGISTRY)
 
 
 def test_an_order_of_columns_that_is_split_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -374,16 +424,19 @@ def test_a_compile_cache_tells_apart_what_was_served(monkeypatch: pytest.MonkeyP
     assert all(one != other for i, one in enumerate(keys) for other in keys[:i])
 
 
-def test_metrics_show_what_was_decided(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_metrics_show_what_was_decided(monkeypatch: pytest.MonkeyPatch) -> None:
     start(monkeypatch, "1")
     AutotuneLinearKernel.can_implement(config_of())
-    report.took(LAYER)
-    report.took(LAYER)
+    in_use = [Willing(config_of(), "q", "s", "z") for _ in range(3)]
+    for kernel in in_use:
+        report.took(kernel, LAYER)
+    del kernel, in_use[0]
+    report.took(in_use[0], LAYER)  # loaded again
+    folder = Path(os.environ["AUTOTUNE_VLLM_REPORT"])
     found = {
         (sample.name, sample.labels["layer"], sample.labels.get("source")): sample.value
-        for metric in metrics.Collector(tmp_path).collect()
+        for metric in metrics.Collector(folder).collect()
         for sample in metric.samples
     }
     assert found["autotune_linears", str(LAYER), None] == 2
     assert found["autotune_answer", str(LAYER), "default"] == 1
-    assert plans.default_lookup(find_device("cpu")).device.kind == "cpu"

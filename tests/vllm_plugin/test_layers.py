@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -132,6 +133,22 @@ def test_a_shard_of_columns_equals_its_part_of_the_product(
     x = random((5, K // 2), "fp16")
     padded = torch.cat([torch.zeros_like(x), x], 1)
     assert deviation(linear(x)[0], reference(padded, [whole], None, None)) < TOLERANCE["fp16"]
+
+
+@pytest.mark.usefixtures("plugin")
+@pytest.mark.parametrize("bits", [8, 4])
+def test_linears_with_quantized_activations_are_left_to_vllm(
+    bits: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    activations = {"num_bits": bits, "type": "int", "strategy": "token", "dynamic": True, "symmetric": True}
+    form = replace(FORMATS["compressed-symmetric"], activations=activations)
+    weights = weights_of(32, "fp16", zero_point=False)
+    monkeypatch.setitem(kernels._POSSIBLE_KERNELS, PlatformEnum.CPU, [AutotuneLinearKernel])
+    # No other kernel is here, and some releases do not know such a linear.
+    with pytest.raises((ValueError, NotImplementedError)) as raised:
+        merged(form, weights, None, None)
+    if AutotuneLinearKernel.__name__ in str(raised.value):
+        assert "may do more than multiply" in str(raised.value)
 
 
 @pytest.mark.usefixtures("plugin")

@@ -29,6 +29,7 @@ class Format:
     names: tuple[str, ...]
     zero_point: bool
     desc_act: bool = False
+    activations: dict[str, Any] | None = None
 
     def config(self, group_size: int) -> Any:
         """vLLM's config of the format, by whichever of its names this release has."""
@@ -43,7 +44,8 @@ class Format:
             weights = {"num_bits": 4, "type": "int", "symmetric": not self.zero_point, "strategy": strategy}
             weights |= {} if group_size == -1 else {"group_size": group_size}
             weights |= {"actorder": "group"} if self.desc_act else {}
-            groups = {"group_0": {"targets": ["Linear"], "weights": weights}}
+            group = {"targets": ["Linear"], "weights": weights, "input_activations": self.activations}
+            groups = {"group_0": group}
             return {"quant_method": self.names[0], "format": "pack-quantized", "config_groups": groups}
         told = {"bits": 4, "group_size": group_size, "zero_point": True, "version": "gemm"}
         told |= {"modules_in_block_to_quantize": ["mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"]}

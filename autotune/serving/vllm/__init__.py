@@ -7,6 +7,7 @@ vLLM: the plugin enters when vLLM itself has imported its list of kernels.
 from __future__ import annotations
 
 import logging
+import multiprocessing
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -32,15 +33,29 @@ def register() -> None:
         mode = mode_of(VARIABLE)
         if mode == "0":
             return
-        if mode is not None:
-            from autotune.serving.vllm.metrics import show
-
-            show()
         if not _is_there(DOOR):
             raise ImportError(f"this vLLM is not known, it has no {DOOR}")
         after_import(DOOR, lambda: _enter(mode))
     except Exception as error:
-        _LOG.warning("autotune: %s; vLLM's own kernels serve", error)
+        _warn(f"autotune: {error}; vLLM's own kernels serve")
+        return
+    if mode is not None:
+        _show_metrics()
+
+
+def _warn(message: str) -> None:
+    """Say it once for all processes of an engine."""
+    if multiprocessing.parent_process() is None:
+        _LOG.warning(message)
+
+
+def _show_metrics() -> None:
+    try:
+        from autotune.serving.vllm.metrics import show
+
+        show()
+    except Exception as error:
+        _warn(f"vLLM's metrics lack those of autotune: {error}")
 
 
 def _is_there(module: str) -> bool:
@@ -58,6 +73,7 @@ def _enter(mode: Mode | None) -> None:
 
         enter(mode)
     except Exception as error:
+        # Said wherever it happens: a process that runs no model does not come here.
         _LOG.warning(
             "autotune does not know this vLLM, whose own kernels serve: %s: %s", type(error).__name__, error
         )

@@ -15,6 +15,14 @@ from autotune.serving.vllm.kernel import AutotuneLinearKernel
 if TYPE_CHECKING:
     from autotune.serving.decide import Mode
 
+_FIELDS = {
+    "full_weight_shape",
+    "partition_weight_shape",
+    "weight_type",
+    "act_type",
+    "group_size",
+    "zero_points",
+}
 _ARGUMENTS = ("self", "c", "w_q_param_name", "w_s_param_name", "w_zp_param_name")
 
 
@@ -43,6 +51,9 @@ def enter(mode: Mode | None) -> None:
 def _check() -> None:
     """Raise unless vLLM's base class is made and called as ours is written for."""
     base = linear.MPLinearKernel
+    fields = linear.MPLinearLayerConfig.__dataclass_fields__
+    if not set(fields) >= _FIELDS:
+        raise TypeError(f"MPLinearLayerConfig has {', '.join(fields)}")
     made = tuple(inspect.signature(base.__init__).parameters)
     if made[: len(_ARGUMENTS)] != _ARGUMENTS:
         raise TypeError(f"{base.__name__} takes {', '.join(made)}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import torch
@@ -9,6 +10,8 @@ from vllm.platforms import current_platform
 
 from autotune.device import Device, find_device
 from autotune.layer import BUCKETS, bucket_of
+
+_BETWEEN = ("autotune.", "vllm.model_executor.kernels.")
 
 
 def device() -> Device:
@@ -31,6 +34,17 @@ def buckets() -> tuple[int, ...]:
     graphs = config.compilation_config.cudagraph_capture_sizes or ()
     largest = max(config.scheduler_config.max_num_batched_tokens, *graphs, 1)
     return tuple(bucket for bucket in BUCKETS if bucket <= bucket_of(largest))
+
+
+def asker() -> str:
+    """The last name of vLLM's module that asks for a kernel: the method of quantization of the layer.
+
+    What a layer does besides multiplying, its description does not tell.
+    """
+    frame = sys._getframe(1)
+    while frame.f_back is not None and frame.f_globals["__name__"].startswith(_BETWEEN):
+        frame = frame.f_back
+    return str(frame.f_globals["__name__"]).rpartition(".")[2]
 
 
 def is_first_rank() -> bool:

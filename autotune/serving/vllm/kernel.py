@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
+from vllm import envs
 from vllm.model_executor.kernels.linear import MPLinearKernel, MPLinearLayerConfig
 from vllm.platforms import current_platform
 from vllm.scalar_type import scalar_types
@@ -23,6 +24,18 @@ if TYPE_CHECKING:
     from autotune.serving.decide import Mode
 
 _DTYPES = {torch.float16: "fp16", torch.bfloat16: "bf16"}
+_ASKERS = frozenset(
+    (
+        "auto_awq",
+        "auto_gptq",
+        "awq_marlin",
+        "compressed_tensors_wNa16",
+        "gptq_marlin",
+        "quark_w4a16_int4",
+    )
+)
+"""vLLM's modules whose layers multiply by int4 weights and do no more. Others describe their layers in the
+same way, and quantize the activations too."""
 
 
 class AutotuneLinearKernel(MPLinearKernel):  # type: ignore[misc]
@@ -54,14 +67,19 @@ class AutotuneLinearKernel(MPLinearKernel):  # type: ignore[misc]
             known = isinstance(error, AutotuneError)
             reason = in_short(error) if known else f"{type(error).__name__}: {in_short(error)}"
         if reason is not None:
-            report.left(_shape(c), reason)
+            report.left(_shape(c) if cls.mode else "linears", reason)
         return reason is None, reason
 
     @classmethod
     def _why_not(cls, c: MPLinearLayerConfig) -> str | None:
-        layer = _layer_of(c)
         if cls.mode is None:
-            return "AUTOTUNE_VLLM=1 would serve it with tuned kernels"
+            return "AUTOTUNE_VLLM=1 has it serve those of 4 bits with tuned kernels"
+        layer = _layer_of(c)
+        asker = engine.asker()
+        if asker not in _ASKERS:
+            return f"{asker} may do more than multiply by its weights"
+        if getattr(envs, "VLLM_BATCH_INVARIANT", False):
+            return "with VLLM_BATCH_INVARIANT results must not depend on the number of tokens"
         key = layer, engine.buckets(), engine.device()
         decision = report.decisions.get(key)
         if decision is None:
@@ -80,18 +98,21 @@ class AutotuneLinearKernel(MPLinearKernel):  # type: ignore[misc]
             FormatError: a parameter is not what its format promises.
         """
         described = _layer_of(self.config)
-        weight, order = weight_of(
-            described,
-            getattr(layer, self.w_q_name),
-            getattr(layer, self.w_s_name),
-            getattr(layer, self.w_zp_name) if self.config.zero_points else None,
-            getattr(layer, self._order_name) if self._order_name else None,
-        )
+        try:
+            weight, order = weight_of(
+                described,
+                getattr(layer, self.w_q_name),
+                getattr(layer, self.w_s_name),
+                getattr(layer, self.w_zp_name) if self.config.zero_points else None,
+                getattr(layer, self._order_name) if self._order_name else None,
+            )
+        except FormatError as error:
+            raise FormatError(f"a linear of {described}: {error}") from None
         if self._plans is None:
             self._plans = plans_for(described, default_lookup(engine.device()))
             _check_place(weight.q, self._plans)
             self._gathers = order is not None
-            report.took(described)
+            report.took(self, described)
         elif self._gathers != (order is not None):
             raise FormatError("the order of groups has changed since the first load; start the engine anew")
         packed = pack(weight, self._plans.device.kind)

@@ -7,7 +7,9 @@ worker writes a small file into a folder that the first process made, and the fi
 from __future__ import annotations
 
 import atexit
+import contextlib
 import json
+import multiprocessing
 import os
 import shutil
 import tempfile
@@ -31,8 +33,12 @@ class Served:
 
 
 def show() -> None:
-    """In the first process of an engine: make the folder, and show what is in it."""
-    if _FOLDER in os.environ:
+    """In the first process of an engine: make the folder, and show what is in it.
+
+    Those that it starts by multiprocessing find the folder in their environment; a program that it starts
+    otherwise may be another engine, and makes one of its own.
+    """
+    if multiprocessing.parent_process() is not None:
         return
     folder = Path(tempfile.mkdtemp(prefix="autotune-vllm-"))
     os.environ[_FOLDER] = str(folder)
@@ -78,7 +84,8 @@ class Collector:
 
     def _rows(self) -> Iterator[tuple[str, Served]]:
         for file in sorted(self._folder.glob("*.json")):
-            yield from ((file.stem, Served(**row)) for row in json.loads(file.read_text()))
+            with contextlib.suppress(FileNotFoundError):  # the engine is ending
+                yield from ((file.stem, Served(**row)) for row in json.loads(file.read_text()))
 
 
 def _remove(folder: Path, owner: int) -> None:

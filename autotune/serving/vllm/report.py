@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
+from weakref import WeakKeyDictionary
 
 from vllm.logger import init_logger
 
@@ -18,7 +19,8 @@ _LOG = init_logger("vllm.autotune")
 decisions: dict[tuple[Layer, tuple[int, ...], Device], Decision] = {}
 """By layer, buckets and device: what was decided in this process."""
 _left: set[tuple[str, str]] = set()
-_taken: Counter[Layer] = Counter()
+_taken: WeakKeyDictionary[object, Layer] = WeakKeyDictionary()
+"""The layers of the kernels that are in use."""
 
 
 def digest() -> str:
@@ -42,18 +44,19 @@ def left(shape: str, reason: str) -> None:
             _LOG.info("autotune leaves %s to vLLM: %s", shape, reason)
 
 
-def took(layer: Layer) -> None:
-    """Count a linear whose weight was packed."""
-    _taken[layer] += 1
+def took(kernel: object, layer: Layer) -> None:
+    """Count the linear of this kernel, as long as there is one."""
+    _taken[kernel] = layer
     _note()
 
 
 def _note() -> None:
+    linears = Counter(_taken.values())
     taken = (decision for decision in decisions.values() if decision.taken)
     metrics.write(
         metrics.Served(
             str(decision.layer),
-            _taken[decision.layer],
+            linears[decision.layer],
             {str(answer.problem.m): answer.source for answer in decision.answers},
         )
         for decision in taken
