@@ -77,7 +77,8 @@ def decide(layer: Layer, lookup: Lookup, buckets: Sequence[int], mode: Mode) -> 
 def _why_not(lookup: Lookup, answers: Collection[Answer]) -> str | None:
     missing = [answer.problem.m for answer in answers if not _is_measured(answer, lookup)]
     if missing:
-        return f"no record of {lookup.device.name} answers m={_span(missing)}; sweep it with --serving"
+        which = ",".join(map(str, missing))
+        return f"no record of {lookup.device.name} answers m={which}; sweep it with --serving"
     ratios = [ratio for answer in answers for ratio in _peer_ratios(answer, lookup)]
     if ratios and fmean(log(ratio) for _, ratio in ratios) < 0:
         return f"{ratios[0][0]} was faster in a sweep"

@@ -377,13 +377,13 @@ def test_auto_takes_what_records_of_this_device_answer(
 def test_auto_leaves_what_they_do_not(monkeypatch: pytest.MonkeyPatch, world: World, missing: str) -> None:
     start(monkeypatch, "auto")
     for m in engine.buckets():
-        if m != 16:
+        if m not in (1, 16):
             world.note(m, "exact")
         elif missing == "other device":
             world.note(m, "near", "another device")
     taken, reason = AutotuneLinearKernel.can_implement(config_of())
     assert not taken
-    assert "answers m=16; sweep it with --serving" in str(reason)
+    assert "answers m=1,16; sweep it with --serving" in str(reason)
 
 
 @pytest.mark.parametrize(("times", "taken"), [({1: 20.0, 64: 8.0}, True), ({1: 11.0, 64: 8.0}, False)])
