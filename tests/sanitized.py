@@ -17,7 +17,7 @@ from autotune.layer import Layer, Problem
 from autotune.packing import pack, random_weight
 
 LAYERS = Layer(1032, 1376, 32), Layer(520, 2112, 64, "bf16", zero_point=False), Layer(776, 2048)
-MS = (1, 7, 16, 31, 64, 100)
+MS = (1, 7, 16, 31, 64, 100, 300)
 COUNT = 3
 
 

@@ -1,5 +1,6 @@
 """The CUDA families' spaces and their compilation, without a GPU: GPUs of every arch as values."""
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
@@ -237,6 +238,25 @@ def is_serialised(log):
 def test_wgmma_neither_spills_nor_waits_for_each_product():
     logs = [ptxas_log(unit) for unit in wgmma_units()]
     assert len(logs) > 20
+    assert all(" 0 bytes spill stores" in log for log in logs)
+    assert not any(map(is_serialised, logs))
+
+
+def prefill_units():
+    """The largest tile of each shape of family prefill, some between, and each way to share the work."""
+    layers = [Layer(4096, 4096), Layer(4096, 4096, 32, "bf16")]
+    tiles = [(256, 2, 1), (208, 2, 1), (128, 2, 1), (128, 2, 2), (112, 2, 2), (160, 3, 1)]
+    ways = [(2, 1, 1), (1, 4, 0)]
+    names = ("tile_m", "warpgroups", "fragments", "cluster", "split_k", "stream_k")
+    configs = [
+        Config("prefill", tuple(zip(names, (*tile, *way), strict=True))) for tile in tiles for way in ways
+    ]
+    return [registry.families()["prefill"].unit(config, layer, H200) for config in configs for layer in layers]
+
+
+def test_prefill_neither_spills_nor_waits_for_each_product():
+    with ThreadPoolExecutor() as pool:
+        logs = list(pool.map(ptxas_log, prefill_units()))
     assert all(" 0 bytes spill stores" in log for log in logs)
     assert not any(map(is_serialised, logs))
 

@@ -128,23 +128,6 @@ __device__ __forceinline__ void add_group(Sums& sums, const Sums& parts, u32 sca
   }
 }
 
-// K-major, swizzled by 128 bytes, 1024 bytes from eight tokens to the next eight. The low word is made the
-// same in all lanes, which spares a move to uniform registers per product; no offset carries.
-__device__ __forceinline__ u32 descriptor_low(u32 shared) {
-  return __shfl_sync(0xFFFFFFFFu, (shared >> 4) + (1u << 16), 0);
-}
-__device__ __forceinline__ u64 descriptor(u32 low, u32 offset) {
-  return static_cast<u64>(64u | 1u << 30) << 32 | (low + offset / 16);
-}
-
-__device__ __forceinline__ void start_product(Sums& sums, uint4 a, u64 b, bool fresh) {
-#if BF16
-  wgmma_bf16(sums, a, b, !fresh);
-#else
-  wgmma_f16(sums, a, b, !fresh);
-#endif
-}
-
 // The products of 32 columns, which are under way when it returns; `fresh` sums start from zero.
 __device__ __forceinline__ void start_products(Sums (&sums)[kFragments], uint4 (&a)[kFragments][2], u32 low,
                                                int step, bool fresh) {

@@ -20,6 +20,17 @@ __device__ __forceinline__ void cp_async_bulk_tensor_2d(u32 shared, const Tensor
       : "memory");
 }
 
+// The same to the blocks of the cluster that `blocks` has a bit for, at the same places.
+__device__ __forceinline__ void cp_async_bulk_tensor_2d_multicast(u32 shared, const TensorMap* map,
+                                                                  int column, int row, u32 barrier,
+                                                                  u16 blocks) {
+  asm volatile(
+      "cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes.multicast::cluster "
+      "[%0], [%1, {%2, %3}], [%4], %5;" ::"r"(shared),
+      "l"(map), "r"(column), "r"(row), "r"(barrier), "h"(blocks)
+      : "memory");
+}
+
 // The map itself, which the first copy would wait for.
 __device__ __forceinline__ void prefetch_tensor_map(const TensorMap* map) {
   asm volatile("prefetch.tensormap [%0];" ::"l"(map) : "memory");
@@ -31,6 +42,21 @@ __device__ __forceinline__ void cp_async_ca_4(u32 shared, const u32* global) {
 
 __device__ __forceinline__ void mbarrier_arrive(u32 barrier) {
   asm volatile("mbarrier.arrive.shared.b64 _, [%0];" ::"r"(barrier) : "memory");
+}
+
+// At a barrier of any block of the cluster. With .release.cluster it would wait for all accesses under way.
+__device__ __forceinline__ void mbarrier_arrive_cluster(u32 barrier) {
+  asm volatile("mbarrier.arrive.shared::cluster.b64 _, [%0];" ::"r"(barrier) : "memory");
+}
+
+// Registers of each of the warpgroup's threads from here on.
+template <int Registers>
+__device__ __forceinline__ void setmaxnreg_inc() {
+  asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(Registers));
+}
+template <int Registers>
+__device__ __forceinline__ void setmaxnreg_dec() {
+  asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(Registers));
 }
 
 // 16 bytes to a block of the cluster, whose barrier counts them.
@@ -87,52 +113,3 @@ __device__ __forceinline__ void keep(float& sum) { asm volatile("" : "+f"(sum)::
 __device__ __forceinline__ void keep(uint4& a) {
   asm volatile("" : "+r"(a.x), "+r"(a.y), "+r"(a.z), "+r"(a.w)::"memory");
 }
-
-// d[64, n] = a[64, 16] b[16, n], or d += a b, by four warps with 16 rows each: a and d are those of
-// mma.m16n8k16, d for eight columns after eight. `b` describes n rows of k in shared memory, swizzled by 128
-// bytes. The lists name the registers of d for 8 to 128 columns.
-#define D8 "%0, %1, %2, %3"
-#define D16 D8 ", %4, %5, %6, %7"
-#define D32 D16 ", %8, %9, %10, %11, %12, %13, %14, %15"
-#define D64 D32 ", %16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
-#define D128                                                                                              \
-  D64 ", %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, %48, %49, %50, " \
-      "%51, "                                                                                             \
-      "%52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
-#define SUMS(o) "+f"(d[o][0]), "+f"(d[o][1]), "+f"(d[o][2]), "+f"(d[o][3])
-#define SUMS8 SUMS(0)
-#define SUMS16 SUMS8, SUMS(1)
-#define SUMS32 SUMS16, SUMS(2), SUMS(3)
-#define SUMS64 SUMS32, SUMS(4), SUMS(5), SUMS(6), SUMS(7)
-#define SUMS128 SUMS64, SUMS(8), SUMS(9), SUMS(10), SUMS(11), SUMS(12), SUMS(13), SUMS(14), SUMS(15)
-
-#define WGMMA(n, type, a_list, b_name, adds)                                                           \
-  __device__ __forceinline__ void wgmma_##type(float (&d)[n / 8][4], uint4 a, u64 b, bool add) {       \
-    asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, " adds ", 0;\nwgmma.mma_async.sync.aligned.m64n" #n \
-                 "k16.f32." #type "." #type " {" D##n "}, {" a_list "}, " b_name ", p, 1, 1, 0;\n}"    \
-                 : SUMS##n                                                                             \
-                 : "r"(a.x), "r"(a.y), "r"(a.z), "r"(a.w), "l"(b), "r"(static_cast<u32>(add)));        \
-  }
-#define WGMMA_OF_BOTH_TYPES(n, a_list, b_name, adds) \
-  WGMMA(n, f16, a_list, b_name, adds)                \
-  WGMMA(n, bf16, a_list, b_name, adds)
-
-WGMMA_OF_BOTH_TYPES(8, "%4, %5, %6, %7", "%8", "%9")
-WGMMA_OF_BOTH_TYPES(16, "%8, %9, %10, %11", "%12", "%13")
-WGMMA_OF_BOTH_TYPES(32, "%16, %17, %18, %19", "%20", "%21")
-WGMMA_OF_BOTH_TYPES(64, "%32, %33, %34, %35", "%36", "%37")
-WGMMA_OF_BOTH_TYPES(128, "%64, %65, %66, %67", "%68", "%69")
-
-#undef WGMMA_OF_BOTH_TYPES
-#undef WGMMA
-#undef SUMS128
-#undef SUMS64
-#undef SUMS32
-#undef SUMS16
-#undef SUMS8
-#undef SUMS
-#undef D128
-#undef D64
-#undef D32
-#undef D16
-#undef D8

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "common/layout.cuh"
+#include "common/products.cuh"
 #include "common/wgmma.cuh"
 
 namespace {

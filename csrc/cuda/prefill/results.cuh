@@ -1,0 +1,148 @@
+// How the sums of prefill.cu leave: those of a share of a tile's columns to the worker that owns the tile, by
+// way of the workspace, in fp32; those of a tile as results.
+#pragma once
+
+#include "prefill/work.cuh"
+
+namespace {
+
+// 16 bytes of results of a thread, eight columns n.
+__device__ __forceinline__ void st_global_v4(void* target, uint4 v) {
+  asm volatile("st.global.v4.u32 [%0], {%1, %2, %3, %4};" ::"l"(target), "r"(v.x), "r"(v.y), "r"(v.z),
+               "r"(v.w)
+               : "memory");
+}
+
+// Four 8x8 matrices of 16-bit values, transposed; lanes 8i to 8i+7 name the rows of matrix i.
+__device__ __forceinline__ void stmatrix_x4_trans(u32 shared, uint4 v) {
+  asm volatile("stmatrix.sync.aligned.m8n8.x4.trans.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(shared),
+               "r"(v.x), "r"(v.y), "r"(v.z), "r"(v.w)
+               : "memory");
+}
+
+__device__ __forceinline__ void st_release(u32* target, u32 v) {
+  asm volatile("st.release.gpu.global.u32 [%0], %1;" ::"l"(target), "r"(v) : "memory");
+}
+__device__ __forceinline__ u32 ld_acquire(const u32* source) {
+  u32 v;
+  asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(v) : "l"(source) : "memory");
+  return v;
+}
+
+__device__ __forceinline__ void add_quad(float (&to)[4], float4 v) {
+  to[0] += v.x, to[1] += v.y, to[2] += v.z, to[3] += v.w;
+}
+
+// The workspace: a counter for each multiplying warp, zero between launches, then the sums of each worker's
+// share.
+struct Partials {
+  u32* counters;
+  float4* sums;
+
+  __device__ __forceinline__ int slot(int worker) const {
+    const int rank = CLUSTER > 1 ? static_cast<int>(blockIdx.x) % CLUSTER : 0;
+    return (worker * CLUSTER + rank) * kWarps + static_cast<int>(threadIdx.x) / 32;
+  }
+  __device__ __forceinline__ float4* of(int worker) const {
+    return sums + static_cast<u64>(slot(worker)) * kFragments * kOctets * 32 + lane();
+  }
+  __device__ __forceinline__ void leave(int worker, const Sums (&from)[kFragments]) const {
+    float4* to = of(worker);
+#pragma unroll
+    for (int f = 0; f < kFragments; ++f)
+#pragma unroll
+      for (int octet = 0; octet < kOctets; ++octet) {
+        const float (&v)[4] = from[f][octet];
+        st_global_cg(to + (f * kOctets + octet) * 32, {v[0], v[1], v[2], v[3]});
+      }
+    __syncwarp();
+    if (lane() == 0) st_release(counters + slot(worker), 1);
+  }
+  __device__ __forceinline__ void add(int worker, Sums (&to)[kFragments]) const {
+    u32* counter = counters + slot(worker);
+    while (ld_acquire(counter) == 0) {
+    }
+    __syncwarp();
+    if (lane() == 0) *counter = 0;
+    const float4* from = of(worker);
+    constexpr int kAtOnce = kOctets % 8 == 0 ? 8 : 2;  // loads under way
+#pragma unroll
+    for (int f = 0; f < kFragments; ++f)
+#pragma unroll
+      for (int octet = 0; octet < kOctets; octet += kAtOnce) {
+        float4 v[kAtOnce];
+#pragma unroll
+        for (int i = 0; i < kAtOnce; ++i) v[i] = ld_global_cg(from + (f * kOctets + octet + i) * 32);
+#pragma unroll
+        for (int i = 0; i < kAtOnce; ++i) add_quad(to[f][octet + i], v[i]);
+      }
+  }
+  // Those of all who have a share of the tile behind this worker's.
+  __device__ __forceinline__ void add_all(const Work& work, const Piece& piece,
+                                          Sums (&to)[kFragments]) const {
+#pragma unroll 1
+    for (int other = work.worker + 1; work.share(other) < piece.stream_end; ++other)
+      if (work.share(other + 1) > work.share(other)) add(other, to);
+  }
+};
+
+struct Results {
+  u16* out;
+  const u16* bias;
+  int tokens, n;
+  u32 turn = 0;
+
+  __device__ __forceinline__ float bias_of(int row) const {
+    return bias != nullptr && row < n ? Type::to_float(bias[row]) : 0.f;
+  }
+
+  // Results of some octets of tokens in shared memory, row by row of out. Chunks of 16 bytes are shuffled, so
+  // that neither side meets a bank twice.
+  static constexpr int kRowBytes = kFragments * 128;
+  __device__ __forceinline__ static u32 at(u32 buffer, int token, int chunk) {
+    return buffer + token * kRowBytes + (chunk ^ token % 8) * 16;
+  }
+  __device__ __forceinline__ void turn_octets(u32 buffer, const Sums (&sums)[kFragments], int octet0,
+                                              int row0) const {
+    const int warp = threadIdx.x / 32 % 4;
+#pragma unroll
+    for (int f = 0; f < kFragments; ++f) {
+      const int row = row0 + f * 64 + warp * 16 + lane() / 4;
+      const float b = bias_of(row), b8 = bias_of(row + 8);
+#pragma unroll
+      for (int i = 0; i < kTurnedOctets; i += 2) {
+        if (octet0 + i >= kOctets) continue;
+        const float (&v)[4] = sums[f][octet0 + i], (&w)[4] = sums[f][octet0 + i + 1];
+        const int token = i * 8 + lane() / 16 * 8 + lane() % 8, chunk = f * 8 + warp * 2 + lane() / 8 % 2;
+        stmatrix_x4_trans(at(buffer, token, chunk),
+                          {Type::from_floats(v[0] + b, v[1] + b), Type::from_floats(v[2] + b8, v[3] + b8),
+                           Type::from_floats(w[0] + b, w[1] + b), Type::from_floats(w[2] + b8, w[3] + b8)});
+      }
+    }
+  }
+  __device__ __forceinline__ void store_turned(u32 buffer, int row0, int token0, int octets) const {
+    constexpr int kChunks = kFragments * 8;
+#pragma unroll
+    for (int i = threadIdx.x % 128; i < kTurnedBytes / 16; i += 128) {
+      const int token = i / kChunks, chunk = i % kChunks, column = row0 + chunk * 8;
+      if (token < octets * 8 && token0 + token < tokens && column < n)
+        st_global_v4(out + static_cast<u64>(token0 + token) * n + column,
+                     ld_shared_v4(at(buffer, token, chunk)));
+    }
+  }
+  // Those of the octets from `begin` to `end`.
+  __device__ __forceinline__ void store(const Block& block, const Sums (&sums)[kFragments], int row0,
+                                        int token0, int begin = 0, int end = kOctets) {
+    const int warpgroup = threadIdx.x / 128;
+#pragma unroll
+    for (int octet = 0; octet < kOctets; octet += kTurnedOctets) {
+      if (octet < begin || octet >= end || token0 + octet * 8 >= tokens) continue;
+      const u32 buffer = block.turned(warpgroup, turn++);
+      turn_octets(buffer, sums, octet, row0);
+      bar_sync<128>(1 + warpgroup);
+      store_turned(buffer, row0, token0 + octet * 8, min(kTurnedOctets, kOctets - octet));
+    }
+  }
+};
+
+}  // namespace
