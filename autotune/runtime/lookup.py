@@ -59,9 +59,9 @@ class Lookup:
 
     What is read of the user's database is bounded, however large it is. A layer's records are read when it
     is first asked for: the newest 64 of each problem on this device, and of the layer on each of 16 others.
-    Other layers are read if none of these answers: the 8 nearest of those that the 2,048 entries of the index
+    Other layers are read if none of these answers: the 4 nearest of those that the 2,048 entries of the index
     on each side of its n name, and about 500 records of them. Of each file that autotune ships, the lines of
-    the layer are parsed, or those of the 8 nearest layers. Rows and lines that do not read are left out, with
+    the layer are parsed, or those of the 4 nearest layers. Rows and lines that do not read are left out, with
     one warning for the file.
     """
 

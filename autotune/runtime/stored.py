@@ -34,7 +34,7 @@ from autotune.store.text import SAMPLES, RecordFile
 
 OTHER_DEVICES = 16
 """Of so many other devices of the arch, the newest, the records are read."""
-NEAR_LAYERS = 8
+NEAR_LAYERS = 4
 """Of so many layers of the same kind, the nearest, the records are read."""
 
 # A problem has a record for each state of the kernels that it was tuned with; the newest count.
