@@ -25,7 +25,7 @@ COLOURS = {
     "torch_int4": "#8d7a66",
 }
 _SPEEDS = (0.5, 0.75, 1, 1.5, 2, 3, 4)
-_PANEL, _HEIGHT, _LEFT, _TOP, _GAP = (300, 240, 44, 60, 28)
+_PANEL, _HEIGHT, _LEFT, _TOP, _GAP = 300, 240, 48, 68, 20
 _STYLE = """
 text{font:12px system-ui,sans-serif;fill:#57606a}
 .grid{stroke:#8c959f;stroke-opacity:.3}
@@ -81,11 +81,12 @@ def _panel(model: str, summed: Mapping[int, Times], left: int, width: int) -> It
         least, most = log2(_SPEEDS[0]), log2(_SPEEDS[-1])
         return round(_TOP + _HEIGHT * (most - log2(speed)) / (most - least), 1)
 
-    yield f'<text x="{left + width}" y="{_TOP - 6}" text-anchor="end">{model}</text>'
+    yield f'<text x="{left}" y="{_TOP - 8}" font-weight="600">{model}</text>'
     for speed in _SPEEDS:
         kind = "dense" if speed == 1 else "grid"
         yield f'<path class="{kind}" d="M{left} {y(speed)}h{width}"/>'
-        yield f'<text x="{left - 6}" y="{y(speed) + 4}" text-anchor="end">{speed:g}×</text>'
+        if left == _LEFT:
+            yield f'<text x="{left - 6}" y="{y(speed) + 4}" text-anchor="end">{speed:g}×</text>'
     bottom = _TOP + _HEIGHT
     for m in (4**power for power in range(int(octaves / 2) + 1)):
         yield f'<path class="grid" d="M{x(m)} {_TOP}V{bottom}"/>'
