@@ -19,7 +19,8 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from peers import Contestant, compare, tuned_and_default
+from peers import compare
+from peers_columns import Contestant, tuned_and_default
 
 from autotune.bench.operands import Operands
 from autotune.device import Device, find_device

@@ -169,7 +169,6 @@ def measure(name: str, url: str) -> None:
 
 def load_model(path: str) -> None:
     """What a model load asks: a layer's first answer reads its records, or those of near layers."""
-    show("Model load: read what autotune ships, once", timed([lambda: Lookup(H200, path)] * 10))
     known = Lookup(H200, path)
     layers = sorted({problem.layer for problem in PROBLEMS})
     shown = random.sample(layers, len(layers))

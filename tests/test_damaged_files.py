@@ -43,9 +43,10 @@ def test_a_shipped_line_that_does_not_read_costs_nothing_but_itself(tmp_path, li
     (path,) = (tmp_path / "shipped").iterdir()
     header, first, second = path.read_bytes().splitlines()
     path.write_bytes(b"\n".join((header, LINES[line], first, LINES[line], second)) + b"\n")
+    found = Lookup(H200)
     with pytest.warns(UserWarning, match=r"h200\.jsonl: lines left out: 2; the first: .*line 2: ") as caught:
-        found = Lookup(H200)
-    assert [found.answer(Problem(LAYER, m)).source for m in (1, 2)] == ["shipped", "shipped"]
+        answers = [found.answer(Problem(LAYER, m)) for m in (1, 2)]
+    assert [answer.source for answer in answers] == ["shipped", "shipped"]
     assert len(caught) == 1
 
 

@@ -24,8 +24,9 @@ from autotune.errors import DatabaseError
 from autotune.kernels import registry
 from autotune.layer import BUCKETS, Layer
 from autotune.runtime import stored
-from autotune.store.exchange import export, read_text, write_text
+from autotune.store.exchange import export, write_text
 from autotune.store.store import Store
+from autotune.store.text import read_text
 
 RECORDS = [
     record(m=m, layer=layer, best=config(tile_m=8 * m))

@@ -9,6 +9,7 @@ import runpy
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -156,16 +157,20 @@ def _shipped() -> Iterator[Check]:
     from autotune.device import find_device
     from autotune.kernels.registry import is_current
     from autotune.runtime.stored import shipped_files
-    from autotune.store.exchange import read_text
+    from autotune.store.text import read_text
 
     device = find_device()
     records: list[Record] = []
     bad: list[str] = []
     for path in shipped_files():
         try:
-            records += read_text(path, device.arch, bad)[1]
+            found = read_text(path, device.arch, bad)[1]
         except DatabaseError as error:
             bad.append(str(error))
+            continue
+        records += found
+        if any(after.problem < before.problem for before, after in pairwise(found)):
+            bad.append(f"{path}: its lines are not sorted, and look-up misses some")
     if bad:
         yield _broken(
             "shipped records", f"{len(bad)} lines do not read; the first: {bad[0]}", "reinstall autotune"

@@ -16,7 +16,7 @@ from autotune.paths import Location, database_url
 from autotune.record import Record, sources_digest
 from autotune.runtime.explain import Explanation
 from autotune.runtime.misses import Tally, miss_file
-from autotune.runtime.near import NEAR_OCTAVES, distance, is_near, octaves
+from autotune.runtime.near import is_near, octaves
 from autotune.runtime.sources import Sources
 from autotune.store.rows import in_short
 
@@ -59,9 +59,10 @@ class Lookup:
 
     What is read of the user's database is bounded, however large it is. A layer's records are read when it
     is first asked for: the newest 64 of each problem on this device, and of the layer on each of 16 others.
-    Other layers are read if none of these answers: the 8 nearest of those that the 2,048 entries of the index
-    on each side of its n name, and about 500 records of them. Rows that do not read are left out, with one
-    warning for the file.
+    Other layers are read if none of these answers: the 4 nearest of those that the 2,048 entries of the index
+    on each side of its n name, and about 500 records of them. Of each file that autotune ships, the lines of
+    the layer are parsed, or those of the 4 nearest layers. Rows and lines that do not read are left out, with
+    one warning for the file.
     """
 
     def __init__(
@@ -144,12 +145,8 @@ class Lookup:
         same = [record for record in own if is_near(record.problem, problem)]
         yield from sorted(filter(self._mine, same), key=by_bucket)
         yield from (record for record in same if record.problem == problem and not self._mine(record))
-        others = self._sources.others(layer)
-        distances = sorted((distance(other, layer), other) for other in others)
-        for octaves_away, other in distances:
-            if octaves_away > NEAR_OCTAVES:
-                return
-            near = (record for record in others[other] if is_near(record.problem, problem))
+        for records in self._sources.others(layer):
+            near = (record for record in records if is_near(record.problem, problem))
             yield from sorted(near, key=by_bucket)
 
     def _mine(self, record: Record) -> bool:

@@ -7,8 +7,8 @@ others answer.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Iterator
+from heapq import nsmallest
 from pathlib import Path
 from typing import TypeVar
 
@@ -19,10 +19,10 @@ from autotune.layer import Layer
 from autotune.paths import Location, database_url, sqlite_path
 from autotune.record import Record
 from autotune.runtime.explain import Explanation, explain
-from autotune.runtime.near import kind
-from autotune.runtime.stored import near_records, shipped_files, user_binary, user_records
-from autotune.store.exchange import read_text
+from autotune.runtime.near import NEAR_OCTAVES, distance, kind
+from autotune.runtime.stored import NEAR_LAYERS, near_records, shipped_files, user_binary, user_records
 from autotune.store.rows import in_short
+from autotune.store.text import RecordFile
 
 _Result = TypeVar("_Result")
 _Records = dict[Layer, list[Record]]
@@ -31,50 +31,69 @@ _warned: set[str] = set()
 
 
 class Sources:
-    """The records for a device: those that autotune ships, read once, and those of the user's database.
+    """The records for a device: those that autotune ships, and those of the user's database.
 
-    Of the database a layer's own records are read when they are first asked for, and those of other layers
-    when these are. A database that cannot be read is not asked again.
+    A layer's own records are read when they are first asked for, and those of other layers when these are.
+    A database that cannot be read is not asked again.
     """
 
     def __init__(self, device: Device, db: Location | None = None) -> None:
         """`db` is as for `Lookup`."""
         self._device = device
         self._path = _local_file(database_url(db))
-        self._compilers: set[str] = set()
+        self._files = list(filter(None, map(self._opened, shipped_files())))
         self._shipped: _Records = {}
         self._stored: _Records = {}
-        self._near: _Records = {}
-        for path in shipped_files():
-            self._read_shipped(path)
+        self._near: dict[Layer, list[tuple[Layer, list[Record]]]] = {}
 
     def shipped(self, layer: Layer) -> list[Record]:
         """The layer's records among those that autotune ships, the last one first."""
-        return self._shipped.get(layer, [])[::-1]
+        if layer not in self._shipped:
+            records = [record for file in self._files for record in self._read_shipped(file, layer)]
+            self._shipped[layer] = records[::-1]
+        return self._shipped[layer]
 
     def stored(self, layer: Layer) -> list[Record]:
         """The layer's records in the user's database, the newest first."""
         if layer not in self._stored:
-            self._stored[layer] = self._read(user_records, layer)
-        return self._stored[layer][::-1]
+            self._stored[layer] = self._read(user_records, layer)[::-1]
+        return self._stored[layer]
 
-    def others(self, layer: Layer) -> _Records:
-        """Records of other layers of the same kind, those of the user's database before what is shipped."""
+    def others(self, layer: Layer) -> Iterator[list[Record]]:
+        """Records of other layers of the same kind, a list for each layer, the nearest layer first.
+
+        Those of the user's database are before what is shipped. At most NEAR_LAYERS of the database and of
+        each shipped file are told, and none that is further than NEAR_OCTAVES.
+        """
         if layer not in self._near:
-            self._near[layer] = self._read(near_records, layer)
-        found: _Records = {}
-        for record in reversed(self._near[layer]):
-            found.setdefault(record.problem.layer, []).append(record)
-        for other in self._shipped:
-            if other != layer and kind(other) == kind(layer):
-                found.setdefault(other, []).extend(self.shipped(other))
-        return found
+            self._near[layer] = self._neighbours(layer)
+        for other, stored in self._near[layer]:
+            yield [*stored, *self.shipped(other)]
+
+    def _neighbours(self, layer: Layer) -> list[tuple[Layer, list[Record]]]:
+        """The layers of `others`, each with its records in the user's database."""
+
+        def away(other: Layer) -> tuple[float, Layer]:
+            return distance(other, layer), other
+
+        stored: _Records = {}
+        for record in reversed(self._read(near_records, layer)):
+            stored.setdefault(record.problem.layer, []).append(record)
+        near = set(stored)
+        for file in self._files:
+            alike = (other for other in self._layers(file) if other != layer and kind(other) == kind(layer))
+            near.update(nsmallest(NEAR_LAYERS, alike, key=away))
+        return [
+            (other, stored.get(other, []))
+            for other in sorted(near, key=away)
+            if distance(other, layer) <= NEAR_OCTAVES
+        ]
 
     def binary(self, unit_key: str) -> bytes | None:
         """The compiled kernel of the unit, None when there is none to be had without a compiler."""
         path = self._path
         stored = path and _tried(f"database {path}", lambda: user_binary(path, unit_key), None)
-        made = (cached_by(version, unit_key) for version in self._compilers)
+        made = (cached_by(file.environment.compiler, unit_key) for file in self._files)
         return stored or next(filter(None, made), None)
 
     def explain(self, record: Record) -> Explanation:
@@ -99,17 +118,18 @@ class Sources:
         _warn_of_bad(f"database {path}", "rows", bad)
         return records
 
-    def _read_shipped(self, path: Path) -> None:
-        bad: list[str] = []
-        found = _tried(str(path), partial(read_text, path, self._device.arch, bad), None)
-        _warn_of_bad(str(path), "lines", bad)
-        if found is None:
-            return
-        environment, records = found
-        if records:
-            self._compilers.add(environment.compiler)
-        for record in records:
-            self._shipped.setdefault(record.problem.layer, []).append(record)
+    def _opened(self, path: Path) -> RecordFile | None:
+        """The file when it is of the device's arch."""
+        file = _tried(str(path), lambda: RecordFile(path), None)
+        return file if file is not None and file.arch == self._device.arch else None
+
+    def _layers(self, file: RecordFile) -> frozenset[Layer]:
+        return _tried(str(file.path), lambda: file.layers, frozenset())
+
+    def _read_shipped(self, file: RecordFile, layer: Layer) -> list[Record]:
+        records: list[Record] = _tried(str(file.path), lambda: file.records(layer), [])
+        _warn_of_bad(str(file.path), "lines", file.bad)
+        return records
 
 
 def _local_file(url: str) -> Path | None:

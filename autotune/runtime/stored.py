@@ -11,6 +11,7 @@ import hashlib
 import itertools
 import sqlite3
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from autotune.device import Device
@@ -20,7 +21,6 @@ from autotune.paths import shipped
 from autotune.record import Environment, Evidence, Record
 from autotune.runtime.near import NEAR_OCTAVES, distance, kind, octaves
 from autotune.runtime.readonly import Reader, opened
-from autotune.store.exchange import SAMPLES, read_text
 from autotune.store.rows import (
     PROBLEM_FIELDS,
     Row,
@@ -30,10 +30,11 @@ from autotune.store.rows import (
     problem_row,
     record_of,
 )
+from autotune.store.text import SAMPLES, RecordFile
 
 OTHER_DEVICES = 16
 """Of so many other devices of the arch, the newest, the records are read."""
-NEAR_LAYERS = 8
+NEAR_LAYERS = 4
 """Of so many layers of the same kind, the nearest, the records are read."""
 
 # A problem has a record for each state of the kernels that it was tuned with; the newest count.
@@ -159,9 +160,10 @@ def shipped_evidence(record: Record) -> tuple[Evidence | None, Environment] | No
         DatabaseError: a file cannot be read.
     """
     for path in shipped_files():
-        environment, records = read_text(path, record.arch, [])
-        if record in records:
-            return record.evidence, environment
+        file = RecordFile(path)
+        for each in file.records(record.problem.layer, evidence=True):
+            if replace(each, evidence=record.evidence) == record:
+                return each.evidence, file.environment
     return None
 
 

@@ -19,9 +19,9 @@ from autotune.layer import Problem
 from autotune.record import Record, sources_digest
 from autotune.runtime.misses import Miss, read
 from autotune.runtime.stored import shipped_files
-from autotune.store.exchange import read_text
 from autotune.store.queue import Queue
 from autotune.store.store import Store
+from autotune.store.text import read_text
 
 ASKED = 1e12
 """Priority of what a user asks for: before all that models ran, which would have to save 11 days of work."""

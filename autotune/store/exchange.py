@@ -1,37 +1,25 @@
-"""Records as text, one file per device, for review and for shipping; db/README.md has the fields.
-
-Standard library only: model load reads these files.
-"""
+"""Writes records as text, one file per device, for review and for shipping; db/README.md has the fields."""
 
 from __future__ import annotations
 
 import json
 import os
 import re
-import stat
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from autotune.errors import DatabaseError
 from autotune.kernels import registry
 from autotune.layer import Problem
 from autotune.record import Environment, Record
-from autotune.store.rows import environment_of, evidence_row, in_short, record_of, record_row, trial_row
+from autotune.store.rows import evidence_row, record_row, trial_row
+from autotune.store.text import SAMPLES
 
 if TYPE_CHECKING:
     from autotune.device import Device
     from autotune.store.store import Store
-
-SAMPLES = ".samples.jsonl"
-"""How the name of a file of trials ends, which no look-up reads."""
-
-# A hundred times what we write, so that no file keeps a model waiting.
-_LARGEST_FILE = 16 << 20
-_LONGEST_LINE = 1 << 18
-
-_Value = TypeVar("_Value")
 
 
 def export(store: Store, folder: Path, samples: bool = False) -> list[Path]:
@@ -104,64 +92,6 @@ def write_samples(store: Store, device: Device, problems: Iterable[Problem], pat
             lines.append(row | {"environment": number, "samples_us": samples})
     known = [json.loads(text) for text in environments]
     _write(path, [{"device": device.name, "arch": device.arch, "environments": known}, *lines])
-
-
-def read_text(
-    path: Path, arch: str | None = None, bad: list[str] | None = None
-) -> tuple[Environment, list[Record]]:
-    """The environment and the records of a file; no records when the file is of another arch than `arch`.
-
-    A record that does not read is left out, and the reason goes to `bad`, where there is such a list.
-
-    Raises:
-        DatabaseError: the file cannot be read, or its first line; or another line, and there is no `bad`;
-            the message names the line.
-    """
-    lines = _lines(path)
-    device, its_arch, environment = _parsed(path, 1, next(lines, b""), _header)
-    records: list[Record] = []
-    if arch is not None and its_arch != arch:
-        return environment, records
-    for number, line in enumerate(lines, start=2):
-        try:
-            records.append(_parsed(path, number, line, _record, device, its_arch, environment))
-        except DatabaseError as error:
-            if bad is None:
-                raise
-            bad.append(str(error))
-    return environment, records
-
-
-def _lines(path: Path) -> Iterator[bytes]:
-    """The lines of a file; of one that is longer than any of ours, the beginning."""
-    try:
-        state = path.stat()
-        if not stat.S_ISREG(state.st_mode) or state.st_size > _LARGEST_FILE:
-            raise DatabaseError(f"{path} is no file of records: it is larger than any, or no file at all")
-        with path.open("rb") as file:
-            while line := file.readline(_LONGEST_LINE):
-                yield line
-                while len(line) == _LONGEST_LINE and not line.endswith(b"\n"):
-                    line = file.readline(_LONGEST_LINE)
-    except OSError as error:
-        raise DatabaseError(f"{path} cannot be read ({error.strerror})") from error
-
-
-def _parsed(path: Path, number: int, line: bytes, make: Callable[..., _Value], *more: Any) -> _Value:
-    try:
-        return make(json.loads(line.decode()), *more)
-    except Exception as error:  # whatever is in the line
-        raise DatabaseError(f"{path}, line {number}: not a record ({in_short(error)})") from error
-
-
-def _header(row: dict[str, Any]) -> tuple[str, str, Environment]:
-    return row["device"], row["arch"], environment_of(row)
-
-
-def _record(row: dict[str, Any], device: str, arch: str, environment: Environment) -> Record:
-    # Files from before kernels had names of their own tell the source of each family.
-    source_hash = row.get("source_hash") or environment.sources[row["config"].partition(":")[0]]
-    return record_of({"evidence": None, **row}, device, arch, source_hash)
 
 
 def _line(record: Record) -> dict[str, Any]:

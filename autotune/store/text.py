@@ -1,0 +1,224 @@
+"""Reads files of records; db/README.md has their fields. Standard library only: model load reads them.
+
+A file of a device has thousands of records, of which a model uses those of a few layers. Lines are sorted, so
+those of a layer are found by bisection, and hardly any others are read.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import math
+import os
+import re
+import stat
+from bisect import bisect_left
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple, TypeVar
+
+from autotune.errors import DatabaseError, LayerError
+from autotune.layer import Layer
+from autotune.record import Environment, Record
+from autotune.store.rows import environment_of, in_short, record_of
+
+SAMPLES = ".samples.jsonl"
+"""How the name of a file of trials ends, which no look-up reads."""
+
+# Five times the records of every preset in every scheme.
+_LARGEST_FILE = 64 << 20
+_LONGEST_LINE = 1 << 18
+# Damaged lines in a row that a look-up passes over, so that no file keeps a model waiting.
+_MOST_DAMAGED = 1000
+# Bisection looks at the lines behind these places only; some lines lie between two.
+_STEP_BYTES = 4096
+
+_HEAD = re.compile(
+    rb'\{"n": ?(\d{1,9}), ?"k": ?(\d{1,9}), ?"group_size": ?(\d{1,9}), ?'
+    rb'"dtype": ?"(\w+)", ?"zero_point": ?(true|false),'
+)
+"""How the line of a record begins."""
+_EVIDENCE = b',"evidence":{'
+
+_Value = TypeVar("_Value")
+_Head = tuple[Any, ...]
+"""n, k, group_size, dtype and zero_point of a line, by which lines are sorted; or the first of these."""
+_END: _Head = (math.inf,)
+
+
+class _Origin(NamedTuple):
+    """Where a file's records come from."""
+
+    device: str
+    arch: str
+    environment: Environment
+
+
+class RecordFile:
+    """A device's file of records; each call opens it and reads what it needs.
+
+    A record that does not read is left out; `bad` says why.
+
+    Raises:
+        DatabaseError: the file cannot be read, or its first line.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.bad: list[str] = []
+        with _opened(path) as file:
+            origin = _origin(path, file.readline(_LONGEST_LINE))
+        self._origin, self.arch, self.environment = origin, origin.arch, origin.environment
+
+    def records(self, layer: Layer, evidence: bool = False) -> list[Record]:
+        """The layer's records in the order of the file, without their evidence unless it is asked for.
+
+        Raises:
+            DatabaseError: the file cannot be read any more.
+        """
+        found: list[Record] = []
+        with _opened(self.path) as file:
+            for offset, line in _lines_of(file, layer):
+                try:
+                    found.append(
+                        _parsed(line if evidence else _without_evidence(line), _record, self._origin)
+                    )
+                except DatabaseError as error:
+                    file.seek(0)
+                    number = 1 + file.read(offset).count(b"\n")
+                    self.bad.append(f"{self.path}, line {number}: {error}")
+        return [record for record in found if record.problem.layer == layer]
+
+    @functools.cached_property
+    def layers(self) -> frozenset[Layer]:
+        """The layers that lines name; the beginnings of all lines are read for them, once.
+
+        Raises:
+            DatabaseError: as `records`.
+        """
+        found, head = [], b"\n"
+        with _opened(self.path) as file:
+            for line in file:
+                if line.startswith(head):
+                    continue
+                match = _HEAD.match(line)
+                if match:
+                    head = match[0]
+                    found.append(_head(*match.groups()))
+        return frozenset(layer for layer in map(_layer, found) if layer is not None)
+
+
+def read_text(
+    path: Path, arch: str | None = None, bad: list[str] | None = None
+) -> tuple[Environment, list[Record]]:
+    """The environment and the records of a file; no records when the file is of another arch than `arch`.
+
+    A record that does not read is left out, and the reason goes to `bad`, where there is such a list.
+
+    Raises:
+        DatabaseError: the file cannot be read, or its first line; or another line, and there is no `bad`;
+            the message names the line.
+    """
+    records: list[Record] = []
+    with _opened(path) as file:
+        origin = _origin(path, file.readline(_LONGEST_LINE))
+        for number, line in enumerate(file if arch in (None, origin.arch) else (), start=2):
+            try:
+                records.append(_parsed(line, _record, origin))
+            except DatabaseError as error:
+                message = f"{path}, line {number}: {error}"
+                if bad is None:
+                    raise DatabaseError(message) from error
+                bad.append(message)
+    return origin.environment, records
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[BinaryIO]:
+    try:
+        state = path.stat()
+        if not stat.S_ISREG(state.st_mode) or state.st_size > _LARGEST_FILE:
+            raise DatabaseError(f"{path} is no file of records: it is larger than any, or no file at all")
+        with path.open("rb") as file:
+            yield file
+    except OSError as error:
+        raise DatabaseError(f"{path} cannot be read ({error.strerror})") from error
+
+
+def _lines_of(file: BinaryIO, layer: Layer) -> list[tuple[int, bytes]]:
+    """The layer's lines with their places, and lines between or just ahead of them that may be its own."""
+    wanted = (layer.n, layer.k, layer.group_size, layer.dtype, layer.zero_point)
+    found: list[tuple[int, bytes]] = []
+    _go_ahead_of(file, wanted)
+    for offset, line, head in _lines(file):
+        if head is not None and head < wanted:
+            found.clear()
+        elif head is None or head == wanted:
+            found.append((offset, line))
+        else:
+            break
+    return found
+
+
+def _go_ahead_of(file: BinaryIO, wanted: _Head) -> None:
+    """Go to a line a little ahead of the first one whose head is not below `wanted`."""
+
+    def head_beyond(offset: int) -> _Head:
+        file.seek(offset)
+        file.readline()
+        return next((head for _, _, head in _lines(file) if head is not None), _END)
+
+    places = range(0, file.seek(0, os.SEEK_END), _STEP_BYTES)
+    file.seek(places[max(bisect_left(places, wanted, key=head_beyond) - 1, 0)])
+    file.readline()
+
+
+def _lines(file: BinaryIO) -> Iterator[tuple[int, bytes, _Head | None]]:
+    """The place of each line from here on, the line, and its head, None when it has none."""
+    offset, damaged = file.tell(), 0
+    while damaged < _MOST_DAMAGED and (line := file.readline()):
+        match = _HEAD.match(line)
+        damaged = 0 if match else damaged + 1
+        yield offset, line, match and _head(*match.groups())
+        offset += len(line)
+
+
+def _head(n: bytes, k: bytes, group_size: bytes, dtype: bytes, zero_point: bytes) -> _Head:
+    return int(n), int(k), int(group_size), dtype.decode(), zero_point == b"true"
+
+
+def _layer(head: _Head) -> Layer | None:
+    try:
+        return Layer(*head)
+    except LayerError:
+        return None
+
+
+def _origin(path: Path, line: bytes) -> _Origin:
+    """What the first line says."""
+    try:
+        return _parsed(line, lambda row: _Origin(row["device"], row["arch"], environment_of(row)))
+    except DatabaseError as error:
+        raise DatabaseError(f"{path}, line 1: {error}") from error
+
+
+def _parsed(line: bytes, make: Callable[..., _Value], *more: Any) -> _Value:
+    try:
+        if len(line) > _LONGEST_LINE:
+            raise ValueError(f"it has {len(line)} bytes")
+        return make(json.loads(line.decode()), *more)
+    except Exception as error:  # whatever is in the line
+        raise DatabaseError(f"not a record ({in_short(error)})") from error
+
+
+def _without_evidence(line: bytes) -> bytes:
+    """The line up to its evidence, where that comes last, as we write it: most of a line is evidence."""
+    before, found, evidence = line.partition(_EVIDENCE)
+    return before + b"}" if found and evidence.rstrip().endswith(b"}}") else line
+
+
+def _record(row: dict[str, Any], origin: _Origin) -> Record:
+    # Files from before kernels had names of their own tell the source of each family.
+    source_hash = row.get("source_hash") or origin.environment.sources[row["config"].partition(":")[0]]
+    return record_of({"evidence": None, **row}, origin.device, origin.arch, source_hash)

@@ -1,0 +1,209 @@
+"""A file of 2,000 records: each layer's are found among all others, whatever else is in the file."""
+
+from __future__ import annotations
+
+import random
+import warnings
+from dataclasses import replace
+from itertools import product
+from math import log2
+from pathlib import Path
+
+import pytest
+from lookup_world import ask, make_small_world
+from store_samples import ENVIRONMENT, H100, H200, config, record, with_evidence
+
+from autotune.cli import main
+from autotune.layer import BUCKETS, Layer, Problem
+from autotune.paths import shipped
+from autotune.runtime.lookup import Lookup
+from autotune.store.exchange import write_text
+from autotune.store.text import RecordFile, read_text
+
+SIZES = (1024, 2560, 4096, 5120, 10240, 12288, 28672)
+LAYERS = [
+    Layer(n, k, group_size, dtype, zeros)
+    for n, k, group_size, dtype, zeros in product(
+        SIZES, (2560, 4096, 11008), (32, -1), ("bf16", "fp16"), (False, True)
+    )
+]
+RECORDS = [
+    with_evidence(record(m=m, layer=layer, best=config(tile_m=m))) for layer in LAYERS for m in BUCKETS
+]
+
+IN_ORDER = sorted(RECORDS, key=lambda each: each.problem)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("whole") / "nvidia-h200.jsonl"
+    write_text(RECORDS, ENVIRONMENT, path)
+    return path
+
+
+def bare(layer: Layer) -> list:
+    return [replace(each, evidence=None) for each in RECORDS if each.problem.layer == layer]
+
+
+def test_every_layer_is_found(whole):
+    assert len(RECORDS) > 2000
+    file = RecordFile(whole)
+    assert (file.arch, file.environment) == (H200.arch, ENVIRONMENT)
+    assert file.layers == set(LAYERS)
+    for layer in LAYERS:
+        assert file.records(layer) == bare(layer)
+    assert file.records(LAYERS[40], evidence=True) == [
+        each for each in RECORDS if each.problem.layer == LAYERS[40]
+    ]
+    assert file.bad == []
+
+
+@pytest.mark.parametrize("n", [8, 4104, 1 << 20])
+def test_a_layer_without_lines_has_no_records(whole, n):
+    assert RecordFile(whole).records(Layer(n, 4096)) == []
+
+
+def test_a_file_without_records(tmp_path, whole):
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(whole.read_bytes().splitlines()[0])
+    assert (RecordFile(path).records(LAYERS[0]), RecordFile(path).layers) == ([], set())
+
+
+def test_what_is_wrong_elsewhere_is_not_looked_at(tmp_path, whole):
+    header, *lines = whole.read_bytes().splitlines()
+    mine = {index for index, each in enumerate(IN_ORDER) if each.problem.layer == LAYERS[40]}
+    torn = [line if index in mine else line[: len(line) // 2] for index, line in enumerate(lines)]
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(b"\n".join((header, *torn)))
+    file = RecordFile(path)
+    assert (file.records(LAYERS[40]), file.bad) == (bare(LAYERS[40]), [])
+    assert file.records(LAYERS[41]) == []
+    assert len(file.bad) == len(BUCKETS)
+
+
+DAMAGE = (b"", b"\xff\xfe", b"{", b"7", b"[" * 5000, b'{"n":4096', b" " * 300_000, b'{"n":1,"k":1}')
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_damaged_lines_anywhere_cost_nothing_but_themselves(tmp_path, whole, seed):
+    chance = random.Random(seed)
+    header, *lines = whole.read_bytes().splitlines()
+    for _ in range(100):
+        lines.insert(chance.randrange(len(lines) + 1), chance.choice(DAMAGE))
+    for _ in range(3):
+        at = chance.randrange(len(lines))
+        lines[at:at] = [b"?"] * 50
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(b"\n".join((header, *lines)) + b"\n")
+    file = RecordFile(path)
+    assert file.layers == set(LAYERS)
+    for layer in chance.sample(LAYERS, 25):
+        assert file.records(layer) == bare(layer)
+    everything: list[str] = []
+    assert len(read_text(path, bad=everything)[1]) == len(RECORDS)
+    assert len(everything) == 250
+    assert file.bad
+    assert set(file.bad) <= set(everything)
+
+
+def test_a_line_with_spaces_is_read(tmp_path, whole):
+    header, *lines = whole.read_text().splitlines()
+    path = tmp_path / "a.jsonl"
+    path.write_text("\n".join((header, *(line.replace(":", ": ").replace(",", ", ") for line in lines))))
+    layer = LAYERS[3]
+    with_spaces = RecordFile(path).records(layer)
+    assert [each.problem for each in with_spaces] == [each.problem for each in bare(layer)]
+
+
+def test_damage_without_an_end_is_not_read_to_the_end(tmp_path, whole):
+    header, *lines = whole.read_bytes().splitlines()
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(b"\n".join((header, *lines[:13], *[b""] * 3_000_000, *lines[13:])))
+    file = RecordFile(path)
+    first, last = IN_ORDER[0].problem.layer, IN_ORDER[-1].problem.layer
+    assert file.records(first) == bare(first)
+    assert file.records(last) == []
+
+
+@pytest.fixture
+def world(tmp_path, monkeypatch, whole) -> Path:
+    make_small_world(tmp_path, monkeypatch)
+    path = tmp_path / "shipped" / whole.name
+    path.write_bytes(whole.read_bytes())
+    return path
+
+
+@pytest.mark.usefixtures("world")
+def test_look_up_answers_from_them():
+    found = Lookup(H200)
+    for each in random.Random(0).sample(RECORDS, 100):
+        answer = found.answer(each.problem)
+        assert (answer.source, answer.record) == ("shipped", replace(each, evidence=None))
+
+
+@pytest.mark.usefixtures("world")
+def test_near_look_ups_find_the_nearest_layer_of_all():
+    for n, k, group_size, dtype, zeros in (
+        (4608, 4096, 32, "fp16", True),
+        (2048, 4608, -1, "bf16", True),
+        (14336, 8192, 32, "bf16", False),
+        (1024, 14336, -1, "fp16", False),
+    ):
+        asked = Layer(n, k, group_size, dtype, zeros)
+
+        def away(other: Layer, n: int = n, k: int = k) -> tuple[float, Layer]:
+            return abs(log2(other.n / n)) + abs(log2(other.k / k)), other
+
+        alike = [
+            each
+            for each in LAYERS
+            if (each.dtype, each.zero_point, each.groups == 1) == (dtype, zeros, group_size == -1)
+        ]
+        answer = ask(m=16, layer=asked)
+        assert answer.source == "near"
+        assert answer.record.problem == Problem(min(alike, key=away), 16)
+
+
+def test_the_device_of_another_file_is_near_too(world):
+    other = record(m=2, layer=Layer(4096, 4104, -1), device=H100, best=config(tile_m=3))
+    write_text([other], ENVIRONMENT, world.with_name("nvidia-h100.jsonl"))
+    assert ask(m=2, layer=Layer(4096, 4112, -1)).record == other
+
+
+def test_damage_in_them_is_one_warning(world):
+    header, *lines = world.read_bytes().splitlines()
+    world.write_bytes(b"\n".join((header, *(line[:200] if b'"m":8,' in line else line for line in lines))))
+    found = Lookup(H200)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        answers = [found.answer(Problem(layer, 8)) for layer in LAYERS[:5]]
+    assert [str(each.message).partition(" left out")[0] for each in caught] == [f"{world}: lines"]
+    assert {answer.source for answer in answers} == {"near"}
+    assert {answer.record.problem.m for answer in answers} == {16}
+
+
+def test_a_file_that_goes_away_is_one_warning(world):
+    found = Lookup(H200)
+    world.unlink()
+    with pytest.warns(UserWarning, match="cannot be read") as caught:
+        answers = [found.answer(Problem(layer, 1)) for layer in LAYERS[:3]]
+    assert {answer.source for answer in answers} == {"default"}
+    assert len(caught) == 1
+
+
+def test_doctor_says_when_lines_are_not_sorted(world, capsys, monkeypatch):
+    monkeypatch.setattr("autotune.device.find_device", lambda _="auto": H200)
+    header, *lines = world.read_bytes().splitlines()
+    world.write_bytes(b"\n".join((header, *lines[::-1])))
+    assert main(["doctor"]) == 1
+    assert "its lines are not sorted" in capsys.readouterr().out
+
+
+def test_what_the_package_ships_is_sorted():
+    for path in shipped("db").glob("*.jsonl"):
+        _, records = read_text(path)
+        problems = [each.problem for each in records]
+        assert problems == sorted(problems)
+        file = RecordFile(path)
+        found = [each for layer in sorted(file.layers) for each in file.records(layer)]
+        assert found == [replace(each, evidence=None) for each in records]
