@@ -55,38 +55,26 @@ struct Copier {
   __device__ __forceinline__ void copy_all(const Work& work) const {
     prefetch_tensor_map(x);
     Pieces pieces(work);
-    Piece piece;
-    if (!pieces.next(&piece)) {
-      griddepcontrol_wait();
-      griddepcontrol_launch_dependents();
-      return;
-    }
+    Piece piece{};
+    bool more = pieces.next(&piece);
     const int ahead = min(STAGES, piece.end - piece.begin);
 #pragma unroll 1
     for (int i = 0; i < ahead; ++i) expect(i), copy_words(piece, piece.begin + i, i);
     griddepcontrol_wait();
     griddepcontrol_launch_dependents();
-#pragma unroll 1
-    for (int i = 0; i < ahead; ++i) copy_x(piece, piece.begin + i, i);
     Ring ring;
-    for (int i = 0; i < ahead; ++i) ring.advance();
-    int filled = ahead, unit = piece.begin + ahead;
-    do {
+    int copied = 0;
 #pragma unroll 1
-      for (; unit < piece.end; ++unit) {
-        if (filled < STAGES)
-          ++filled;
-        else
-          mbarrier_wait(block.empty(ring.stage), ring.parity ^ 1);
-        expect(ring.stage);
+    for (; more; more = pieces.next(&piece)) {
+#pragma unroll 1
+      for (int unit = piece.begin; unit < piece.end; ++unit, ++copied) {
+        if (copied >= STAGES) mbarrier_wait(block.empty(ring.stage), ring.parity ^ 1);
+        if (copied >= ahead) expect(ring.stage), copy_words(piece, unit, ring.stage);
         copy_x(piece, unit, ring.stage);
-        copy_words(piece, unit, ring.stage);
         ring.advance();
       }
-      if (!pieces.next(&piece)) break;
-      unit = piece.begin;
-    } while (true);
-    if constexpr (CLUSTER > 1) wait_for_others(ring, filled);
+    }
+    if constexpr (CLUSTER > 1) wait_for_others(ring, min(STAGES, copied));
   }
   // Blocks of the cluster that have yet to say that they read what this one copied to them.
   __device__ __forceinline__ void wait_for_others(Ring ring, int filled) const {
@@ -163,7 +151,7 @@ struct Multiplier {
   }
   __device__ __forceinline__ void begin(const Piece& piece) {
 #pragma unroll
-    for (int f = 0; f < kFragments; ++f) rows[f] = min(row_block(piece) + f, weight.n64 - 1) * 8 + lane() / 4;
+    for (int f = 0; f < kFragments; ++f) rows[f] = min(row_block(piece) + f, weight.n64 - 1);
     load_groups(piece.begin);
   }
   __device__ __forceinline__ void load_groups(int unit) {
@@ -188,6 +176,7 @@ struct Multiplier {
     if (GROUP != 0 && after < piece.end) load_groups(after);
   }
   __device__ __forceinline__ void release_stage_before() const {
+    __syncwarp();  // all lanes have read their words
     if (lane() >= CLUSTER) return;
     const u32 barrier = empty + (ring.stage == 0 ? STAGES - 1 : ring.stage - 1) * 16;
     if (CLUSTER > 1)
