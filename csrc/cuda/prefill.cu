@@ -298,10 +298,10 @@ __cluster_dims__(CLUSTER* SPLIT_K, 1, 1)
   if (threadIdx.x == kWarps * 32) init_barriers(block);
   meet();
   if (threadIdx.x >= kWarps * 32) {
-    setmaxnreg_dec<WARPGROUPS == 2 ? 40 : 32>();
+    setmaxnreg_dec<WARPGROUPS == 2 ? 24 : 32>();
     if (threadIdx.x == kWarps * 32) Copier{block, &x, weight, static_cast<int>(m)}.copy_all(work);
   } else {
-    setmaxnreg_inc<WARPGROUPS == 2 ? 232 : 160>();
+    setmaxnreg_inc<WARPGROUPS == 2 ? 240 : 160>();
     const int groups = GROUP == 0 ? 1 : static_cast<int>(k / GROUP);
     multiply_all(work, block, weight, {counters, partials},
                  {out, bias, static_cast<int>(m), static_cast<int>(n)}, groups);
