@@ -34,9 +34,8 @@ def text() -> str:
             defaults = [(registry.default_config(Problem(layer, m), device), m) for m in BUCKETS]
             for config, group in groupby(defaults, key=lambda pair: pair[0]):
                 buckets = [m for _, m in group]
-                lines.append(
-                    f"{device.name}; {str(layer).removesuffix(COMMON)}; m={buckets[0]}..{buckets[-1]}; {config}\n"
-                )
+                name = str(layer).removesuffix(COMMON)
+                lines.append(f"{device.name}; {name}; m={buckets[0]}..{buckets[-1]}; {config}\n")
     return "".join(lines)
 
 
