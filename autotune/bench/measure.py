@@ -17,7 +17,7 @@ from autotune.bench.verify import Verifier
 from autotune.config import Config
 from autotune.errors import AutotuneError
 from autotune.kernels.family import Plan
-from autotune.layer import BUCKETS, Problem
+from autotune.layer import COARSE, Problem
 from autotune.record import DEFAULT_MODE, Mode, Trial
 
 _SCREEN_ROUNDS = 3
@@ -155,8 +155,8 @@ class _Examiner:
 
 
 def _verified_ms(m: int) -> tuple[int, ...]:
-    """The first and last number of tokens that the bucket of m serves."""
-    below = max((bucket for bucket in BUCKETS if bucket < m), default=0)
+    """The first and last number of tokens that a record of m may serve, where no finer bucket has one."""
+    below = max((bucket for bucket in COARSE if bucket < m), default=0)
     return (m,) if below + 1 == m else (below + 1, m)
 
 
