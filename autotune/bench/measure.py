@@ -25,6 +25,7 @@ _FINALISTS = 12
 _NEAR = 1.08
 _SCREEN_SHARE = 0.6
 _GPU_RACE_S = 2.0
+_GPU_RACE_S_EACH = 0.05
 
 
 @dataclass(slots=True)
@@ -101,7 +102,9 @@ def measure(
         beside = examiner.beside(peer)
         before_race()
         finalists = _screen(passed, rounds, default, whole)
-        limit = Budget(_GPU_RACE_S) if budget_s is None and operands.device.kind == "cuda" else whole
+        limit = whole
+        if budget_s is None and operands.device.kind == "cuda":
+            limit = Budget(min(_GPU_RACE_S, _GPU_RACE_S_EACH * len(passed)))
         kept = next((each.runner for each in finalists if each.config == default), None)
         others = [] if beside.runner is None else [beside.runner]
         race([each.runner for each in finalists], rounds, kept, limit.spent, others)
