@@ -27,7 +27,7 @@ from autotune.store.store import Store
 LAYER = Layer(n=256, k=512, group_size=64)
 CPU = cpu_device()
 COARSE, FINER = [Problem(LAYER, m) for m in (16, 32)], Problem(LAYER, 24)
-TILES = {32: (32,), 40: (16, 40), 64: (64,)}
+TILES = {32: (32,), 40: (16, 40, 64), 64: (64,)}
 
 
 def config(tile_m: int, stages: int = 3, split_k: int = 1, family: str = "mma") -> Config:
@@ -83,12 +83,12 @@ def raced(*records: Record) -> list[Config]:
 @pytest.mark.parametrize(
     ("below", "above", "expected"),
     [
-        # The same but for the tile, in every tile of the space, the default and the simpler ones first.
+        # The same but for the tile, in the two that 40 fills best, the default and the simpler ones first.
         ([config(32, 3, 2)], [config(64, 3, 2)], [(16, 3, 2), (40, 3, 2)]),
         ([config(32, 3, 2)], [config(64, 4, 4)], [(16, 3, 2), (40, 3, 2), (16, 4, 4), (40, 4, 4)]),
         ([config(32, 3, 1)], [config(64, 3, 1)], [(40, 3, 1)]),
         # Of the rest of the family the nearest: in fewer tunables, then by ratio.
-        ([config(32, 4, 2)], [config(64, 3, 8)], [(16, 3, 2), (16, 3, 4)]),
+        ([config(32, 4, 2)], [config(64, 3, 8)], [(16, 3, 2), (40, 3, 2), (16, 3, 4), (40, 3, 4)]),
         # Three of each, and no other family's.
         (
             [config(32, 3, 1, "dequant_matmul")],
