@@ -8,7 +8,7 @@ from autotune.config import Config
 from autotune.device import Device
 from autotune.kernels import compiler, registry
 from autotune.kernels.building import build_all
-from autotune.layer import BUCKETS, Layer, Problem
+from autotune.layer import BUCKETS, COARSE, Layer, Problem
 from autotune.paths import shipped
 
 H200 = Device("cuda", 0, "NVIDIA H200", "sm_90", 132, 60 << 20, 232448, 140 << 30)
@@ -55,14 +55,14 @@ def test_tokens_from_prefill_down_have_other_defaults():
     # The last number of tokens for wgmma depends on what of the L2 the dequantised weights take.
     layer, large = Layer(4096, 4096), Layer(12288, 4096)
     for each, last in ((Layer(2048, 4096), 128), (layer, 256), (large, 512)):
-        families = {m: registry.default_config(Problem(each, m), H200).family for m in BUCKETS}
+        families = {m: registry.default_config(Problem(each, m), H200).family for m in COARSE}
         assert families == {
             **dict.fromkeys((1, 2, 4), "decode"),
-            **{m: "wgmma" for m in BUCKETS if 8 <= m <= last},
-            **{m: "dequant_matmul" for m in BUCKETS if m > last},
+            **{m: "wgmma" for m in COARSE if 8 <= m <= last},
+            **{m: "dequant_matmul" for m in COARSE if m > last},
         }
     assert registry.default_config(Problem(large, 256), A100).family == "dequant_matmul"
-    assert {registry.default_config(Problem(layer, m), A100).family for m in BUCKETS[:8]} == {"mma"}
+    assert {registry.default_config(Problem(layer, m), A100).family for m in COARSE[:8]} == {"mma"}
 
 
 @pytest.mark.parametrize(("m", "some"), {1: True, 4: True, 5: False, 16: False}.items())
