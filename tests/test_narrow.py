@@ -7,7 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from store_samples import ENVIRONMENT, EVIDENCE, H200, SOURCES, record
+from lookup_world import SmallFamily
+from store_samples import ENVIRONMENT, EVIDENCE, H200, record
 
 from autotune.config import Config
 from autotune.daemon.tuner import Tuner
@@ -34,13 +35,8 @@ def config(tile_m: int, stages: int = 3, split_k: int = 1, family: str = "mma") 
     return Config.of(family, tile_m=tile_m, stages=stages, split_k=split_k)
 
 
-class Tiled:
-    """A family as the search sees it: tiles that suit m, three splits of each, the deeper stages for one."""
-
-    kind, name = "cuda", "mma"
-
-    def source_hash(self) -> str:
-        return SOURCES["mma"]
+class Tiled(SmallFamily):
+    """A family with tiles that suit m, three splits of each, and deeper stages for one."""
 
     def space(self, problem: Problem, device: Device) -> list[Config]:  # noqa: ARG002
         configs = [config(tile, 3, split_k) for split_k in (1, 2, 4) for tile in TILES[problem.m]]
@@ -52,13 +48,10 @@ class Tiled:
     def default(self, problem: Problem, device: Device) -> Config | None:
         return self.space(problem, device)[0]
 
-    def unit(self, config: Config, layer: Layer, device: Device) -> None:  # noqa: ARG002
-        return None
-
 
 @pytest.fixture
 def tiled(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(registry, "families", lambda: {"mma": Tiled()})
+    monkeypatch.setattr(registry, "families", lambda: {"mma": Tiled("mma")})
 
 
 @pytest.fixture
