@@ -24,8 +24,9 @@ _SCREEN_ROUNDS = 3
 _FINALISTS = 12
 _NEAR = 1.08
 _SCREEN_SHARE = 0.6
-_GPU_RACE_S = 2.0
+# A race on a GPU without a budget may last so long: for each config, and in all.
 _GPU_RACE_S_EACH = 0.05
+_GPU_RACE_S = 2.0
 
 
 @dataclass(slots=True)
