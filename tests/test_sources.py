@@ -12,7 +12,7 @@ from test_cuda_space import A100, H200
 
 from autotune import _C
 from autotune.errors import CompileError
-from autotune.kernels import compiler, decode, dequant_matmul, mma, registry, sources, wgmma
+from autotune.kernels import compiler, decode, dequant_matmul, mma, prefill, registry, sources, wgmma
 from autotune.kernels.family import Unit
 from autotune.kernels.sources import source_hash
 from autotune.layer import Layer, Problem
@@ -154,7 +154,7 @@ class DequantMatmul:
 def test_what_is_hashed_is_what_is_launched(monkeypatch, problem, device):
     config, layer = registry.default_config(problem, device), problem.layer
     family = registry.family_of(config)
-    module = {each.FAMILY.name: each for each in (decode, dequant_matmul, mma, wgmma)}[family.name]
+    module = {each.FAMILY.name: each for each in (decode, dequant_matmul, mma, prefill, wgmma)}[family.name]
     monkeypatch.setattr(_C, "CudaFunction", Function)
     monkeypatch.setattr(_C, "DequantMatmul", DequantMatmul)
     monkeypatch.setattr(module, "current_stream", lambda _: 0)

@@ -37,7 +37,7 @@ _TOKENS = range(5, 513)
 _SOURCE = "wgmma.cu"
 
 _ALLOWED = {
-    "tile_m": (8, 16, 32, 64, 128),
+    "tile_m": (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128),
     "fragments": (1, 2),
     "warpgroups_n": (1, 2, 3),
     "warpgroups_k": (1, 2, 3),
@@ -48,8 +48,8 @@ _ALLOWED = {
 _TUNABLES = tuple(_ALLOWED)
 _LARGEST_TILE = _ALLOWED["tile_m"][-1]
 
-# By tile_m: fragments, warpgroups_n, warpgroups_k, and the blocks for which a multiprocessor's registers must
-# suffice. In sweeps of the Llama-7B layers on an H200 more warpgroups, and x fetched by two blocks for each
+# By the largest tile_m: fragments, warpgroups_n, warpgroups_k, and the blocks for which a multiprocessor's
+# registers must suffice. In sweeps of the Llama-7B layers on an H200 more warpgroups, and x fetched by two blocks for each
 # other, never won.
 _SHAPES = {
     8: {(2, 1, 1): 3, (1, 1, 2): 3, (1, 1, 3): 2, (1, 3, 1): 2, (1, 1, 1): 5},
@@ -228,7 +228,7 @@ class WgmmaFamily:
             _config(tile_m, *shape, stages, split_k, scaling)
             for split_k in _ALLOWED["split_k"]
             for stages in _ALLOWED["stages"]
-            for shape in _SHAPES[tile_m]
+            for shape in _shapes(tile_m)
             for scaling in scalings
         )
         geometries = (_Geometry.of(config, layer) for config in configs)
@@ -268,8 +268,13 @@ def _config(*values: int) -> Config:
 
 
 def _tile_m(m: int) -> int:
-    """The smallest tile that holds m tokens, or the largest of all: two of 64 never beat one of 128."""
-    return next((tile for tile in _ALLOWED["tile_m"] if tile >= m), _LARGEST_TILE)
+    """The smallest tile that holds m tokens, or an equal share of them where the largest does not."""
+    share = ceil_div(m, ceil_div(m, _LARGEST_TILE))
+    return next(tile for tile in _ALLOWED["tile_m"] if tile >= share)
+
+
+def _shapes(tile_m: int) -> dict[tuple[int, int, int], int]:
+    return next(shapes for largest, shapes in _SHAPES.items() if largest >= tile_m)
 
 
 def _shape(config: Config) -> tuple[int, int, int]:
@@ -278,7 +283,7 @@ def _shape(config: Config) -> tuple[int, int, int]:
 
 def _least_blocks(tile_m: int, shape: tuple[int, int, int], layer: Layer) -> int:
     """Blocks for which a multiprocessor's registers must suffice; one less where that would spill."""
-    blocks = _SHAPES[tile_m][shape]
+    blocks = _shapes(tile_m)[shape]
     return max(1, blocks - 1) if (layer.dtype, layer.group_size) == ("bf16", 32) else blocks
 
 
@@ -305,11 +310,12 @@ def _worth_scaling(problem: Problem) -> tuple[int, ...]:
 
 
 def _reject_shape(config: Config) -> str | None:
-    if _shape(config) not in _SHAPES[config["tile_m"]]:
-        known = ", ".join(map(str, _SHAPES[config["tile_m"]]))
+    shapes = _shapes(config["tile_m"])
+    if _shape(config) not in shapes:
+        known = ", ".join(map(str, shapes))
         return f"fragments, warpgroups_n and warpgroups_k are one of {known} at tile_m={config['tile_m']}"
-    if config["scale_sums"] and config["tile_m"] >= 64:
-        return "the sums of a group besides those of all groups do not fit the registers from tile_m=64 on"
+    if config["scale_sums"] and config["tile_m"] > 32:
+        return "the sums of a group besides those of all groups do not fit the registers beyond tile_m=32"
     return None
 
 
