@@ -163,7 +163,7 @@ struct Multiplier {
   }
   __device__ __forceinline__ void begin(const Piece& piece) {
 #pragma unroll
-    for (int f = 0; f < kFragments; ++f) rows[f] = min(row_block(piece) + f, weight.n64 - 1) * 8 + lane() / 4;
+    for (int f = 0; f < kFragments; ++f) rows[f] = min(row_block(piece) + f, weight.n64 - 1);
     load_groups(piece.begin);
   }
   __device__ __forceinline__ void load_groups(int unit) {
@@ -188,6 +188,7 @@ struct Multiplier {
     if (GROUP != 0 && after < piece.end) load_groups(after);
   }
   __device__ __forceinline__ void release_stage_before() const {
+    __syncwarp();  // all lanes have read their words
     if (lane() >= CLUSTER) return;
     const u32 barrier = empty + (ring.stage == 0 ? STAGES - 1 : ring.stage - 1) * 16;
     if (CLUSTER > 1)

@@ -9,7 +9,7 @@
 // their sums where the rings were, and each warp sends what came of it to the blocks of the cluster that own
 // the rows. Sums are fp32 and added in a fixed order.
 //
-// Compile-time: TILE_M (8, 16, 32, 64, 128) FRAGMENTS GROUPS_N GROUPS_K STAGES SPLIT BLOCKS; SCALE_SUMS
+// Compile-time: TILE_M (a multiple of 8 up to 128) FRAGMENTS GROUPS_N GROUPS_K STAGES SPLIT BLOCKS; SCALE_SUMS
 // (scales multiply the sums of a group; 0: the weights, rounded once more); GROUP (32, 64, 128; 0 is one
 // group of all k); ZERO_POINT; BF16. Every parameter after the tensor map of x is 8 bytes wide.
 #include "wgmma/block.cuh"
