@@ -7,16 +7,29 @@ from dataclasses import dataclass, replace
 
 from autotune.errors import LayerError
 
-BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096)
+BUCKETS = (
+    *(1, 2, 4, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256),
+    *(320, 384, 448, 512, 640, 768, 896, 1024, 1280, 1536, 1792, 2048, 3072, 4096),
+)
+"""The numbers of tokens that are tuned: powers of two, the coarse buckets, and finer ones between them."""
+COARSE = tuple(bucket for bucket in BUCKETS if bucket & (bucket - 1) == 0)
+"""Those that always have an answer; a finer bucket has one where it has a record."""
 DTYPES = ("fp16", "bf16", "fp32")
 GROUP_SIZES = (32, 64, 128)
 
 
 def bucket_of(m: int) -> int:
-    """The tuned number of tokens that serves m: the smallest bucket >= m, the largest above that."""
+    """The number of tokens that is tuned for m: the smallest bucket >= m, the largest above that."""
+    return buckets_for(m)[0]
+
+
+def buckets_for(m: int) -> tuple[int, ...]:
+    """The buckets from `bucket_of(m)` to a coarse one: the first of them that has an answer answers m."""
     if m < 1:
         raise LayerError(f"m={m} is not a number of tokens; use m >= 1")
-    return BUCKETS[min(bisect_left(BUCKETS, m), len(BUCKETS) - 1)]
+    m = min(m, BUCKETS[-1])
+    coarse = COARSE[bisect_left(COARSE, m)]
+    return BUCKETS[bisect_left(BUCKETS, m) : BUCKETS.index(coarse) + 1]
 
 
 @dataclass(frozen=True, slots=True, order=True)

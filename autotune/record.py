@@ -55,7 +55,8 @@ class Evidence:
     verified outputs as a fraction of the tolerance; `floor_us` the roofline's time on the measuring device.
     `clock_mhz`, `temperature_c` and `power_w` are the device's medians over the rounds. `peers` are kernels
     of others that were timed in the same rounds, as ("vllm:MacheteLinearKernel", 12.3) in microseconds; no
-    record has one as its config.
+    record has one as its config. `candidates` is how many configs were measured, the winner among them;
+    `learned_from` are the numbers of tokens whose best configs they were, where not all of the space was.
     """
 
     mode: Mode
@@ -69,6 +70,8 @@ class Evidence:
     temperature_c: int | None = None
     power_w: int | None = None
     peers: tuple[tuple[str, float], ...] = ()
+    candidates: int | None = None
+    learned_from: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

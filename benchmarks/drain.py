@@ -31,7 +31,7 @@ from store_samples import ENVIRONMENT, H200, binary, record, trials
 
 from autotune.errors import DatabaseError, LeaseLost
 from autotune.job import Job
-from autotune.layer import BUCKETS, Layer, Problem
+from autotune.layer import COARSE, Layer, Problem
 from autotune.store.queue import Queue
 from autotune.store.rows import PROBLEM_FIELDS
 from autotune.store.store import Store
@@ -101,8 +101,8 @@ def open_jobs(url: str) -> int:
 
 def drain(url: str, jobs: int, processes: int, crash: Callable[[], None] | None, kill: bool) -> Drained:
     """Let the processes drain so many jobs; `crash` ends the server and starts it again, half way."""
-    layers = [Layer(64 * (1 + number), 4096) for number in range(-(-jobs // len(BUCKETS)))]
-    problems = [Problem(layer, m) for layer in layers for m in BUCKETS][:jobs]
+    layers = [Layer(64 * (1 + number), 4096) for number in range(-(-jobs // len(COARSE)))]
+    problems = [Problem(layer, m) for layer in layers for m in COARSE][:jobs]
     with Store.open(url) as store:
         Queue(store).add([(problem, random.random()) for problem in problems], *HERE)
     with tempfile.TemporaryDirectory() as folder:

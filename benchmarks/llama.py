@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig
 from autotune.device import Device, find_device
 from autotune.formats import awq_gemm
 from autotune.kernels import registry
-from autotune.layer import Layer, Problem, bucket_of
+from autotune.layer import COARSE, Layer, Problem, buckets_for
 from autotune.packing import dequantize, random_weight
 from autotune.runtime.checkpoint import Checkpoint, open_folder
 from autotune.runtime.lookup import Answer, Lookup
@@ -32,9 +33,14 @@ SIZES = tuple(_SIZES)
 class Untuned(Lookup):
     """Answers as if nothing had ever been measured."""
 
+    def answers(self, layer: Layer, tokens: Iterable[int] = COARSE) -> tuple[Answer, ...]:
+        """The default configs."""
+        coarse = {buckets_for(m)[-1] for m in tokens}
+        return tuple(self.answer(Problem(layer, m)) for m in sorted(coarse))
+
     def answer(self, problem: Problem) -> Answer:
         """The default config."""
-        problem = Problem(problem.layer, bucket_of(problem.m))
+        problem = Problem(problem.layer, buckets_for(problem.m)[-1])
         config = registry.default_config(problem, self.device)
         return Answer(problem, self.device.name, config, "default", None, None, None, "no records")
 

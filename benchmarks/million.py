@@ -29,7 +29,7 @@ from store_samples import A100, ENVIRONMENT, H100, H200
 from autotune.config import Config
 from autotune.device import Device
 from autotune.kernels import registry
-from autotune.layer import BUCKETS, Layer, Problem
+from autotune.layer import COARSE, Layer, Problem
 from autotune.record import Record, Trial
 from autotune.runtime.lookup import Lookup
 from autotune.store.queue import Queue
@@ -38,7 +38,7 @@ from autotune.store.store import Store
 
 DEVICES = (H200, H100, A100, replace(A100, name="NVIDIA L4", arch="sm_89"))
 SOURCES = {family.name: family.source_hash() for family in registry.families_of(H200)}
-PROBLEMS = [Problem(Layer(64 * n, 4096), m) for n in range(1, 482) for m in BUCKETS]
+PROBLEMS = [Problem(Layer(64 * n, 4096), m) for n in range(1, 482) for m in COARSE]
 TRIALS = 40
 CALLS = 2_000
 

@@ -23,7 +23,7 @@ from autotune.bench.statistics import Estimate, median_interval
 from autotune.bench.timer import GraphTimer, time_round
 from autotune.device import Device, find_device
 from autotune.kernels.workspace import workspace
-from autotune.layer import BUCKETS, Layer, bucket_of
+from autotune.layer import Layer
 from autotune.packing import PackedWeight, QuantizedWeight, random_weight
 from autotune.runtime.linear import Int4Linear
 from autotune.runtime.lookup import Lookup
@@ -142,7 +142,7 @@ def main() -> None:
                 samples[name].append(enqueue_us(call, device))
         if device.kind == "cuda":
             samples |= graph_samples(tuned, x)
-    config = tuned.plans.answers[BUCKETS.index(bucket_of(options.m))].config
+    config = tuned.plans.answer(options.m).config
     print(f"{device.name}, m={options.m}, {layer}, {config}: microseconds of a call, with 95 % intervals")
     for name, taken in samples.items():
         # The first round loads what is loaded once.

@@ -76,7 +76,7 @@ def rows_of(operands: Operands, plans: LayerPlans, device: Device) -> Iterator[d
         for m, taken in zip(counts, samples, strict=True):
             time_us, ratio = median_interval(taken), ratio_interval(taken, whole)
             row = {"n": layer.n, "k": layer.k, "m": m, "bucket": bucket, "device": device.name}
-            row |= {"config": str(plans.answers[BUCKETS.index(bucket)].config)}
+            row |= {"config": str(plans.answer(bucket).config)}
             row |= {"time_us": [time_us.median, time_us.low, time_us.high]}
             yield row | {"ratio": [ratio.median, ratio.low, ratio.high]}
 

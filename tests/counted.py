@@ -36,7 +36,7 @@ class Counted:
 
     def __init__(self, name):
         self.name = name
-        self.default_config = config_of(50) if name == "counted" else None
+        self.default_config = config_of(50, family=name)
 
     def source_hash(self):
         return f"source of {self.name}"
@@ -46,6 +46,9 @@ class Counted:
 
     def default(self, problem, device):  # noqa: ARG002
         return self.default_config
+
+    def estimate(self, config, problem, device):  # noqa: ARG002
+        return 1.0  # of equal ones the first family has the default
 
     def reject(self, config, problem, device):  # noqa: ARG002
         calls = config["calls"]

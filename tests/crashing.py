@@ -92,6 +92,9 @@ class Crashing:
     def default(self, problem, device):  # noqa: ARG002
         return config_of(NOTHING, calls=50)
 
+    def estimate(self, config, problem, device):  # noqa: ARG002
+        return 1.0
+
     def reject(self, config, problem, device):  # noqa: ARG002
         return None
 
@@ -157,6 +160,9 @@ class CrashingGpu:
 
     def default(self, problem, device):  # noqa: ARG002
         return gpu_config_of(NOTHING, calls=50)
+
+    def estimate(self, config, problem, device):  # noqa: ARG002
+        return 1.0
 
     def reject(self, config, problem, device):  # noqa: ARG002
         return None

@@ -52,6 +52,9 @@ class SmallFamily:
     def default(self, problem: Problem, device: Device) -> Config | None:  # noqa: ARG002
         return DEFAULT if problem.layer.n >= 64 else None
 
+    def estimate(self, config: Config, problem: Problem, device: Device) -> float:  # noqa: ARG002
+        return 1.0
+
 
 def make_small_world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Two small families, no shipped records, no warnings given yet; the path of the only database."""

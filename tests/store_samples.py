@@ -32,6 +32,8 @@ EVIDENCE = Evidence(
     temperature_c=41,
     power_w=350,
     peers=(("vllm:MacheteLinearKernel", 6.25),),
+    candidates=7,
+    learned_from=(16, 32),
 )
 
 

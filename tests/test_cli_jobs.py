@@ -122,7 +122,7 @@ def test_jobs_are_added_for_a_device_model_that_is_elsewhere(queue: Queue, tmp_p
     with Store.open(str(tmp_path / "here.db")) as store:
         store.begin_sweep(H100, ENVIRONMENT, {})
     added = jobs(tmp_path, "add", *numbers)
-    assert added.stdout == "13 jobs queued for NVIDIA H100; 0 were there already\n"
+    assert added.stdout == "33 jobs queued for NVIDIA H100; 0 were there already\n"
     hashes = {family.name: family.source_hash() for family in registry.families_of(H100)}
     assert {(job.device, job.arch, job.source_hash) for job in queue.jobs()} == {
         (H100.name, H100.arch, sources_digest(hashes))

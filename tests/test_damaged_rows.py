@@ -163,6 +163,10 @@ def test_a_kernel_that_is_none_is_not_handed_out(database):
             f'\'{{"gain": [1, 1, 1], "mode": "graph", "rounds": 9, "peers": {peers}}}\''
             for peers in ('[["a", 0]]', '[["a", "1"]]', "[[3, 1]]", '[["a"]]', "3")
         ),
+        *(
+            f'\'{{"gain": [1, 1, 1], "mode": "graph", "rounds": 9, "learned_from": {tokens}}}\''
+            for tokens in ('["16"]', "[-1]", "[1.5]", "3")
+        ),
     ],
 )
 def test_evidence_that_does_not_read(database, evidence):

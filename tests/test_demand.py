@@ -259,6 +259,11 @@ def test_asking_is_of_what_a_family_can_do(store: Store) -> None:
     assert len(queued(store)) == 2
 
 
+def test_of_what_is_asked_for_powers_of_two_come_first(store: Store) -> None:
+    ask(store, [Problem(LAYER, m) for m in (16, 24, 32, 40)], DEVICE, ASKED)
+    assert [job.problem.m for job in Queue(store).jobs()] == [16, 32, 24, 40]
+
+
 def test_a_name_is_of_a_device_here_or_of_a_model_in_the_database(store: Store) -> None:
     assert device_here("cpu") == DEVICE
     assert device_here(H100.name) is None

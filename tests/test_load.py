@@ -17,7 +17,7 @@ import autotune
 from autotune.device import cpu_device
 from autotune.errors import FormatError
 from autotune.kernels import registry
-from autotune.layer import BUCKETS, Problem
+from autotune.layer import COARSE, Problem
 from autotune.runtime.linear import Int4Linear
 
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3", "gemma")
@@ -112,9 +112,9 @@ def test_a_tuned_model_is_loaded_without_a_warning(tmp_path: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         layers = [found.layer for found in autotune.load(folder, "cpu").autotune_report.layers]
-    problems = [Problem(layer, bucket) for layer in layers for bucket in BUCKETS]
+    problems = [Problem(layer, bucket) for layer in layers for bucket in COARSE]
     configs = {problem: registry.space(problem, device)[0] for problem in problems}
-    store_records(database, device, {problem: configs[problem] for problem in problems[: len(BUCKETS)]})
+    store_records(database, device, {problem: configs[problem] for problem in problems[: len(COARSE)]})
     with pytest.warns(UserWarning, match="6 linears run configs") as caught:
         report = autotune.load(folder, "cpu", db=str(database)).autotune_report
     assert len(caught) == 1

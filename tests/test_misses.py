@@ -19,7 +19,7 @@ from store_samples import as_ordinary_user, reachable_folder
 
 from autotune.device import cpu_device
 from autotune.kernels import registry
-from autotune.layer import BUCKETS, Layer, Problem
+from autotune.layer import BUCKETS, COARSE, Layer, Problem
 from autotune.record import sources_digest
 from autotune.runtime.apply import apply
 from autotune.runtime.linear import Int4Linear
@@ -141,7 +141,7 @@ def test_calls_of_every_linear_of_a_layer_are_counted_until_the_model_goes(tmp_p
 
 def test_what_a_graph_captured_counts_as_its_replays(tmp_path: Path) -> None:
     lookup = Lookup(DEVICE, str(tmp_path / "none.db"))
-    answers = [lookup.answer(Problem(LAYER, bucket)) for bucket in BUCKETS]
+    answers = [lookup.answer(Problem(LAYER, bucket)) for bucket in COARSE]
     tally = Tally(tmp_path / "notes", "x", "0", answers)
     for _ in range(3):
         tally.calls[2] += 1
@@ -163,7 +163,18 @@ def test_near_is_noted_and_a_hit_is_not(tmp_path: Path) -> None:
         run(models[0], m)
     let_go(models)
     sources = {miss.problem.m: miss.source for miss in read(miss_file(str(db)))}
-    assert sources == {m: "near" if m <= 4 else "default" for m in BUCKETS[1:]}
+    assert sources == {m: "near" if m <= 4 else "default" for m in COARSE[1:]}
+
+
+def test_between_powers_of_two_the_larger_one_is_missed_unless_a_finer_record_answers(tmp_path: Path) -> None:
+    db = tmp_path / "some.db"
+    problem = Problem(LAYER, 40)
+    store_records(db, DEVICE, {problem: registry.default_config(problem, DEVICE)})
+    models = [applied(db)]
+    for m in (33, 40, 41, 48, 64, 65, 300):
+        run(models[0], m)
+    let_go(models)
+    assert calls_in(miss_file(str(db))) == {64: 3, 128: 1, 512: 1}
 
 
 @pytest.mark.parametrize(("end", "calls"), [("finished", 100), ("killed", 64)])

@@ -17,7 +17,7 @@ from autotune.device import cpu_device
 from autotune.errors import DeviceError
 from autotune.kernels import registry
 from autotune.kernels.cpu import CpuFamily
-from autotune.layer import BUCKETS, Layer, Problem
+from autotune.layer import COARSE, Layer, Problem
 from autotune.runtime.apply import apply
 from autotune.runtime.linear import Int4Linear
 from autotune.runtime.lookup import Answer
@@ -52,7 +52,7 @@ def empty(tmp_path: Path) -> str:
 def full(tmp_path: Path) -> str:
     """A database with a record for every problem of the model."""
     device, path = cpu_device(), tmp_path / "full.db"
-    problems = [Problem(layer, bucket) for layer in (UP, DOWN) for bucket in BUCKETS]
+    problems = [Problem(layer, bucket) for layer in (UP, DOWN) for bucket in COARSE]
     store_records(path, device, {problem: registry.space(problem, device)[0] for problem in problems})
     return str(path)
 
@@ -98,8 +98,8 @@ def test_report_of_a_model_without_records(empty: str) -> None:
     report = quiet_apply(model_of(), db=empty)
     assert [layer.layer for layer in report.layers] == [UP, DOWN]
     assert [layer.names for layer in report.layers] == [("0.up", "1.up"), ("0.mlp.down", "1.mlp.down")]
-    assert [a.problem for a in report.layers[0].answers] == [Problem(UP, bucket) for bucket in BUCKETS]
-    assert (report.hit, report.near, report.default) == (0, 0, 2 * len(BUCKETS))
+    assert [a.problem for a in report.layers[0].answers] == [Problem(UP, bucket) for bucket in COARSE]
+    assert (report.hit, report.near, report.default) == (0, 0, 2 * len(COARSE))
     assert report.coverage == 0.0
     assert report.untuned == report.layers
     assert report.skipped == {}
@@ -111,7 +111,7 @@ def test_report_of_a_tuned_model_and_no_warning(full: str) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         report = apply(model_of(), db=full)
-    assert (report.hit, report.near, report.default) == (2 * len(BUCKETS), 0, 0)
+    assert (report.hit, report.near, report.default) == (2 * len(COARSE), 0, 0)
     assert report.coverage == 1.0
     assert report.untuned == ()
 
@@ -128,8 +128,8 @@ def test_report_of_a_model_that_is_tuned_in_part(tmp_path: Path) -> None:
     assert str(UP) not in str(caught[0].message)
     assert report.hit == 1
     assert report.near > 0
-    assert report.hit + report.near + report.default == 2 * len(BUCKETS)
-    assert report.coverage == 1 / (2 * len(BUCKETS))
+    assert report.hit + report.near + report.default == 2 * len(COARSE)
+    assert report.coverage == 1 / (2 * len(COARSE))
     assert [layer.layer for layer in report.untuned] == [DOWN]
 
 
@@ -179,10 +179,10 @@ def test_the_report_folds_runs_of_buckets(tmp_path: Path) -> None:
 def test_the_report_is_no_wider_than_100_columns() -> None:
     config = Config.parse("mma:tile_m=32,tile_n=128,warps=16,warps_k=16,loads=2,split_k=64")
     layer = Layer(22016, 11008, 128, "bf16", zero_point=False)
-    times = [(1000.0 + m, 1100.0 + 2 * m) for m in BUCKETS]
+    times = [(1000.0 + m, 1100.0 + 2 * m) for m in COARSE]
     answers = [
         Answer(Problem(layer, m), "NVIDIA H200", config, "exact", *time, None, "")
-        for m, time in zip(BUCKETS, times, strict=True)
+        for m, time in zip(COARSE, times, strict=True)
     ]
     # 1024 to 2048 is the widest run but the last.
     answers[-1] = replace(answers[-1], source="default", median_us=None, default_us=None)
@@ -294,7 +294,7 @@ def test_a_corrupt_database_does_not_stop_it(tmp_path: Path, content: bytes) -> 
     with pytest.warns(UserWarning, match=r"corrupt\.db"):
         report = apply(model, db=str(path))
     assert len(report.applied) == 4
-    assert report.default == 2 * len(BUCKETS)
+    assert report.default == 2 * len(COARSE)
 
 
 def test_a_device_can_be_asked_for_and_a_wrong_one_changes_nothing(empty: str) -> None:

@@ -21,7 +21,7 @@ from autotune.runtime.handle import handle_of, origin_of
 from autotune.runtime.linear import Int4Linear
 from autotune.runtime.lookup import Lookup
 from autotune.runtime.op import int4_linear
-from autotune.runtime.plans import plans_of
+from autotune.runtime.plans import LayerPlans, plans_of
 
 LAYER, OTHER = Layer(136, 256, 64), Layer(72, 256, 32)
 X = tokens_of((3, LAYER.k), torch.float16)
@@ -66,6 +66,19 @@ def test_a_handle_says_what_its_plans_are_made_of(tmp_path: Path) -> None:
     assert explicit.plans.handle.isascii()
 
 
+def test_a_handle_tells_apart_for_which_tokens_a_config_was_found(tmp_path: Path) -> None:
+    device, plans = cpu_device(), []
+    config = registry.default_config(Problem(LAYER, 64), device)
+    for m in (40, 48):
+        store_records(tmp_path / "mine.db", device, {Problem(LAYER, m): config})
+        plans.append(LayerPlans(LAYER, Lookup(device, str(tmp_path / "mine.db"))))
+        for file in tmp_path.glob("mine.db*"):
+            file.unlink()
+    first, second = ([answer.config for answer in each.answers] for each in plans)
+    assert first == second
+    assert plans[0].handle != plans[1].handle
+
+
 @pytest.mark.parametrize("handle", ["", "3", "[]", '[1,2,3,"fp16",true,"cpu",null,null,""]', "null"])
 def test_what_is_no_handle_is_an_error(handle: str) -> None:
     linear = Int4Linear.from_quantized(weight_of(LAYER))
@@ -74,7 +87,7 @@ def test_what_is_no_handle_is_an_error(handle: str) -> None:
 
 
 def test_a_handle_has_no_secrets() -> None:
-    handle = handle_of(LAYER, "cpu", "postgresql://me:secret@host/autotune", None, [])
+    handle = handle_of(LAYER, "cpu", "postgresql://me:secret@host/autotune", None, {})
     assert "secret" not in handle
     assert origin_of(handle).db == "postgresql://"
 
@@ -166,7 +179,7 @@ def test_plans_that_nothing_holds_are_made_again(tmp_path: Path) -> None:
 
 def test_a_weight_for_another_kind_of_device_is_named() -> None:
     linear = Int4Linear.from_quantized(weight_of(LAYER))
-    handle = handle_of(LAYER, "cuda", "somewhere.db", None, [])
+    handle = handle_of(LAYER, "cuda", "somewhere.db", None, {})
     with pytest.raises(LayerError, match="x is on cpu, but the weight is packed for cuda"):
         int4_linear(X, linear.qweight, linear.scales, linear.zeros, None, handle)
 

@@ -17,7 +17,7 @@ from autotune.errors import CompileError, DeviceError, LaunchError
 from autotune.kernels import registry
 from autotune.kernels.cpu import CpuFamily
 from autotune.kernels.family import Plan, Unit
-from autotune.layer import BUCKETS, Layer, Problem, bucket_of
+from autotune.layer import BUCKETS, COARSE, Layer, Problem, bucket_of
 from autotune.record import Binary, Environment
 from autotune.runtime.linear import Int4Linear
 from autotune.runtime.lookup import Lookup
@@ -91,6 +91,32 @@ def test_each_bucket_runs_the_config_of_its_answer(tmp_path: Path) -> None:
 def test_any_m_runs_the_plan_of_its_bucket(m: int) -> None:
     plans = plans_for(LAYER, default_lookup(cpu_device()))
     assert plans.plan(m) is plans.plan(bucket_of(m))
+
+
+def test_every_m_runs_the_config_of_the_next_record_and_counts_for_it(tmp_path: Path) -> None:
+    one, other = distinct_configs(2)
+    recorded = sorted((*COARSE, 24, 56, 3072))
+    choices = {Problem(LAYER, m): other if m in (24, 56, 3072) else one for m in recorded}
+    store_records(tmp_path / "records.db", cpu_device(), choices)
+    plans = LayerPlans(LAYER, Lookup(cpu_device(), str(tmp_path / "records.db")))
+    assert [answer.problem.m for answer in plans.answers] == recorded
+    finer = {*range(17, 25), *range(33, 57), *range(2049, 3073)}
+    counted = dict.fromkeys(recorded, 0)
+    for m in (*range(1, 5001), 10**6):
+        plan = plans.plan(m)
+        assert plan is (plans.plan(3072) if m in finer else plans.plan(4096)), m
+        assert plans.answer(m).config == (other if m in finer else one)
+        served = next((each for each in recorded if each >= m), 4096)
+        counted[served] += 1
+        counted[3072 if m in finer else 4096] += 1
+    assert plans._calls == list(counted.values())
+
+
+def test_without_records_a_layer_has_an_answer_for_each_power_of_two(tmp_path: Path) -> None:
+    plans = LayerPlans(LAYER, Lookup(cpu_device(), str(tmp_path / "none.db")))
+    assert [(answer.problem.m, answer.source) for answer in plans.answers] == [
+        (1 << power, "default") for power in range(13)
+    ]
 
 
 def test_plans_are_shared_by_equal_layers_with_equal_answers(tmp_path: Path) -> None:

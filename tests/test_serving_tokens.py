@@ -44,7 +44,7 @@ def test_every_number_of_tokens_has_its_bucket_and_no_other_is_there(seqs: int, 
 
 def test_what_vllm_takes_by_itself() -> None:
     assert served_buckets() == BUCKETS
-    assert served_buckets(max_num_batched_tokens=48) == (1, 2, 4, 8, 16, 32, 64)
+    assert served_buckets(max_num_batched_tokens=48) == (1, 2, 4, 8, 16, 24, 32, 40, 48)
 
 
 @pytest.mark.parametrize(("seqs", "batched"), [(0, 8192), (64, 32), (None, 0)])

@@ -82,12 +82,18 @@ def test_an_include_whose_text_is_not_known_is_refused(copy, line):
         source_hash("mma.cu")
 
 
-def kernel_hashes():
+@pytest.fixture
+def configs():
+    """The default configs of problems on devices, as they are before a test changes anything."""
     return {
-        (problem, device): registry.kernel_hash(registry.default_config(problem, device), problem, device)
+        (problem, device): registry.default_config(problem, device)
         for problem in PROBLEMS
         for device in (A100, H200)
     }
+
+
+def kernel_hashes(configs):
+    return {key: registry.kernel_hash(config, *key) for key, config in configs.items()}
 
 
 @pytest.mark.parametrize(
@@ -101,25 +107,22 @@ def kernel_hashes():
     ],
 )
 def test_another_unit_or_launch_is_another_kernel_and_of_its_own_family_only(
-    monkeypatch, module, name, change
+    monkeypatch, configs, module, name, change
 ):
-    before = kernel_hashes()
+    before = kernel_hashes(configs)
     monkeypatch.setattr(module, name, change(getattr(module, name)))
-    after = kernel_hashes()
-    for (problem, device), kernel in before.items():
-        mine = registry.default_config(problem, device).family == module.FAMILY.name
-        assert (after[problem, device] != kernel) == mine
+    after = kernel_hashes(configs)
+    for key, config in configs.items():
+        assert (after[key] != before[key]) == (config.family == module.FAMILY.name)
     assert before != after
 
 
-def test_what_a_heuristic_prefers_is_no_part_of_a_kernel(monkeypatch):
-    before = kernel_hashes()
-    configs = {key: registry.default_config(*key) for key in before}
-    monkeypatch.setattr(wgmma, "_EVEN_ENOUGH", 0.5)
-    monkeypatch.setattr(wgmma, "_DEFAULT_STAGES", (3, 4))
+def test_what_an_estimate_prefers_is_no_part_of_a_kernel(monkeypatch, configs):
+    before = kernel_hashes(configs)
+    monkeypatch.setattr(wgmma, "_WAVE_US", 50.0)
+    monkeypatch.setattr(decode, "_WAVE_US", 50.0)
     assert any(registry.default_config(*key) != config for key, config in configs.items())
-    for (problem, device), config in configs.items():
-        assert registry.kernel_hash(config, problem, device) == before[problem, device]
+    assert kernel_hashes(configs) == before
 
 
 class Function:

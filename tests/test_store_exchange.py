@@ -120,6 +120,8 @@ def test_evidence_is_read_back(tmp_path):
         "temperature_c": 41,
         "power_w": 350,
         "peers": [["vllm:MacheteLinearKernel", 6.25]],
+        "candidates": 7,
+        "learned_from": [16, 32],
     }
 
 
@@ -136,6 +138,8 @@ def test_evidence_keeps_the_digits_that_mean_something(tmp_path):
         temperature_c=None,
         power_w=None,
         peers=(("vllm:MacheteLinearKernel", third),),
+        candidates=None,
+        learned_from=(),
     )
     write_text([replace(record(), evidence=exact)], ENVIRONMENT, tmp_path / "a")
     line = json.loads((tmp_path / "a").read_text().splitlines()[1])

@@ -9,6 +9,7 @@ from autotune.bench import race
 from autotune.bench.measure import measure
 from autotune.bench.monitor import Reading
 from autotune.bench.operands import Operands
+from autotune.bench.verify import Verifier
 from autotune.config import Config
 from autotune.device import cpu_device
 from autotune.errors import LaunchError
@@ -97,6 +98,23 @@ def test_a_config_that_fails_or_is_wrong_does_not_end_the_measuring(operands):
     assert trials[wrong].status == "wrong"
     assert "expected" in trials[wrong].error
     assert trials[good].status == "ok"
+
+
+@pytest.mark.parametrize(
+    ("m", "verified"), [(1, [1]), (2, [2]), (24, [17, 24]), (32, [17, 32]), (3072, [2049, 3072])]
+)
+def test_a_config_is_verified_at_both_ends_of_what_its_record_may_serve(operands, m, verified, monkeypatch):
+    seen = []
+
+    class Noting(Verifier):
+        def __init__(self, operands, m, seed):
+            seen.append(m)
+            super().__init__(operands, m, seed)
+
+    monkeypatch.setattr(bench_measure, "Verifier", Noting)
+    problem = Problem(LAYER, m)
+    measure(problem, operands, [], registry.default_config(problem, cpu_device()), plan_of, budget_s=1e-9)
+    assert seen == verified
 
 
 def test_a_record_says_how_the_device_was(operands, monkeypatch):

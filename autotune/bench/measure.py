@@ -17,13 +17,15 @@ from autotune.bench.verify import Verifier
 from autotune.config import Config
 from autotune.errors import AutotuneError
 from autotune.kernels.family import Plan
-from autotune.layer import BUCKETS, Problem
+from autotune.layer import COARSE, Problem
 from autotune.record import DEFAULT_MODE, Mode, Trial
 
 _SCREEN_ROUNDS = 3
 _FINALISTS = 12
 _NEAR = 1.08
 _SCREEN_SHARE = 0.6
+# A race on a GPU without a budget may last so long: for each config, and in all.
+_GPU_RACE_S_EACH = 0.05
 _GPU_RACE_S = 2.0
 
 
@@ -101,7 +103,9 @@ def measure(
         beside = examiner.beside(peer)
         before_race()
         finalists = _screen(passed, rounds, default, whole)
-        limit = Budget(_GPU_RACE_S) if budget_s is None and operands.device.kind == "cuda" else whole
+        limit = whole
+        if budget_s is None and operands.device.kind == "cuda":
+            limit = Budget(min(_GPU_RACE_S, _GPU_RACE_S_EACH * len(passed)))
         kept = next((each.runner for each in finalists if each.config == default), None)
         others = [] if beside.runner is None else [beside.runner]
         race([each.runner for each in finalists], rounds, kept, limit.spent, others)
@@ -155,8 +159,8 @@ class _Examiner:
 
 
 def _verified_ms(m: int) -> tuple[int, ...]:
-    """The first and last number of tokens that the bucket of m serves."""
-    below = max((bucket for bucket in BUCKETS if bucket < m), default=0)
+    """The first and last number of tokens that a record of m may serve, where no finer bucket has one."""
+    below = max((bucket for bucket in COARSE if bucket < m), default=0)
     return (m,) if below + 1 == m else (below + 1, m)
 
 

@@ -8,7 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from autotune.cli.options import chosen_shapes, chosen_tokens, model_options, tuned_problems
+from autotune.cli.options import (
+    answered_problems,
+    chosen_shapes,
+    chosen_tokens,
+    model_options,
+    tuned_problems,
+)
 from autotune.cli.output import layer_name, microseconds, problem_fields, table
 
 if TYPE_CHECKING:
@@ -35,12 +41,14 @@ def command(m: tuple[int, ...] | None, device: str, db: str | None, as_json: boo
     """
     shapes = chosen_shapes(**layers)
     from autotune.device import find_device
+    from autotune.runtime.lookup import Lookup
     from autotune.search.comparison import compare_problems
 
     found = find_device(device)
-    problems = tuned_problems(shapes, chosen_tokens(m, found))
+    tokens, lookup = chosen_tokens(m, found), Lookup(found, db)
+    problems = tuned_problems(shapes, tokens) if m else answered_problems(shapes, tokens, lookup)
     compared = []
-    for answer, comparison in compare_problems(problems, found, db):
+    for answer, comparison in compare_problems(problems, lookup):
         compared.append((answer, comparison))
         if as_json:
             click.echo(json.dumps(_fields(answer, comparison)))

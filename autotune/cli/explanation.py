@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from autotune.record import Environment, Record
+    from autotune.record import Environment, Evidence, Record
     from autotune.runtime.explain import Explanation
     from autotune.runtime.lookup import Answer
 
@@ -34,6 +34,8 @@ def fields(answer: Answer, explanation: Explanation | None) -> dict[str, Any]:
         "ties": list(evidence.ties) if evidence else None,
         "runners_up": [list(each) for each in evidence.runners_up] if evidence else None,
         "peers": [list(each) for each in evidence.peers] if evidence else None,
+        "candidates": evidence.candidates if evidence else None,
+        "learned_from": list(evidence.learned_from) if evidence else None,
         "floor_us": evidence.floor_us if evidence else None,
         "roofline": explanation.roofline if explanation else None,
         "deviation": evidence.deviation if evidence else None,
@@ -51,7 +53,7 @@ def lines(answer: Answer, explanation: Explanation | None) -> str:
     """The evidence for reading: one line for each thing that is known."""
     shown = [f"source: {answer.source}", f"config: {answer.config}", f"reason: {answer.reason}"]
     if explanation is not None:
-        if answer.source == "near":
+        if answer.source == "near" or answer.problem != explanation.record.problem:
             shown.append(f"record: {explanation.record.problem} on {explanation.record.device}")
         shown += [*_times(explanation), *_rivals(explanation.record), *_quality(explanation)]
     return "\n  ".join([str(answer.problem), *shown])
@@ -80,7 +82,14 @@ def _rivals(record: Record) -> list[str]:
     ties = [f"tie: {config}" for config in record.evidence.ties]
     runners_up = [f"runner-up: {config} {time:.2f} us" for config, time in record.evidence.runners_up]
     peers = [f"in the same rounds: {name} {time:.2f} us" for name, time in record.evidence.peers]
-    return [*ties, *runners_up, *peers]
+    return [*ties, *runners_up, *_candidates(record.evidence), *peers]
+
+
+def _candidates(evidence: Evidence) -> list[str]:
+    if evidence.candidates is None:
+        return []
+    learned = ",".join(map(str, evidence.learned_from))
+    return [f"candidates: {evidence.candidates}" + (f", what did best at m={learned}" if learned else "")]
 
 
 def _quality(explanation: Explanation) -> list[str]:

@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from autotune.cli import explanation
-from autotune.cli.options import chosen_shapes, chosen_tokens, model_options, served_tokens, serving_options
+from autotune.cli.options import (
+    answered_problems,
+    chosen_shapes,
+    chosen_tokens,
+    model_options,
+    served_tokens,
+    serving_options,
+)
 from autotune.cli.output import layer_name, microseconds, problem_fields, table
 from autotune.layer import Problem
 
@@ -78,7 +85,9 @@ def command(
     found = find_device(device)
     tokens = chosen_tokens(m, found, served)
     lookup = Lookup(found, db)
-    answers = [lookup.answer(Problem(shape.layer, each)) for shape in chosen for each in tokens]
+    asked = (Problem(shape.layer, each) for shape in chosen for each in tokens)
+    problems = asked if m else answered_problems(chosen, tokens, lookup)
+    answers = [lookup.answer(problem) for problem in problems]
     if as_json:
         evidence = [explanation.fields(each, lookup.explain(each)) if explain else {} for each in answers]
         shown = [_fields(answer) | more for answer, more in zip(answers, evidence, strict=True)]

@@ -13,6 +13,7 @@ from autotune.shapes import PRESETS, Shape, parse_shapes
 
 if TYPE_CHECKING:
     from autotune.device import Device
+    from autotune.runtime.lookup import Lookup
     from autotune.search.executor import Executor
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -251,3 +252,8 @@ def tuned_problems(shapes: Sequence[Shape], tokens: Sequence[int]) -> list[Probl
         if m != bucket:
             click.echo(f"m={m} is served by the bucket m={bucket}", err=True)
     return [Problem(shape.layer, m) for shape in shapes for m in dict.fromkeys(buckets)]
+
+
+def answered_problems(shapes: Sequence[Shape], tokens: Sequence[int], lookup: Lookup) -> list[Problem]:
+    """The problems that answer these numbers of tokens: of finer buckets those that have a record."""
+    return [answer.problem for shape in shapes for answer in lookup.answers(shape.layer, tokens)]

@@ -12,7 +12,7 @@ from autotune.layer import Problem
 from autotune.record import DEFAULT_MODE, Binary, Record, Trial
 from autotune.search.binary import binary_of
 from autotune.search.executor import Executor
-from autotune.search.incremental import candidates_to_do, current_record, outlasts, wants_peer
+from autotune.search.incremental import candidates_to_do, current_record, neighbours, outlasts, wants_peer
 from autotune.search.tune import compile_candidates
 from autotune.store.store import Store
 
@@ -25,13 +25,14 @@ class Dropped(Exception):  # noqa: N818, it reads as what happened
 class Plan:
     """What is to be measured of a job's problem, and the record that it has; no candidates: nothing.
 
-    With `peer`, vLLM's kernel is timed beside them.
+    With `peer`, vLLM's kernel is timed beside them. `learned_from` is as of a record's evidence.
     """
 
     problem: Problem
     known: Record | None
     candidates: Sequence[Config]
     peer: bool
+    learned_from: Sequence[int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,8 +69,10 @@ class Tuner:
         """
         problem, device, environment = job.problem, self._device, self.environment
         known = current_record(problem, device, store, environment, DEFAULT_MODE)
-        candidates = candidates_to_do(problem, device, store, environment, DEFAULT_MODE)
-        return Plan(problem, known, candidates or (), wants_peer(known, asked=False))
+        around = neighbours(problem, device, store, environment, DEFAULT_MODE)
+        candidates = candidates_to_do(problem, device, store, environment, DEFAULT_MODE, around=around)
+        learned_from = [record.problem.m for record in around]
+        return Plan(problem, known, candidates or (), wants_peer(known, asked=False), learned_from)
 
     def tune(self, job: Job, plan: Plan) -> Result:
         """Measure the candidates.
@@ -112,6 +115,7 @@ class Tuner:
         cubins = compile_candidates({problem: plan.candidates}, device, lambda *_: self._check())[problem]
         self._check()
         tuned = self._executor.tune(problem, plan.candidates, cubins, mode=DEFAULT_MODE, peer=plan.peer)
+        tuned = tuned.learned(plan.learned_from)
         self._check()
         if outlasts(plan.known, plan.candidates, tuned.trials):
             return Result(tuned.trials, plan.known, note=tuned.note)

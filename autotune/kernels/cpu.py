@@ -34,6 +34,9 @@ _LEAST_WORK = 1 << 16
 _MUCH_WORK = 1 << 20
 """Multiply-adds per thread from which on three idle cores for each busy one are certainly a loss."""
 
+_OPERATIONS_PER_US = 2e4
+"""Of a thread."""
+
 _DEFAULT_SHAPES = ((64, 1), (32, 1), (64, 2), (32, 2), (32, 4), (32, 8), (16, 8), (16, 4), (16, 2), (16, 1))
 """(tile_n, split_k), fastest first as long as they give every thread enough tasks."""
 
@@ -136,6 +139,10 @@ class CpuFamily:
                     if enough and self.reject(config, problem, device) is None:
                         return config
         raise DeviceError(f"no config of the cpu family fits {problem} on {device.name}")
+
+    def estimate(self, config: Config, problem: Problem, device: Device) -> float:  # noqa: ARG002
+        """As if every thread did as much at any time; no other family is compared with it."""
+        return problem.operations / (config["threads"] * _OPERATIONS_PER_US)
 
     def unit(self, config: Config, layer: Layer, device: Device) -> None:  # noqa: ARG002
         """None: the extension holds the compiled kernel."""

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 from autotune import _C
 from autotune.config import Config
 from autotune.kernels.cuda_gemm import (
+    SM90_BLOCK_BYTES,
+    SM90_SHARED_BYTES,
     ceil_div,
     current_stream,
     layer_defines,
@@ -15,6 +17,7 @@ from autotune.kernels.cuda_gemm import (
     pointer,
     reject_layer,
 )
+from autotune.kernels.estimates import overlapped, quickest, speed, waves_us
 from autotune.kernels.family import Launch, Unit
 from autotune.kernels.sources import source_hash
 
@@ -41,19 +44,33 @@ _MOST_TOKENS = 4  # of a launch; beyond, wgmma is faster
 # Warps need more than 64 registers a lane, and a multiprocessor has room for this many of 128.
 _MOST_WARPS = 16
 
-# Rows of 64 for each multiprocessor that n has at least, most columns, most tokens, and the config. Each has
-# little mean regret over the Llama-7B layers that it is for, in a race on an H200; the last is for few
-# columns.
-_ANY = 1 << 30
-_DEFAULTS = (
-    (2, _ANY, 4, (2, 2, 8, 3, 2, 1, 0, 1)),
-    (1, _ANY, 4, (2, 1, 16, 2, 1, 1, 0, 1)),
-    (0, 8192, 4, (4, 1, 8, 2, 1, 2, 0, 1)),
-    (0, _ANY, 1, (2, 1, 16, 2, 1, 1, 0, 1)),
-    (0, _ANY, 2, (2, 2, 8, 3, 1, 2, 0, 1)),
-    (0, _ANY, 4, (4, 1, 16, 2, 1, 2, 4, 1)),
-    (0, _ANY, 4, (2, 1, 4, 2, 1, 1, 0, 1)),
+# Of the default: fragments, warps_n, warps_k, stages, split_k, persistent. They won or nearly won most of the
+# records of an H200 and an H100.
+_SHAPES = (
+    (2, 1, 16, 2, 1, 1),
+    (2, 1, 8, 3, 1, 1),
+    (4, 1, 8, 2, 1, 1),
+    (2, 2, 8, 2, 1, 1),
+    (4, 1, 8, 2, 2, 1),
+    (2, 2, 8, 3, 2, 1),
+    (2, 1, 4, 2, 1, 0),
+    (2, 1, 8, 2, 1, 0),
+    (2, 1, 4, 2, 2, 0),
+    (2, 1, 8, 2, 2, 0),
 )
+
+# What a call takes, in microseconds: itself; slices that meet; each wave of blocks; a warp for a unit of 128
+# columns, however few others there are; a multiprocessor for the 16 rows of a unit, and the share more of it
+# for each further token; and a KiB of x. Least squares over the records of Llama-7B on an H200 and an
+# H100.
+_CALL_US = 2.7
+_SLICES_US = 0.29
+_WAVE_US = 0.38
+_UNIT_US = 0.03
+_ROWS_US = 0.0123
+_TOKEN = 0.136
+_GROUP = 0.05  # more for each further group of a unit
+_X_US = 0.0157
 
 _HEAD_BYTES = 128
 # The winners of a sweep had this many bytes of rings on each multiprocessor.
@@ -101,12 +118,17 @@ class _Geometry:
         return ceil_div(self.units, self.config["split_k"])
 
     @property
+    def groups(self) -> int:
+        """Of a unit."""
+        group_size = self.layer.group_size
+        return _unit_columns(self.layer) // group_size if group_size in (32, 64) else 1
+
+    @property
     def ring_bytes(self) -> int:
-        columns, group_size = _unit_columns(self.layer), self.layer.group_size
-        groups = columns // group_size if group_size in (32, 64) else 1
+        columns = _unit_columns(self.layer)
         group_bytes = 160 if self.layer.zero_point else 128
         words = columns // 64 * self.config["fragments"] * 512
-        return self.warps * self.config["stages"] * (words + groups * group_bytes)
+        return self.warps * self.config["stages"] * (words + self.groups * group_bytes)
 
     def shared_bytes(self, m: int) -> int:
         tokens = min(m, _MOST_TOKENS)
@@ -115,6 +137,11 @@ class _Geometry:
         sums = 2 * slots * tokens * (own_rows + 4) * 4
         x = tokens * (self.slice_units * _unit_columns(self.layer) + 8) * 2
         return _HEAD_BYTES + self.ring_bytes + sums + x
+
+    def resident(self, m: int) -> int:
+        """Blocks that stand on a multiprocessor at once."""
+        fitting = SM90_SHARED_BYTES // (self.shared_bytes(m) + SM90_BLOCK_BYTES)
+        return max(1, min(fitting, _MOST_WARPS // self.warps))
 
 
 class _DecodePlan:
@@ -206,14 +233,14 @@ class DecodeFamily:
         valid = [config for config in candidates if self.reject(config, problem, device) is None]
         return [config for config in valid if _prune(config, problem, device) is None] or valid
 
+    def estimate(self, config: Config, problem: Problem, device: Device) -> float:
+        return _estimate(_Geometry(config, problem.layer, device.cores), problem.m, device)
+
     def default(self, problem: Problem, device: Device) -> Config | None:
-        rows = problem.layer.n // (64 * device.cores)
-        for least_rows, most_k, most_m, values in _DEFAULTS:
-            config = _config(*values)
-            fits = rows >= least_rows and problem.layer.k <= most_k and problem.m <= most_m
-            if fits and self.reject(config, problem, device) is None:
-                return config
-        return None
+        if problem.m > _MOST_TOKENS:
+            return None
+        configs = (_config(*shape[:4], 1, shape[4], 0, shape[5]) for shape in _SHAPES)
+        return quickest(self, configs, problem, device)
 
     def unit(self, config: Config, layer: Layer, device: Device) -> Unit:
         names = ("fragments", "warps_n", "warps_k", "stages", "chunks")
@@ -236,6 +263,33 @@ def _launch(geometry: _Geometry, rows: int) -> Launch:
     config = geometry.config
     grid = (config["split_k"], geometry.clusters, 1)
     return Launch(grid, geometry.warps * 32, geometry.shared_bytes(rows), True, (config["ahead"],))
+
+
+def _estimate(geometry: _Geometry, m: int, device: Device) -> float:
+    config, layer = geometry.config, geometry.layer
+    split_k, tokens = config["split_k"], min(m, _MOST_TOKENS)
+    columns = _unit_columns(layer)
+    units = ceil_div(geometry.slice_units, config["warps_k"]) * columns / 128
+    more_us = 1 + _TOKEN * (tokens - 1) + _GROUP * (geometry.groups - 1)
+    busy_us = geometry.warps * config["fragments"] * _ROWS_US * more_us
+    x_us = _X_US * tokens * geometry.slice_units * columns / 512
+
+    def wave_us(blocks: int) -> float:
+        return _WAVE_US + units * overlapped(_UNIT_US, blocks * busy_us)
+
+    if config["persistent"]:
+        blocks_us = x_us + geometry.tiles_of_cluster * wave_us(1)
+    else:
+        blocks_us = waves_us(
+            geometry.tiles,
+            split_k,
+            geometry.resident(m),
+            device.cores,
+            lambda blocks: wave_us(blocks) + blocks * x_us,
+        )
+    read_us = layer.weight_bytes / speed(device).read_bytes
+    once_us = _CALL_US + _SLICES_US * (split_k - 1)
+    return ceil_div(m, _MOST_TOKENS) * (once_us + overlapped(blocks_us, read_us))
 
 
 def _config(*values: int) -> Config:

@@ -18,6 +18,7 @@ from autotune.kernels.cuda_gemm import (
     pointer,
     reject_layer,
 )
+from autotune.kernels.estimates import quickest, speed
 from autotune.kernels.family import Launch, Unit
 from autotune.kernels.sources import source_hash
 from autotune.kernels.workspace import COUNTER_BYTES
@@ -32,20 +33,18 @@ if TYPE_CHECKING:
 _SOURCE = "dequant.cu"
 _CHUNK_MB = (256, 64)
 _FEWEST_TOKENS = 64
-_DEFAULT_TOKENS = 256
-# On sm_90, family `wgmma` has the default up to here for weights that do not fit the L2 once dequantised,
-# and for smaller ones with as many fewer tokens. Between wgmma's default and the best of this family that was
-# right for 19 of 20 problems of 256 and 512 tokens on an H100 (not 4096x4096 with 512, 16 % slower), and for
-# all of 10 on an H200. Some defaults of wgmma are faster since: on an H100 5120x5120 and 7168x2048 with 512
-# lose 9 %.
-_WGMMA_TOKENS = 512
 
+# What a call takes, in microseconds, besides reading and multiplying: itself, and each wave of cuBLAS'
+# blocks. The dequantiser's writing takes this many times as long as reading as much. Least squares over a
+# sweep of the layers of Llama-7B and Llama-3-8B on an H200.
+_CALL_US = 3.9
+_WAVE_US = 0.47
+_WRITE = 1.08
 
-def _is_for_wgmma(problem: Problem, device: Device, most_tokens: int) -> bool:
-    """Whether up to so many tokens of the layer are left to family `wgmma`."""
-    dequantised_bytes = 2 * problem.layer.n * problem.layer.k
-    large = dequantised_bytes * _WGMMA_TOKENS > device.l2_bytes * problem.m
-    return device.arch == "sm_90" and problem.m <= most_tokens and large
+_TILE_SIDES = (64, 128, 192, 256)
+_MOST_TILE = 128 * 256
+_TILES = [(n, m) for n in _TILE_SIDES for m in _TILE_SIDES if n * m <= _MOST_TILE]
+"""Rows of n and tokens of a block of cuBLAS, whichever suits the product best."""
 
 
 def _chunk_rows(config: Config, layer: Layer) -> int:
@@ -61,6 +60,17 @@ def _launches(config: Config, layer: Layer) -> tuple[Launch, ...]:
         Launch((columns, ceil_div(rows, 64), 1), 128, 0, False, (start, rows))
         for start, rows in parts(layer.n, _chunk_rows(config, layer))
     )
+
+
+def _multiply_us(rows: int, problem: Problem, device: Device) -> float:
+    """How long cuBLAS takes for so many rows of n."""
+    rate = speed(device).dense_operations
+
+    def tiled_us(tile_n: int, tile_m: int) -> float:
+        waves = ceil_div(ceil_div(rows, tile_n) * ceil_div(problem.m, tile_m), device.cores)
+        return waves * (_WAVE_US + 2 * problem.layer.k * tile_n * tile_m / rate)
+
+    return min(tiled_us(*tile) for tile in _TILES)
 
 
 class _DequantMatmulPlan:
@@ -116,12 +126,8 @@ class DequantMatmulFamily:
             return f"chunk_mb={config['chunk_mb']} is not one of {', '.join(map(str, _CHUNK_MB))}"
         return reject_layer(problem.layer)
 
-    def space(self, problem: Problem, device: Device) -> list[Config]:
+    def space(self, problem: Problem, device: Device) -> list[Config]:  # noqa: ARG002
         if problem.m < _FEWEST_TOKENS or reject_layer(problem.layer) is not None:
-            return []
-        # In a race at 256 tokens it may win, as for 6144x4096 by 5 %, but it takes longer for most numbers of
-        # tokens below: cuBLAS' kernels are slow where their tiles reach past the last token.
-        if _is_for_wgmma(problem, device, _WGMMA_TOKENS - 1):
             return []
         sizes: dict[int, Config] = {}
         for chunk_mb in _CHUNK_MB:
@@ -129,12 +135,15 @@ class DequantMatmulFamily:
             sizes.setdefault(_chunk_rows(config, problem.layer), config)
         return list(sizes.values())
 
+    def estimate(self, config: Config, problem: Problem, device: Device) -> float:
+        layer, rate = problem.layer, speed(device)
+        moved_bytes = layer.weight_bytes + _WRITE * 2 * layer.n * layer.k
+        chunks = parts(layer.n, _chunk_rows(config, layer))
+        multiply_us = sum(_multiply_us(rows, problem, device) for _, rows in chunks)
+        return _CALL_US + moved_bytes / rate.read_bytes + multiply_us
+
     def default(self, problem: Problem, device: Device) -> Config | None:
-        if problem.m < _DEFAULT_TOKENS or reject_layer(problem.layer) is not None:
-            return None
-        if _is_for_wgmma(problem, device, _WGMMA_TOKENS):
-            return None
-        return Config.of("dequant_matmul", chunk_mb=_CHUNK_MB[0])
+        return quickest(self, self.space(problem, device), problem, device)
 
     def unit(self, config: Config, layer: Layer, device: Device) -> Unit:  # noqa: ARG002
         return Unit(_SOURCE, layer_defines(layer), device.arch)

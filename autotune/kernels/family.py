@@ -1,7 +1,7 @@
 """What a kernel family is: a space of configs, and a plan that runs one of them.
 
 A family is one Python file in this folder that ends in `FAMILY = ...`; the registry finds it. It holds its
-tunables, its constraints with their reasons, its launch geometry and its default config.
+tunables, its constraints with their reasons, its launch geometry and its estimate of what a config takes.
 """
 
 from __future__ import annotations
@@ -89,9 +89,13 @@ class Family(Protocol):
         """Every valid config, simplest first; empty when the family cannot do the problem."""
 
     def default(self, problem: Problem, device: Device) -> Config | None:
-        """What the family's heuristic picks when nothing is stored.
+        """The valid config of the lowest estimate among those that the family considers; None without any."""
 
-        None leaves the problem to another family: this one cannot do it, or expects to lose.
+    def estimate(self, config: Config, problem: Problem, device: Device) -> float:
+        """About how long a call of the valid config takes, in microseconds; positive.
+
+        It is compared with those of other families, so it has to be of the same kind: the time of a call in a
+        model, where another kernel goes before.
         """
 
     def unit(self, config: Config, layer: Layer, device: Device) -> Unit | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -16,9 +15,9 @@ from autotune.kernels.cuda_gemm import (
     pointer,
     reject_layer,
 )
+from autotune.kernels.estimates import overlapped, speed, waves_us
 from autotune.kernels.family import Launch, Unit
 from autotune.kernels.sources import source_hash
-from autotune.kernels.wgmma import TOKENS
 from autotune.kernels.workspace import COUNTER_BYTES
 
 if TYPE_CHECKING:
@@ -37,16 +36,26 @@ _SOURCE = "mma.cu"
 _SPLIT_K = (1, 2, 4, 8, 16, 32)
 _TUNABLES = ("tile_m", "tile_n", "warps", "warps_k", "loads", "split_k")
 
-# Up to m tokens: tile_n, warps, warps_k, and blocks per multiprocessor up to which k is split. The rows had
-# the least mean regret, of those that do not spill, over the Llama-7B layers in a sweep on an H200.
-_DEFAULTS = (
-    (4, 128, 4, 2, 4),
-    (8, 64, 8, 8, 2),
-    (16, 64, 4, 4, 3),
-    (32, 128, 8, 2, 3),
-    (64, 128, 8, 2, 1),
-    (math.inf, 128, 4, 2, 3),
-)
+# By tile_m: tile_n, warps and warps_k of the default. They won or nearly won most of the Llama-7B layers in a
+# sweep on an H200. Those of 64 rows for a warp at 64 tokens spill up to 160 bytes, and won nevertheless.
+_SHAPES = {
+    8: ((128, 4, 2), (64, 4, 4), (64, 8, 8), (128, 8, 4)),
+    16: ((64, 4, 4), (128, 4, 2), (128, 8, 4), (128, 16, 4)),
+    32: ((128, 4, 2), (128, 8, 2), (128, 8, 4), (128, 16, 2)),
+    64: ((128, 4, 2), (128, 8, 2), (128, 8, 4), (64, 8, 4)),
+}
+
+# What a call takes, in microseconds: itself; a warp for a step, however few others there are; and a
+# multiprocessor for a million weights, for each of their tokens besides the tensor cores, and for a million
+# elements of x in a warp's hands. A partial sum is worth so many bytes of weights. Least squares over what
+# won, nearly won or was the default of Llama-7B in two sweeps on an H200, in one of which calls started
+# ahead of their turn: there each took 0.8 less.
+_CALL_US = 4.9
+_STEP_US = 0.34
+_WEIGHTS_US = 5.8
+_TOKEN_US = 0.324
+_X_US = 4.26
+_PARTIAL_BYTES_MOVED = 21.7
 
 _RING = 3
 _RESIDENT_BYTES = 64 << 10
@@ -55,6 +64,9 @@ _MAX_TOKENS = 4096
 _WAVES = 6
 _SCHEDULERS = 4
 _BLOCK_REGISTERS = 65536
+_OTHER_REGISTERS = 48
+_MOST_WARPS = 48
+_BLOCK_BYTES = 1024  # of shared memory, that a block takes besides its own
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +122,14 @@ class _Geometry:
             return 0
         rows = min(m, _MAX_TOKENS)
         return COUNTER_BYTES + self.tiles(rows) * self.split_k * self.tile_m * self.tile_n * 4
+
+    def blocks_of_core(self, m: int, loads: int, device: Device) -> int:
+        """About how many blocks stand on a multiprocessor at once."""
+        rows = self.tile_n * self.warps_k // self.warps
+        registers = (_registers(rows, self.tile_m, loads) + _OTHER_REGISTERS) * self.warps * 32
+        core_bytes = device.shared_bytes + _BLOCK_BYTES
+        fitting = core_bytes // (self.shared_bytes(m) + _BLOCK_BYTES)
+        return max(1, min(_BLOCK_REGISTERS // registers, fitting, _MOST_WARPS // self.warps))
 
     def _stage_bytes(self, m: int) -> int:
         return min(m, self.tile_m) * (self.warps_k * self.blocks * 64 + 8) * 2
@@ -191,10 +211,9 @@ class MmaFamily:
 
     def space(self, problem: Problem, device: Device) -> list[Config]:
         if device.arch == "sm_90":
-            # In 125 problems of the Llama-7B layers in five formats on an H200, up to 256 tokens, nothing of
-            # its space came nearer than 13 % to the best of `decode` and `wgmma`; beyond, torch's matmul uses
-            # wgmma.
-            default = self.default(problem, device) if problem.m < TOKENS.start else None
+            # In 125 problems of the Llama-7B layers in five formats on an H200 nothing of its space came
+            # nearer than 13 % to the best: there are better instructions.
+            default = self.default(problem, device)
             return [] if default is None else [default]
         tile_m = _tile_m(problem.m)
         candidates = (
@@ -210,20 +229,22 @@ class MmaFamily:
         # A layer too small to fill the device has only configs that leave some of it idle.
         return [config for config in valid if _prune(config, problem, device) is None] or valid
 
+    def estimate(self, config: Config, problem: Problem, device: Device) -> float:
+        return _estimate(_Geometry.of(config, problem.layer), config["loads"], problem, device)
+
     def default(self, problem: Problem, device: Device) -> Config | None:
         if reject_layer(problem.layer) is not None:
             return None
-        if device.arch == "sm_90" and problem.m in TOKENS:
-            return None  # family `wgmma` is faster there, and has a default for every layer
         tile_m = _tile_m(problem.m)
-        _, tile_n, warps, warps_k, waves = next(row for row in _DEFAULTS if problem.m <= row[0])
-        for split_k in reversed(_SPLIT_K):
-            config = _config(tile_m, tile_n, warps, warps_k, 1, split_k)
-            blocks = _Geometry.of(config, problem.layer).tiles(problem.m) * split_k
-            fits = split_k == 1 or blocks <= waves * device.cores
-            if fits and self.reject(config, problem, device) is None:
-                return config
-        return _config(tile_m, 64, 4, 1, 1, 1)
+        shapes = (*_SHAPES[tile_m], (64, 4, 1))  # the last is for few columns
+        configs = (_config(tile_m, *shape, 1, split_k) for split_k in _SPLIT_K for shape in shapes)
+        geometries = ((config, _Geometry.of(config, problem.layer)) for config in configs)
+        estimates = {
+            config: _estimate(geometry, 1, problem, device)
+            for config, geometry in geometries
+            if _reject_size(geometry, problem.m, device) is None
+        }
+        return min(estimates, key=estimates.__getitem__, default=None)
 
     def unit(self, config: Config, layer: Layer, device: Device) -> Unit:
         tunables = tuple((name.upper(), config[name]) for name in _TUNABLES if name != "split_k")
@@ -247,6 +268,24 @@ def _launch(geometry: _Geometry, rows: int, device: Device) -> Launch:
     return Launch(grid, geometry.warps * 32, geometry.shared_bytes(rows), programmatic, resident)
 
 
+def _estimate(geometry: _Geometry, loads: int, problem: Problem, device: Device) -> float:
+    tile_m, tile_n, warps, m = geometry.tile_m, geometry.tile_n, geometry.warps, problem.m
+    rate, steps = speed(device), geometry.steps
+    columns = geometry.blocks * 64 / 1e6
+    token_us = _TOKEN_US + 2e6 / rate.mma_operations
+    weights_us = tile_n * geometry.warps_k * columns * (_WEIGHTS_US + token_us * tile_m)
+    busy_us = weights_us + warps * columns * tile_m * _X_US
+
+    def wave_us(blocks: int) -> float:
+        return steps * overlapped(_STEP_US, blocks * busy_us)
+
+    blocks = geometry.tiles(m) * geometry.split_k
+    blocks_us = waves_us(blocks, 1, geometry.blocks_of_core(m, loads, device), device.cores, wave_us)
+    partial = 0 if geometry.split_k == 1 else blocks * min(m, tile_m) * tile_n
+    moved_bytes = problem.layer.weight_bytes + _PARTIAL_BYTES_MOVED * partial
+    return _CALL_US + overlapped(blocks_us, moved_bytes / rate.read_bytes)
+
+
 def _config(tile_m: int, tile_n: int, warps: int, warps_k: int, loads: int, split_k: int) -> Config:
     return Config("mma", tuple(zip(_TUNABLES, (tile_m, tile_n, warps, warps_k, loads, split_k), strict=True)))
 
@@ -256,6 +295,11 @@ def _tile_m(m: int) -> int:
     return next((tile for tile in _TILE_M if tile >= m), _TILE_M[-1])
 
 
+def _registers(rows: int, tile_m: int, loads: int) -> int:
+    """About how many a thread needs for data: sums, tokens of half a block, and the words of two steps."""
+    return rows * tile_m // 32 * (2 if rows * tile_m <= 1024 else 1) + tile_m // 2 + rows * loads // 2
+
+
 def _reject_shape(config: Config) -> str | None:
     tile_m, tile_n, warps, warps_k = (config[name] for name in ("tile_m", "tile_n", "warps", "warps_k"))
     if warps % warps_k:
@@ -263,11 +307,8 @@ def _reject_shape(config: Config) -> str | None:
     rows = tile_n * warps_k // warps
     if rows not in (16, 32, 64):
         return f"a warp would own {rows} rows of n; it can own 16, 32 or 64"
-    # Sums, tokens of half a block, and the words of two steps stay in registers.
-    registers = (
-        rows * tile_m // 32 * (2 if rows * tile_m <= 1024 else 1) + tile_m // 2 + rows * config["loads"] // 2
-    )
-    if registers > min(200, _BLOCK_REGISTERS // (warps * 32) - 48):
+    registers = _registers(rows, tile_m, config["loads"])
+    if registers > min(200, _BLOCK_REGISTERS // (warps * 32) - _OTHER_REGISTERS):
         return f"about {registers} registers of data per thread do not fit {warps} warps"
     return None
 

@@ -1,4 +1,4 @@
-"""Family `prefill`: many tokens on sm_90 by wgmma, in tiles of up to 256 tokens that one launch works through."""
+"""Family `prefill`: many tokens on sm_90 by wgmma, one launch for all tiles of up to 256 tokens."""
 
 from __future__ import annotations
 
@@ -35,9 +35,10 @@ _SHARED_BYTES = 232448
 _SHARE = {128: 2}
 """Units of 64 columns that belong together, by group size; else one."""
 
-# What a call takes, in microseconds: itself; a block for 64 rows of a unit of 64 columns, and for each of their
-# tokens; for the results of 64 rows and a token; for sums that go to another block of the cluster, or by way of
-# memory. With all multiprocessors busy the clock falls. Fitted to races of the layers of Llama-3-8B on an H200.
+# What a call takes, in microseconds: itself; a block for 64 rows of a unit of 64 columns, and for each of
+# their tokens; for the results of 64 rows and a token; for sums that go to another block of the cluster, or
+# by way of memory. With all multiprocessors busy the clock falls. Fitted to races of the layers of Llama-3-8B
+# on an H200.
 _CALL_US = 3.5
 _ROWS_US = 0.051
 _TOKEN_US = 0.00099
@@ -163,9 +164,9 @@ class _PrefillPlan:
 
 
 class PrefillFamily:
-    """Tunables: `tile_m` tokens of a block's tile; `warpgroups` that multiply, with `fragments` of 64 rows each;
-    `cluster` blocks that fetch x for each other; `split_k` slices of k, the blocks of a cluster; `stream_k` 1:
-    the tiles that would be left for a last wave are shared by all.
+    """Tunables: `tile_m` tokens of a block's tile; `warpgroups` that multiply, with `fragments` of 64 rows
+    each; `cluster` blocks that fetch x for each other; `split_k` slices of k, the blocks of a cluster;
+    `stream_k` 1: the tiles that would be left for a last wave are shared by all.
     """
 
     name = "prefill"

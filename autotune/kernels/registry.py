@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 
 _registered: dict[str, ExternalFamily] = {}
 
+_NEAR, _FAR = 1.25, 2.0
+"""Times the lowest estimate, from which on a family takes part with its default alone, or not at all."""
+
 
 @functools.cache
 def families() -> dict[str, Family]:
@@ -120,18 +123,41 @@ def check(config: Config, problem: Problem, device: Device) -> None:
 
 
 def space(problem: Problem, device: Device, names: Collection[str] | None = None) -> list[Config]:
-    """Every valid config of every family, or of those of these names."""
-    return [config for family in families_of(device, names) for config in family.space(problem, device)]
+    """The configs worth timing: every one of each family's space, or of those of these names.
+
+    Of autotune's own families one whose default is estimated to take a quarter longer than the quickest takes
+    part with its default alone, and one whose default takes twice as long not at all.
+    """
+    defaults, own = _defaults(problem, device, names), families()
+    least_us = min((us for family, (us, _) in defaults.items() if family.name in own), default=0.0)
+    configs: list[Config] = []
+    for family, (us, default) in defaults.items():
+        if family.name not in own or us <= _NEAR * least_us:
+            configs += family.space(problem, device)
+        elif us <= _FAR * least_us:
+            configs.append(default)
+    return configs
 
 
 def default_config(problem: Problem, device: Device, names: Collection[str] | None = None) -> Config:
-    """What runs when nothing is stored: the first family, by name, whose heuristic claims the problem.
+    """What runs when nothing is stored: of the families' defaults that of the lowest estimate.
 
     Raises:
         DeviceError: no family of the device can do the problem, or none of these names.
     """
-    for family in families_of(device, names):
-        config = family.default(problem, device)
-        if config is not None:
-            return config
-    raise DeviceError(f"no kernel family on {device.name} can do {problem}")
+    defaults = _defaults(problem, device, names)
+    if not defaults:
+        raise DeviceError(f"no kernel family on {device.name} can do {problem}")
+    return min(defaults.values(), key=lambda default: default[0])[1]
+
+
+def _defaults(
+    problem: Problem, device: Device, names: Collection[str] | None
+) -> dict[Family, tuple[float, Config]]:
+    """Of each family that can do the problem its default, and what that is estimated to take."""
+    found = {family: family.default(problem, device) for family in families_of(device, names)}
+    return {
+        family: (family.estimate(config, problem, device), config)
+        for family, config in found.items()
+        if config is not None
+    }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,7 @@ from autotune.kernels.cuda_gemm import (
     pointer,
     reject_layer,
 )
+from autotune.kernels.estimates import overlapped, speed, waves_us
 from autotune.kernels.family import Launch, Unit
 from autotune.kernels.sources import source_hash
 
@@ -29,8 +31,8 @@ if TYPE_CHECKING:
 
 # On an H200 a launch of 128 tokens takes 0.36 of the time to dequantise for 256 and 0.25 of that for 512, so
 # that two or four in a row are worth timing.
-TOKENS = range(5, 513)
-"""Numbers of tokens for which the family has configs; it has a default for every layer of theirs."""
+_TOKENS = range(5, 513)
+"""Numbers of tokens for which the family has configs."""
 
 _SOURCE = "wgmma.cu"
 
@@ -56,81 +58,82 @@ _SHAPES = {
     64: {(2, 1, 1): 2, (1, 1, 2): 2, (1, 1, 3): 1, (1, 3, 1): 1, (1, 1, 1): 3},
     128: {(1, 2, 1): 1, (1, 1, 2): 1, (1, 3, 1): 1},
 }
-# Stages of the default, the better first. The defaults of the four linears of a Llama-7B layer add up to 4.3,
-# 2.1, 1.1 and 0.7 % more than the winners of a sweep on an H200 at 8, 16, 32 and 64 tokens. There the default
-# splits k no further than it takes to be this near to the evenest split.
-_DEFAULT_STAGES = (4, 3)
-_EVEN_ENOUGH = 0.85
+# What a call takes, in microseconds: itself; each wave of blocks; a warpgroup for a unit of 128 columns,
+# however few others there are; a unit's bytes from memory, of which a ring has `stages` under way; and a
+# multiprocessor for the 64 rows of a unit, and for each of their tokens. Least squares over what stayed in
+# the races of a sweep of Llama-7B and Llama-3-8B from 16 tokens on, and the records of Llama-7B with 8, on an
+# H200.
+_CALL_US = 1.76
+_WAVE_US = 1.97
+_UNIT_US = 0.162
+_FETCH_US = 0.424
+_ROWS_US = 0.071
+_TOKEN_US = 0.0020
+_GROUP = 0.05  # more for each further group of a unit
 
-# The winners had this many bytes of weights under way on each multiprocessor.
-_LEAST_RING_BYTES = 26000
-_MOST_RING_BYTES = 160000
+# Where the config of the lowest estimate was timed too, the estimate of the best was at most 1.11 times it,
+# in 75 problems of a sweep and 147 records, on an H200 and an H100.
+_WORTH_TIMING = 1.25
 _APART_BYTES = 24 << 10
-_WAVES = 6
-
-# What a launch of the largest tile takes, whose blocks have a multiprocessor each: so many columns, more for
-# each doubling of slices, and those that it multiplies, which three warpgroups do slower than two. That is a
-# fit to races of ten layers on an H100, within 10 % where one wave does. A cluster takes a power of two of
-# multiprocessors, and those of more than two leave some unused: 132 hold at most 31 of four and 15 of eight.
-_START_COLUMNS = 600
-_SLICE_COLUMNS = 150
-_COLUMN_OF_THREE = 1.45
-_CLUSTERED = 0.93
 
 
 @dataclass(frozen=True, slots=True)
 class _Geometry:
-    """Launch geometry of a config for a layer; mirrors the constants of csrc/cuda/wgmma/block.cuh."""
+    """Launch geometry of a config for a layer; mirrors the constants of csrc/cuda/wgmma/block.cuh.
+
+    `groups` are of a unit of 128 columns, `ring_bytes` of weights, and `resident` are the blocks that stand
+    on a multiprocessor at once.
+    """
 
     config: Config
     layer: Layer
+    warpgroups: int
+    rows: int
+    tiles: int
+    split_k: int
+    groups: int
+    ring_bytes: int
+    shared_bytes: int
+    resident: int
+
+    @classmethod
+    def of(cls, config: Config, layer: Layer) -> _Geometry:
+        tile_m, fragments, along_n, along_k, stages, split_k, _ = (value for _, value in config.values)
+        rows = along_n * fragments * 64
+        groups = {32: 4, 64: 2}.get(layer.group_size, 1)
+        ring_bytes = rows // 16 * along_k * stages * (1024 + groups * 64)
+        rings = stages * along_k * 2 * tile_m * 128 + ring_bytes
+        own_rows = ceil_div(rows // 16, split_k) * 16
+        sums = 0 if split_k == 1 else split_k * own_rows * tile_m * 4
+        apart = rows * tile_m * 4 <= _APART_BYTES
+        # The kernel rounds its base up to 1024 bytes, and has two barriers per stage and one more.
+        shared_bytes = 1024 + (rings + sums if apart else max(rings, sums)) + stages * along_k * 16 + 16
+        fitting = SM90_SHARED_BYTES // (shared_bytes + SM90_BLOCK_BYTES)
+        return cls(
+            config,
+            layer,
+            warpgroups=along_n * along_k,
+            rows=rows,
+            tiles=ceil_div(ceil_div(layer.n, 64) * 64, rows),
+            split_k=split_k,
+            groups=groups,
+            ring_bytes=ring_bytes,
+            shared_bytes=shared_bytes,
+            resident=min(fitting, _least_blocks(tile_m, (fragments, along_n, along_k), layer)),
+        )
 
     @property
     def threads(self) -> int:
-        return self.config["warpgroups_n"] * self.config["warpgroups_k"] * 128 + 32
-
-    @property
-    def rows(self) -> int:
-        return self.config["warpgroups_n"] * self.config["fragments"] * 64
-
-    @property
-    def tiles(self) -> int:
-        return ceil_div(ceil_div(self.layer.n, 64) * 64, self.rows)
+        return self.warpgroups * 128 + 32
 
     @property
     def blocks(self) -> int:
-        return self.tiles * self.config["split_k"]
+        return self.tiles * self.split_k
 
     @property
     def units(self) -> int:
         """Of 128 columns, that a warpgroup has at least."""
-        return ceil_div(self.layer.k, 128) // (self.config["split_k"] * self.config["warpgroups_k"])
-
-    @property
-    def ring_bytes(self) -> int:
-        """Of weights."""
-        groups = {32: 4, 64: 2}.get(self.layer.group_size, 1)
-        fragments = self.rows // 16 * self.config["warpgroups_k"]
-        return fragments * self.config["stages"] * (1024 + groups * 64)
-
-    @property
-    def shared_bytes(self) -> int:
-        tile_m, along_k, split_k = (self.config[name] for name in ("tile_m", "warpgroups_k", "split_k"))
-        stages = self.config["stages"] * along_k
-        rings = stages * 2 * tile_m * 128 + self.ring_bytes
-        own_rows = ceil_div(self.rows // 16, split_k) * 16
-        sums = 0 if split_k == 1 else split_k * own_rows * tile_m * 4
-        apart = self.rows * tile_m * 4 <= _APART_BYTES
-        # The kernel rounds its base up to 1024 bytes, and has two barriers per stage and one more.
-        return 1024 + (rings + sums if apart else max(rings, sums)) + stages * 16 + 16
-
-    @property
-    def resident(self) -> int:
-        """Blocks that stand on a multiprocessor at once."""
-        return min(
-            SM90_SHARED_BYTES // (self.shared_bytes + SM90_BLOCK_BYTES),
-            _least_blocks(self.config, self.layer),
-        )
+        return ceil_div(self.layer.k, 128) // (self.split_k * self.config["warpgroups_k"])
 
 
 class _WgmmaPlan:
@@ -201,50 +204,48 @@ class WgmmaFamily:
         return (
             reject_layer(problem.layer)
             or _reject_shape(config)
-            or _reject_size(_Geometry(config, problem.layer), device)
+            or _reject_size(_Geometry.of(config, problem.layer), device)
         )
 
     def space(self, problem: Problem, device: Device) -> list[Config]:
-        if problem.m not in TOKENS:
-            return []  # fewer waste most of a product, more dequantise the weights too often
-        tile_m = _tile_m(problem.m)
-        candidates = (
+        estimates = self._estimates(problem, device, _worth_scaling(problem))
+        most_us = _WORTH_TIMING * min(estimates.values(), default=0.0)
+        return [config for config, us in estimates.items() if us <= most_us]
+
+    def estimate(self, config: Config, problem: Problem, device: Device) -> float:
+        return _estimate(_Geometry.of(config, problem.layer), problem.m, device)
+
+    def default(self, problem: Problem, device: Device) -> Config | None:
+        estimates = self._estimates(problem, device, _worth_scaling(problem)[:1])
+        return min(estimates, key=estimates.__getitem__, default=None)
+
+    def _estimates(self, problem: Problem, device: Device, scalings: Iterable[int]) -> dict[Config, float]:
+        """What each valid config for the problem takes, simplest first."""
+        layer, tile_m = problem.layer, _tile_m(problem.m)
+        if problem.m not in _TOKENS or device.arch != "sm_90" or reject_layer(layer) is not None:
+            return {}  # fewer tokens waste most of a product, more dequantise the weights too often
+        configs = (
             _config(tile_m, *shape, stages, split_k, scaling)
             for split_k in _ALLOWED["split_k"]
             for stages in _ALLOWED["stages"]
             for shape in _SHAPES[tile_m]
-            for scaling in _worth_scaling(problem)
+            for scaling in scalings
         )
-        valid = [config for config in candidates if self.reject(config, problem, device) is None]
-        # A layer too small to fill the device has only configs that leave some of it idle.
-        return [config for config in valid if _prune(config, problem, device) is None] or valid
-
-    def default(self, problem: Problem, device: Device) -> Config | None:
-        if problem.m not in TOKENS:
-            return None
-        tile_m, scaling = _tile_m(problem.m), _worth_scaling(problem)[0]
-        if tile_m == _LARGEST_TILE:
-            return min(
-                self.space(problem, device),
-                key=lambda config: (_estimate(config, problem.layer, device), -config["stages"]),
-                default=None,
-            )
-        preferred = _default_shape(tile_m, problem.layer, device)
-        for shape in (preferred, *_SHAPES[tile_m]):  # a k of few columns is not for warpgroups that share it
-            configs = [
-                _config(tile_m, *shape, stages, split_k, scaling)
-                for stages in _DEFAULT_STAGES
-                for split_k in _ALLOWED["split_k"]
-            ]
-            valid = [config for config in configs if self.reject(config, problem, device) is None]
-            if valid:
-                return _least_split_and_even(valid, problem.layer, device)
-        return None
+        geometries = (_Geometry.of(config, layer) for config in configs)
+        return {
+            geometry.config: _estimate(geometry, problem.m, device)
+            for geometry in geometries
+            if _reject_size(geometry, device) is None
+        }
 
     def unit(self, config: Config, layer: Layer, device: Device) -> Unit:
         names = {"warpgroups_n": "GROUPS_N", "warpgroups_k": "GROUPS_K", "split_k": "SPLIT"}
         tunables = tuple((names.get(name, name.upper()), config[name]) for name in _TUNABLES)
-        defines = (*tunables, ("BLOCKS", _least_blocks(config, layer)), *layer_defines(layer))
+        defines = (
+            *tunables,
+            ("BLOCKS", _least_blocks(config["tile_m"], _shape(config), layer)),
+            *layer_defines(layer),
+        )
         return Unit(_SOURCE, defines, f"{device.arch}a")
 
     def launches(self, config: Config, problem: Problem, device: Device) -> tuple[Launch, ...]:  # noqa: ARG002
@@ -257,7 +258,7 @@ class WgmmaFamily:
 
 def _launch(config: Config, layer: Layer) -> Launch:
     """Of up to tile_m tokens."""
-    geometry = _Geometry(config, layer)
+    geometry = _Geometry.of(config, layer)
     grid = (config["split_k"], geometry.tiles, 1)
     return Launch(grid, geometry.threads, geometry.shared_bytes, True, box_rows=config["tile_m"])
 
@@ -275,38 +276,25 @@ def _shape(config: Config) -> tuple[int, int, int]:
     return config["fragments"], config["warpgroups_n"], config["warpgroups_k"]
 
 
-def _least_blocks(config: Config, layer: Layer) -> int:
+def _least_blocks(tile_m: int, shape: tuple[int, int, int], layer: Layer) -> int:
     """Blocks for which a multiprocessor's registers must suffice; one less where that would spill."""
-    blocks = _SHAPES[config["tile_m"]][_shape(config)]
+    blocks = _SHAPES[tile_m][shape]
     return max(1, blocks - 1) if (layer.dtype, layer.group_size) == ("bf16", 32) else blocks
 
 
-def _default_shape(tile_m: int, layer: Layer, device: Device) -> tuple[int, int, int]:
-    """Few rows and a share of k for each warpgroup, unless n alone has nearly enough rows for all."""
-    if tile_m <= 16:
-        return (2, 1, 1) if layer.n >= device.cores * 128 else (1, 1, 2)
-    return (1, 3, 1) if layer.n >= device.cores * 64 else (1, 1, 2)
+def _estimate(geometry: _Geometry, m: int, device: Device) -> float:
+    layer = geometry.layer
+    tile_m, fragments, _, along_k, stages, split_k, _ = (value for _, value in geometry.config.values)
+    units = ceil_div(ceil_div(layer.k, 128), split_k * along_k)
+    rows_us = fragments * (_ROWS_US + _TOKEN_US * tile_m)
+    busy_us = geometry.warpgroups * rows_us * (1 + _GROUP * (geometry.groups - 1))
 
+    def wave_us(blocks: int) -> float:
+        return _WAVE_US + units * overlapped(_UNIT_US, _FETCH_US / stages, blocks * busy_us)
 
-def _evenness(blocks: int, device: Device) -> float:
-    """Mean over largest number of blocks of a multiprocessor."""
-    return blocks / (ceil_div(blocks, device.cores) * device.cores)
-
-
-def _least_split_and_even(configs: list[Config], layer: Layer, device: Device) -> Config:
-    evenness = [_evenness(_Geometry(config, layer).blocks, device) for config in configs]
-    least = _EVEN_ENOUGH * max(evenness)
-    return next(config for config, even in zip(configs, evenness, strict=True) if even >= least)
-
-
-def _estimate(config: Config, layer: Layer, device: Device) -> float:
-    """About how long a launch of the largest tile takes, in columns of two warpgroups."""
-    split_k, along_k = config["split_k"], config["warpgroups_k"]
-    doublings = (split_k - 1).bit_length()
-    cores = device.cores if doublings <= 1 else int(device.cores * _CLUSTERED)
-    waves = ceil_div(_Geometry(config, layer).tiles, max(1, cores >> doublings))
-    column = _COLUMN_OF_THREE if config["warpgroups_n"] * along_k == 3 else 1.0
-    return waves * (_START_COLUMNS + _SLICE_COLUMNS * doublings + layer.k / (split_k * along_k) * column)
+    blocks_us = waves_us(geometry.tiles, split_k, geometry.resident, device.cores, wave_us)
+    read_us = layer.weight_bytes / speed(device).read_bytes
+    return _CALL_US + ceil_div(m, tile_m) * overlapped(blocks_us, read_us)
 
 
 def _worth_scaling(problem: Problem) -> tuple[int, ...]:
@@ -330,25 +318,6 @@ def _reject_size(geometry: _Geometry, device: Device) -> str | None:
         return f"k={geometry.layer.k} has less than 128 columns for each slice's warpgroups"
     if geometry.shared_bytes > device.shared_bytes:
         return f"{geometry.shared_bytes} bytes of shared memory; a block has {device.shared_bytes}"
-    return None
-
-
-def _prune(config: Config, problem: Problem, device: Device) -> str | None:
-    """Why a valid config is not worth timing, or None."""
-    geometry = _Geometry(config, problem.layer)
-    blocks, resident = geometry.blocks, geometry.resident
-    wave = resident * device.cores
-    if blocks * 4 < device.cores * 3:
-        return f"{blocks} blocks leave multiprocessors idle"
-    if config["split_k"] > 1 and blocks > _WAVES * device.cores:
-        return f"{blocks} blocks fill the device without so many slices"
-    if 1.1 * wave < blocks < 1.5 * wave:
-        return f"{blocks - wave} blocks are a second wave of few"
-    if config["stages"] > max(_ALLOWED["stages"][0], geometry.units):
-        return f"a warpgroup has fewer units than {config['stages']} stages"
-    under_way = geometry.ring_bytes * min(resident, ceil_div(blocks, device.cores))
-    if not _LEAST_RING_BYTES <= under_way <= _MOST_RING_BYTES:
-        return f"{under_way} bytes of weights under way on a multiprocessor"
     return None
 
 

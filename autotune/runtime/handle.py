@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import astuple, dataclass
 from typing import TYPE_CHECKING
 
@@ -37,11 +37,12 @@ class Origin:
 
 
 def handle_of(
-    layer: Layer, kind: str, url: str, kernels: Iterable[str] | None, configs: Iterable[Config]
+    layer: Layer, kind: str, url: str, kernels: Iterable[str] | None, configs: Mapping[int, Config]
 ) -> str:
-    """The handle of plans that run these configs, which the database `url` gave."""
+    """The handle of plans that run these configs, each up to m tokens, which the database `url` gave."""
     names = None if kernels is None else sorted(kernels)
-    digest = hashlib.sha256(repr((url, names, [str(config) for config in configs])).encode(errors="replace"))
+    found = [f"{m} {config}" for m, config in configs.items()]
+    digest = hashlib.sha256(repr((url, names, found)).encode(errors="replace"))
     db = None if url == database_url() else _without_secrets(url)
     return json.dumps([*astuple(layer), kind, db, names, digest.hexdigest()[:16]], separators=(",", ":"))
 

@@ -5,13 +5,13 @@ Standard library only. No trouble with a source stops it: it is warned of once, 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from autotune.config import Config
 from autotune.device import Device, find_device
 from autotune.kernels import registry
-from autotune.layer import Layer, Problem, bucket_of
+from autotune.layer import BUCKETS, Layer, Problem, buckets_for
 from autotune.paths import Location, database_url
 from autotune.record import Record, sources_digest
 from autotune.runtime.explain import Explanation
@@ -27,8 +27,9 @@ class Answer:
 
     `source` is `exact` (a record of the user's database), `shipped` (a record that autotune carries),
     `near` (the config of a record of another problem or device) or `default`. `record` is what the config
-    comes from, None for `default`. `median_us` and `default_us` are the record's, None where nothing was
-    measured for this problem's bucket on this device. `reason` says in one line why this source answered.
+    comes from, None for `default`; of `exact` and `shipped` it is one of this layer and device, of the
+    problem's m or of a bucket that answers it. `median_us` and `default_us` are then the record's, else None.
+    `reason` says in one line why this source answered.
     """
 
     problem: Problem
@@ -44,8 +45,11 @@ class Answer:
 class Lookup:
     """The answers to problems on a device, from the records that can serve it.
 
-    The order: the record of the problem's bucket on this device model in the user's database, the one that
-    autotune ships, the nearest record, the default config. Near is, in this order:
+    A number of tokens has the answer of the smallest bucket >= m that has one, of the largest above that. A
+    coarse bucket always has one, a finer bucket where it has a record, so that a finer record which autotune
+    ships goes before the user's own coarse one. The order for a bucket: its record on this device model in
+    the user's database, the one that autotune ships, and for a coarse bucket the nearest record, the default
+    config. Near is, in this order:
 
     1. the same layer on this device at another bucket, the smallest |log2| of the ratio of buckets first,
        the larger bucket of two;
@@ -78,19 +82,26 @@ class Lookup:
         self._hashes = {family.name: family.source_hash() for family in registry.families_of(device, names)}
         self._stale: dict[Record, str | None] = {}
         self._sources = Sources(device, db)
-        self._answers: dict[tuple[Layer, int], Answer] = {}
+        self._own: dict[Layer, dict[int, list[tuple[str, Record]]]] = {}
+        self._answers: dict[tuple[Layer, int], Answer | None] = {}
 
     def answer(self, problem: Problem) -> Answer:
-        """The config for the problem, by the bucket of its m.
+        """The config for the problem, by the bucket that answers its m.
 
         Raises:
             DeviceError: no family of the device can do the problem.
         """
-        bucket = bucket_of(problem.m)
-        answer = self._answers.get((problem.layer, bucket))
-        if answer is None:
-            answer = self._answers[problem.layer, bucket] = self._answer(Problem(problem.layer, bucket))
-        return answer if problem.m == bucket else replace(answer, problem=problem)
+        answer = self._serving(problem.layer, problem.m)
+        return answer if problem == answer.problem else replace(answer, problem=problem)
+
+    def answers(self, layer: Layer, tokens: Iterable[int] = BUCKETS) -> tuple[Answer, ...]:
+        """The different answers to these numbers of tokens, by m; each is for the bucket that it is of.
+
+        Raises:
+            DeviceError: no family of the device can do a problem.
+        """
+        found = (self._serving(layer, m) for m in sorted(tokens))
+        return tuple({answer.problem.m: answer for answer in found}.values())
 
     def explain(self, answer: Answer) -> Explanation | None:
         """The evidence of the answer's record, which no other look-up reads; None without a record."""
@@ -104,19 +115,30 @@ class Lookup:
         return self._sources.binary(unit_key)
 
     def tally(self, answers: Sequence[Answer]) -> Tally:
-        """Counts the calls of a layer, given its answer for each bucket."""
+        """Counts the calls of a layer, given its answers."""
         return Tally(self._misses, self.device.arch, sources_digest(self._hashes), answers)
 
+    def _serving(self, layer: Layer, m: int) -> Answer:
+        *finer, coarse = buckets_for(m)
+        found = (self._finer(layer, bucket) for bucket in finer)
+        return next(filter(None, found), None) or self._coarse(layer, coarse)
+
+    def _finer(self, layer: Layer, bucket: int) -> Answer | None:
+        """The answer of the bucket's own records, None where it has none."""
+        if (layer, bucket) not in self._answers:
+            self._answers[layer, bucket] = self._measured(Problem(layer, bucket))[0]
+        return self._answers[layer, bucket]
+
+    def _coarse(self, layer: Layer, bucket: int) -> Answer:
+        answer = self._answers.get((layer, bucket))
+        if answer is None:
+            answer = self._answers[layer, bucket] = self._answer(Problem(layer, bucket))
+        return answer
+
     def _answer(self, problem: Problem) -> Answer:
-        why: str | None = None
-        for source, record in self._measured(problem):
-            reason = self._unusable(record, problem)
-            if reason is None:
-                reason = f"measured {record.created_at} on this device"
-                times = (record.median_us, record.default_us)
-                return Answer(problem, self.device.name, record.config, source, *times, record, reason)
-            why = why or reason
-        why = why or "no record of this problem"
+        answer, why = self._measured(problem)
+        if answer is not None:
+            return answer
         for record in self._near(problem):
             if self._unusable(record, problem) is None:
                 reason = f"{why}; the nearest record is of {record.problem} on {record.device}"
@@ -125,14 +147,29 @@ class Lookup:
         reason = f"{why}, and none is near"
         return Answer(problem, self.device.name, config, "default", None, None, None, reason)
 
-    def _measured(self, problem: Problem) -> Iterator[tuple[str, Record]]:
-        """The problem's own records on this device with their source, by the order of sources."""
-        layer = problem.layer
-        for source, records in (("exact", self._sources.stored), ("shipped", self._sources.shipped)):
-            for record in filter(self._mine, records(layer)):
-                asked = self.names is None or record.config.family in self.names
-                if asked and record.problem == problem:
-                    yield source, record
+    def _measured(self, problem: Problem) -> tuple[Answer | None, str]:
+        """The answer of the problem's own records on this device, or why there is none."""
+        why: str | None = None
+        for source, record in self._own_records(problem.layer).get(problem.m, ()):
+            reason = self._unusable(record, problem)
+            if reason is None:
+                reason = f"measured {record.created_at} on this device"
+                times = (record.median_us, record.default_us)
+                answer = Answer(problem, self.device.name, record.config, source, *times, record, reason)
+                return answer, reason
+            why = why or reason
+        return None, why or "no record of this problem"
+
+    def _own_records(self, layer: Layer) -> dict[int, list[tuple[str, Record]]]:
+        """The layer's records on this device with their source, by m; of each m by the order of sources."""
+        if layer not in self._own:
+            found: dict[int, list[tuple[str, Record]]] = {}
+            for source, records in (("exact", self._sources.stored), ("shipped", self._sources.shipped)):
+                for record in filter(self._mine, records(layer)):
+                    if self.names is None or record.config.family in self.names:
+                        found.setdefault(record.problem.m, []).append((source, record))
+            self._own[layer] = found
+        return self._own[layer]
 
     def _near(self, problem: Problem) -> Iterator[Record]:
         """Records by the rule of the class, nearest first."""

@@ -36,6 +36,7 @@ _MISSED = ("near", "default")
 class Miss:
     """Calls of a bucket's problem that ran a `near` or `default` config (`source`) on a device model.
 
+    Without a record calls between two powers of two are those of the larger one, which is then to be tuned.
     `source_hash` is that of a job: one hash for the sources of the device's families.
     """
 
@@ -48,12 +49,12 @@ class Miss:
 
 
 class Tally:
-    """Counts a layer's calls by bucket, and notes those that missed.
+    """Counts a layer's calls by the answer that serves them, and notes those that missed.
 
     They are noted when they are 1, 4, 16 and so on in all, and the rest when the layer's plans are let go or
     the process ends. So a call costs an increment, a process writes some dozen lines in its life, and one
     that is killed has told of a quarter of its calls at least. A CUDA graph that is replayed calls nothing;
-    what it captured counts as REPLAYS calls. `missed` says of each bucket whether its answer missed.
+    what it captured counts as REPLAYS calls. `missed` says of each answer whether it is a miss.
     """
 
     def __init__(self, file: Path, arch: str, source_hash: str, answers: Sequence[Answer]) -> None:
@@ -65,25 +66,25 @@ class Tally:
         self._arch, self._source_hash = arch, source_hash
         self._answers = answers
 
-    def note(self, bucket: int) -> None:
-        """Note the calls of the bucket with this index that were not noted yet, when they missed."""
-        answer, calls = self._answers[bucket], self.calls[bucket] + (REPLAYS - 1) * self._captured[bucket]
-        new = calls - self._noted[bucket]
-        if new and self.missed[bucket]:
+    def note(self, place: int) -> None:
+        """Note the calls of the answer in this place that were not noted yet, when they missed."""
+        answer, calls = self._answers[place], self.calls[place] + (REPLAYS - 1) * self._captured[place]
+        new = calls - self._noted[place]
+        if new and self.missed[place]:
             which = (answer.problem, answer.device, self._arch, self._source_hash, answer.source)
             if append(self._file, Miss(*which, new)):
-                self._noted[bucket] = calls
+                self._noted[place] = calls
 
-    def capture(self, bucket: int) -> None:
-        """Count the last call of the bucket with this index as one that a CUDA graph holds."""
-        captured = self._captured[bucket] = self._captured[bucket] + 1
+    def capture(self, place: int) -> None:
+        """Count the last call of the answer in this place as one that a CUDA graph holds."""
+        captured = self._captured[place] = self._captured[place] + 1
         if captured in MARKS:
-            self.note(bucket)
+            self.note(place)
 
     def note_all(self) -> None:
         """Note what was not noted yet."""
-        for bucket in range(len(self.calls)):
-            self.note(bucket)
+        for place in range(len(self.calls)):
+            self.note(place)
 
 
 def miss_file(db: Location | None = None) -> Path:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import warnings
 import weakref
+from bisect import bisect_left
 from copy import copy
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -15,7 +16,7 @@ from autotune.device import Device, find_device
 from autotune.errors import AutotuneError, CompileError, DeviceError, LaunchError
 from autotune.kernels import registry
 from autotune.kernels.building import build_all
-from autotune.layer import BUCKETS, Layer, Problem
+from autotune.layer import BUCKETS, Layer
 from autotune.packing.packed import form_of
 from autotune.paths import database_url
 from autotune.runtime.handle import check_kind, handle_of, origin_of
@@ -29,13 +30,14 @@ if TYPE_CHECKING:
     from autotune.kernels.family import Plan, Unit
 
 _CHECKED_AT_MOST = 1 << 16
+_LARGEST = BUCKETS[-1]
 
 _by_handle: weakref.WeakValueDictionary[tuple[str, int], LayerPlans] = weakref.WeakValueDictionary()
 """By handle and index of the device, -1 for the CPU, as a tensor's `get_device()` says."""
 
 
 class LayerPlans:
-    """For one layer on one device: an answer and a plan for every bucket.
+    """For one layer on one device: its answers, by m, and a plan for each.
 
     `handle` names the plans to the op, and makes them anew where nothing holds them, also in another process.
     A config whose kernel cannot be made gives way to the default config, with one warning for each Lookup.
@@ -48,36 +50,40 @@ class LayerPlans:
     def __init__(self, layer: Layer, lookup: Lookup) -> None:
         self.layer = layer
         self.device = lookup.device
-        answers = [lookup.answer(Problem(layer, bucket)) for bucket in BUCKETS]
+        answers = lookup.answers(layer)
         maker = _Maker(layer, lookup, {answer.config for answer in answers})
         ready = [maker.ready(answer) for answer in answers]
         self.answers = tuple(answer for answer, _ in ready)
         self._plans = tuple(plan for _, plan in ready)
+        self._places = _places(tuple(answer.problem.m for answer in answers))
         self._tally = lookup.tally(self.answers)
         self._calls = self._tally.calls
         # Only a GPU's calls can be captured.
-        self._missed = self._tally.missed if self.device.kind == "cuda" else [False] * len(BUCKETS)
+        self._missed = self._tally.missed if self.device.kind == "cuda" else [False] * len(answers)
         weakref.finalize(self, self._tally.note_all)
         self.form = form_of(layer, self.device.kind)
         self.checked: dict[tuple[int, ...], object] = {}
-        configs = [answer.config for answer in self.answers]
+        configs = {answer.problem.m: answer.config for answer in self.answers}
         self.handle = handle_of(layer, self.device.kind, lookup.url, lookup.names, configs)
         # The first stay, because a captured graph may hold its kernels, and so does whoever comes later.
         _by_handle.setdefault((self.handle, _index(self.device)), self)
 
     def plan(self, m: int) -> Plan:
-        """The plan for m >= 1 tokens: that of the smallest bucket >= m, of the largest above that.
+        """The plan for m >= 1 tokens: that of the first answer for as many or more, or of the last.
 
-        Who asks will call it: a bucket without a record is tuned the sooner, the more it is called.
+        Who asks will call it: what has no record is tuned the sooner, the more it is called.
         """
-        # Bucket i is 2**i.
-        bucket = min((m - 1).bit_length(), len(BUCKETS) - 1)
-        calls = self._calls[bucket] = self._calls[bucket] + 1
+        place = self._places[m] if m <= _LARGEST else -1
+        calls = self._calls[place] = self._calls[place] + 1
         if calls in MARKS:
-            self._tally.note(bucket)
-        if self._missed[bucket] and torch.cuda.is_current_stream_capturing():
-            self._tally.capture(bucket)
-        return self._plans[bucket]
+            self._tally.note(place)
+        if self._missed[place] and torch.cuda.is_current_stream_capturing():
+            self._tally.capture(place)
+        return self._plans[place]
+
+    def answer(self, m: int) -> Answer:
+        """The answer whose plan runs m >= 1 tokens."""
+        return self.answers[self._places[m] if m <= _LARGEST else -1]
 
     def note_checked(self, addresses: tuple[int, ...], state: object) -> None:
         """Note that the weight at these addresses, in this state, is whole and all of it is memory."""
@@ -139,6 +145,12 @@ def _plans_here(handle: str, place: str) -> LayerPlans:
     except DeviceError:
         device = find_device(origin_of(handle).kind)
     return plans_of(handle, _index(device))
+
+
+@functools.cache
+def _places(answered: tuple[int, ...]) -> bytes:
+    """For each m up to the last of these ascending numbers, the place of the first that is not smaller."""
+    return bytes(bisect_left(answered, m) for m in range(answered[-1] + 1))
 
 
 def _index(device: Device) -> int:

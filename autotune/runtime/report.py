@@ -20,7 +20,7 @@ _HEAD = ("m", "config", "us", "gain")
 
 @dataclass(frozen=True)
 class LayerReport:
-    """One distinct layer on one device: the linears that have it, and an answer for each bucket."""
+    """One distinct layer on one device: the linears that have it, and its answers, by m."""
 
     layer: Layer
     device: str
@@ -28,12 +28,12 @@ class LayerReport:
     answers: tuple[Answer, ...]
 
     def count(self, *sources: str) -> int:
-        """Number of buckets whose answer has one of the sources."""
+        """Number of answers of one of the sources."""
         return sum(answer.source in sources for answer in self.answers)
 
     @property
     def tuned(self) -> bool:
-        """Whether any bucket runs a config that was measured for this very layer."""
+        """Whether any answer is a config that was measured for this very layer."""
         return self.count(*_HITS) > 0
 
 
@@ -111,7 +111,7 @@ def _some(names: list[str]) -> str:
 
 
 def _rows(answers: tuple[Answer, ...]) -> list[tuple[str, ...]]:
-    """A row for each run of buckets with the same config, all measured for them or all from elsewhere."""
+    """A row for each run of answers with the same config, all measured for them or all from elsewhere."""
     runs = [list(run) for _, run in groupby(answers, _kind)]
     return [_row(run, run is runs[-1]) for run in runs]
 
@@ -122,7 +122,7 @@ def _kind(answer: Answer) -> tuple[Config, str]:
 
 def _row(run: list[Answer], last: bool) -> tuple[str, ...]:
     first, final = run[0].problem.m, run[-1].problem.m
-    # The last bucket serves every m above it too.
+    # The last answer serves every m above it too.
     tokens = f">={first}" if last else _span([str(first), str(final)])
     times = [
         (answer.median_us, answer.default_us) for answer in run if answer.median_us and answer.default_us

@@ -16,9 +16,7 @@ from autotune.layer import Problem
 from autotune.runtime.lookup import Answer, Lookup
 
 
-def compare_problems(
-    problems: Sequence[Problem], device: Device, db: str | None = None
-) -> Iterator[tuple[Answer, Comparison]]:
+def compare_problems(problems: Sequence[Problem], lookup: Lookup) -> Iterator[tuple[Answer, Comparison]]:
     """Measure every problem's looked-up config side by side with the others, few tokens first.
 
     A GPU that has just multiplied thousands of tokens lowers its clock for a while, so those come last.
@@ -26,8 +24,8 @@ def compare_problems(
     Raises:
         AutotuneError: a config's output is wrong, or its kernel cannot be made.
     """
+    device = lookup.device
     use(device)
-    lookup = Lookup(device, db)
     layers = {problem.layer for problem in problems}
     peaks = {dtype: measure_peaks(device, dtype) for dtype in {layer.dtype for layer in layers}}
     operands = {layer: Operands.random(layer, device) for layer in layers}

@@ -27,13 +27,14 @@ _LOG = logging.getLogger(__name__)
 class Task:
     """What is to be measured of a problem: the candidates, the first of which is the default config.
 
-    With `peer`, vLLM's kernel is timed beside them.
+    With `peer`, vLLM's kernel is timed beside them. `learned_from` is as of the record's evidence.
     """
 
     problem: Problem
     candidates: Sequence[Config]
     mode: Mode = DEFAULT_MODE
     peer: bool = False
+    learned_from: Sequence[int] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,7 +159,7 @@ class _Run:
         begin = time.monotonic()
         task, cubins = self._tasks[problem], self._cubins[problem]
         tuned = executor.tune(problem, task.candidates, cubins, self._share(begin), task.mode, task.peer)
-        return Done(tuned, executor, cubins, time.monotonic() - begin)
+        return Done(tuned.learned(task.learned_from), executor, cubins, time.monotonic() - begin)
 
     def _share(self, now: float) -> float | None:
         if self._end is None:

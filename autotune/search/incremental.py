@@ -8,9 +8,10 @@ from autotune.config import Config
 from autotune.device import Device
 from autotune.errors import ConfigError
 from autotune.kernels import registry
-from autotune.layer import Problem
+from autotune.layer import COARSE, Problem, buckets_for
 from autotune.record import Environment, Mode, Record, Trial
 from autotune.search.environment import vllm_is_here
+from autotune.search.narrow import worth_racing
 from autotune.search.tune import candidates_of
 from autotune.store.store import Store
 
@@ -43,6 +44,18 @@ def current_trials(
     ]
 
 
+def neighbours(
+    problem: Problem, device: Device, store: Store, environment: Environment, mode: Mode
+) -> tuple[Record, ...]:
+    """The records of the powers of two around a finer bucket; none while one of them is missing."""
+    if problem.m in COARSE:
+        return ()
+    above = buckets_for(problem.m)[-1]
+    around = (Problem(problem.layer, m) for m in (above // 2, above))
+    found = [current_record(each, device, store, environment, mode) for each in around]
+    return () if None in found else tuple(filter(None, found))
+
+
 def candidates_to_do(
     problem: Problem,
     device: Device,
@@ -50,9 +63,11 @@ def candidates_to_do(
     environment: Environment,
     mode: Mode,
     peer: bool = False,
+    around: Sequence[Record] = (),
 ) -> list[Config] | None:
     """The configs to measure now, the default config first, then the incumbent; None for none.
 
+    They are of the problem's whole space, or where it has neighbours `around` it of what did best there.
     A problem is done when it has a record of today's kernel and the mode against today's default config, and
     such a trial for every config. Else what lacks a trial is raced against the default and the incumbent: the
     stored winner, or the best trial when the winner's own kernel has changed. A problem where nothing ever
@@ -60,7 +75,8 @@ def candidates_to_do(
     is to be timed and the record lacks it, those two race again, because times of different rounds are never
     compared.
     """
-    whole = candidates_of(problem, device, environment.sources)
+    names = environment.sources
+    whole = worth_racing(problem, device, around, names) if around else candidates_of(problem, device, names)
     records = current_records(problem, device, store, environment)
     trials = current_trials(problem, device, store, environment, mode)
     tried = {trial.config for trial in trials}

@@ -70,7 +70,9 @@ def recheck(
         if records:
             candidates = _candidates(records, device, store, environment)
             beside = wants_peer(records[-1], peer)
-            tasks.append(Task(problem, candidates, records[-1].mode, beside))
+            evidence = records[-1].evidence
+            learned_from = () if evidence is None else evidence.learned_from
+            tasks.append(Task(problem, candidates, records[-1].mode, beside, learned_from))
         else:
             yield Rechecked(problem, "unchecked", None, None, _why_unchecked(problem, device, store))
     if not tasks:

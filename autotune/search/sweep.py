@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from autotune.layer import Problem
+from autotune.layer import COARSE, Problem
 from autotune.record import DEFAULT_MODE, Mode, Record
 from autotune.search.binary import binary_of
 from autotune.search.executor import Executor
@@ -15,6 +16,7 @@ from autotune.search.incremental import (
     candidates_to_do,
     current_record,
     current_records,
+    neighbours,
     outlasts,
     superseded,
     wants_peer,
@@ -50,7 +52,8 @@ def sweep(
 
     Yields outcomes as problems finish. What was measured with the running kernels is not measured again: of a
     problem that has a record only what is new is raced, against the incumbent and the default. Timings of
-    different modes are never compared; a record of another `mode` gives way. What was yielded is stored,
+    different modes are never compared; a record of another `mode` gives way. Finer buckets come last and race
+    what did best at the powers of two around them, where these have records. What was yielded is stored,
     whatever happens to the iterator. `budget_s` is shared by the problems that are still to do. The executors
     tune on devices of one model; they are started when there is something to do and left to the caller to
     close. All candidates of a problem run on one of them, so that a slow device chooses no other winner. With
@@ -59,20 +62,40 @@ def sweep(
     Raises:
         DeviceError: no executor is left that can use its device.
     """
+    end = None if budget_s is None else time.monotonic() + budget_s
+    coarse = [problem for problem in problems if problem.m in COARSE]
+    finer = [problem for problem in problems if problem.m not in COARSE]
+    for stage, left in ((coarse, len(problems)), (finer, len(finer))):
+        share_s = None if end is None else max(0.0, end - time.monotonic()) * len(stage) / max(1, left)
+        yield from _sweep(stage, store, executors, share_s, progress, mode, peer)
+
+
+def _sweep(
+    problems: Sequence[Problem],
+    store: Store,
+    executors: Sequence[Executor],
+    budget_s: float | None,
+    progress: Progress | None,
+    mode: Mode,
+    peer: bool,
+) -> Iterator[Outcome]:
+    """`sweep`, without what the problems may learn from each other."""
     device, environment = executors[0].device, executors[0].environment
     tasks: list[Task] = []
     known: dict[Problem, Record | None] = {}
     for problem in problems:
         known[problem] = current_record(problem, device, store, environment, mode)
         beside = wants_peer(known[problem], peer)
-        candidates = candidates_to_do(problem, device, store, environment, mode, beside)
+        around = neighbours(problem, device, store, environment, mode)
+        candidates = candidates_to_do(problem, device, store, environment, mode, beside, around)
         if candidates is None:
             yield Outcome(problem, known[problem], True, 0, 0, 0.0)
             continue
         if not tasks:
             for executor in executors:
                 executor.start()  # they get ready while the other problems are looked up
-        tasks.append(Task(problem, candidates, mode, beside))
+        learned_from = [record.problem.m for record in around]
+        tasks.append(Task(problem, candidates, mode, beside, learned_from))
     if not tasks:
         return
     arguments = {"mode": mode, "problems": [str(problem) for problem in problems]}

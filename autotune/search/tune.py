@@ -42,6 +42,13 @@ class Tuned:
         """How many configs failed or were wrong."""
         return sum(trial.status in ("failed", "wrong") for trial in self.trials)
 
+    def learned(self, tokens: Sequence[int]) -> Tuned:
+        """With the evidence that the candidates are what did best for these numbers of tokens."""
+        if self.record is None or self.record.evidence is None or not tokens:
+            return self
+        evidence = replace(self.record.evidence, learned_from=tuple(tokens))
+        return replace(self, record=replace(self.record, evidence=evidence))
+
     def noted(self, note: str) -> Tuned:
         """With one more note, if it says something."""
         return replace(self, note="; ".join(filter(None, (self.note, note))))
@@ -196,6 +203,7 @@ def _choose(problem: Problem, device: Device, default_config: Config, measured: 
             temperature_c=measured.temperature_c,
             power_w=measured.power_w,
             peers=measured.peers,
+            candidates=len(trials),
         ),
     )
     return Tuned(trials, record, note)

@@ -10,7 +10,6 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Literal, get_args
 
 from autotune.errors import DatabaseError
-from autotune.layer import Problem
 
 if TYPE_CHECKING:
     from autotune.layer import Layer
@@ -23,7 +22,7 @@ MODES: tuple[Mode, ...] = get_args(Mode)
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """Whether autotune takes a layer, why not, and its answer for every bucket that the engine runs."""
+    """Whether autotune takes a layer, why not, and its answers to all that the engine runs."""
 
     layer: Layer
     reason: str | None
@@ -63,14 +62,14 @@ def mode_of(variable: str) -> Mode | None:
 def decide(layer: Layer, lookup: Lookup, buckets: Sequence[int], mode: Mode) -> Decision:
     """The decision for a layer of an engine that runs these buckets.
 
-    In mode `auto` every bucket must have an answer of a record that was measured on this device model, and
-    no sweep may have seen the engine's own kernel win: over the buckets where it was timed in the same
-    rounds, the geometric mean of its time over ours must be at least 1.
+    In mode `auto` every answer must be of a record that was measured on this device model, and no sweep may
+    have seen the engine's own kernel win: over the answers whose record was timed with it in the same rounds,
+    the geometric mean of its time over ours must be at least 1.
 
     Raises:
         DeviceError: no family of the device can do the layer.
     """
-    answers = tuple(lookup.answer(Problem(layer, bucket)) for bucket in buckets)
+    answers = lookup.answers(layer, buckets)
     return Decision(layer, _why_not(lookup, answers) if mode == "auto" else None, answers)
 
 

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 
 from autotune.errors import LeaseLost
 from autotune.job import Job, Worker
-from autotune.layer import Problem
+from autotune.layer import COARSE, Problem
 from autotune.record import Binary, Record, Trial
 from autotune.store.clock import now
 from autotune.store.database import INSERT
@@ -72,8 +72,10 @@ class Queue:
         for problem, priority in problems:
             highest[problem] = max(priority, highest.get(problem, priority))
         common = {"device": device, "arch": arch, "source_hash": source_hash}
-        # Sorted, so that two processes which add the same problems wait for each other in one order only.
-        rows = [problem_row(each) | common | {"priority": highest[each]} for each in sorted(highest)]
+        # Sorted, so that two processes which add the same problems wait for each other in one order only; and
+        # finer buckets last, because they learn from the coarse ones.
+        order = sorted(highest, key=lambda problem: (problem.m not in COARSE, problem))
+        rows = [problem_row(each) | common | {"priority": highest[each]} for each in order]
         if not rows:
             return 0
         with self._database.transaction(write=True) as connection:

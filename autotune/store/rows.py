@@ -239,8 +239,8 @@ def evidence_of(stored: Any) -> Evidence:
     """The evidence of an object, or of its JSON text."""
     row = json.loads(stored) if isinstance(stored, str) else stored
     median, low, high = (_number(ratio, "gain", above=0) for ratio in row["gain"])
-    state = ("clock_mhz", "temperature_c", "power_w")
-    known = {name: _whole(row, name) for name in state if row.get(name) is not None}
+    counts = ("clock_mhz", "temperature_c", "power_w", "candidates")
+    known = {name: _whole(row, name) for name in counts if row.get(name) is not None}
     return Evidence(
         mode=_one_of(row["mode"], "mode", MODES),
         rounds=_whole(row, "rounds"),
@@ -250,6 +250,7 @@ def evidence_of(stored: Any) -> Evidence:
         deviation=_if_any(row.get("deviation"), _number, "deviation"),
         floor_us=_if_any(row.get("floor_us"), _number, "floor_us", 0),
         peers=_timed(row, "peers"),
+        learned_from=tuple(_whole({"learned_from": m}, "learned_from") for m in row.get("learned_from", ())),
         **known,
     )
 

@@ -63,38 +63,26 @@ struct Copier {
   __device__ __forceinline__ void copy_all(const Work& work) const {
     prefetch_tensor_map(x);
     Pieces pieces(work);
-    Piece piece;
-    if (!pieces.next(&piece)) {
-      griddepcontrol_wait();
-      griddepcontrol_launch_dependents();
-      return;
-    }
+    Piece piece{};
+    bool more = pieces.next(&piece);
     const int ahead = min(STAGES, piece.end - piece.begin);
 #pragma unroll 1
     for (int i = 0; i < ahead; ++i) expect(i), copy_words(piece, piece.begin + i, i);
     griddepcontrol_wait();
     griddepcontrol_launch_dependents();
-#pragma unroll 1
-    for (int i = 0; i < ahead; ++i) copy_x(piece, piece.begin + i, i);
     Ring ring;
-    for (int i = 0; i < ahead; ++i) ring.advance();
-    int filled = ahead, unit = piece.begin + ahead;
-    do {
+    int copied = 0;
 #pragma unroll 1
-      for (; unit < piece.end; ++unit) {
-        if (filled < STAGES)
-          ++filled;
-        else
-          mbarrier_wait(block.empty(ring.stage), ring.parity ^ 1);
-        expect(ring.stage);
+    for (; more; more = pieces.next(&piece)) {
+#pragma unroll 1
+      for (int unit = piece.begin; unit < piece.end; ++unit, ++copied) {
+        if (copied >= STAGES) mbarrier_wait(block.empty(ring.stage), ring.parity ^ 1);
+        if (copied >= ahead) expect(ring.stage), copy_words(piece, unit, ring.stage);
         copy_x(piece, unit, ring.stage);
-        copy_words(piece, unit, ring.stage);
         ring.advance();
       }
-      if (!pieces.next(&piece)) break;
-      unit = piece.begin;
-    } while (true);
-    if constexpr (CLUSTER > 1) wait_for_others(ring, filled);
+    }
+    if constexpr (CLUSTER > 1) wait_for_others(ring, min(STAGES, copied));
   }
   // The other block of the cluster arrives at this one's barriers, so these must last until it has read all
   // that was copied to it.
@@ -324,10 +312,10 @@ __cluster_dims__(CLUSTER* SPLIT_K, 1, 1)
   if (threadIdx.x == kWarps * 32) init_barriers(block);
   meet();
   if (threadIdx.x >= kWarps * 32) {
-    setmaxnreg_dec<WARPGROUPS == 2 ? 40 : 32>();
+    setmaxnreg_dec<WARPGROUPS == 2 ? 24 : 32>();
     if (threadIdx.x == kWarps * 32) Copier{block, &x, weight, static_cast<int>(m)}.copy_all(work);
   } else {
-    setmaxnreg_inc<WARPGROUPS == 2 ? 232 : 160>();
+    setmaxnreg_inc<WARPGROUPS == 2 ? 240 : 160>();
     const int groups = GROUP == 0 ? 1 : static_cast<int>(k / GROUP);
     multiply_all(work, block, weight, {counters, partials},
                  {out, bias, static_cast<int>(m), static_cast<int>(n)}, groups);
