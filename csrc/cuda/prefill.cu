@@ -1,29 +1,37 @@
 // out[m, n] = x[m, k] @ dequant(w[n, k]).T + bias[n] for many tokens on sm_90a, computed as out^T = w x^T by
 // wgmma: weights are the operand A, dequantised into registers, x is B, in shared memory.
 //
-// As many blocks as there are multiprocessors stay for all of the work (prefill/work.cuh), or clusters of
-// CLUSTER blocks with the same tokens and rows next to each other, each of which copies its part of x to all.
-// One thread copies, a unit of 64 columns of x and of words at a time, into a ring of STAGES, and goes on
-// with the next tile while results are stored. Two warpgroups multiply, FRAGMENTS times 64 rows each by
-// TILE_M tokens: two products are under way while the operands of the next two are made. Sums are fp32 and
-// added in a fixed order.
+// A block multiplies a tile of WARPGROUPS * FRAGMENTS * 64 rows by TILE_M tokens. One thread copies: a unit
+// of 64 columns of x and of the packed words at a time, into a ring of STAGES, and it is at the next tile
+// while results are stored. WARPGROUPS warpgroups multiply, each FRAGMENTS times 64 rows by all tokens of the
+// tile. While the tensor cores are at one step of 16 or 32 columns, the operands of the next are dequantised.
+// Sums are fp32 and added in a fixed order.
 //
-// Compile-time: TILE_M (a multiple of 16 up to 256 / FRAGMENTS) FRAGMENTS (1, 2) CLUSTER (1, 2) STAGES
-// STREAM_K (0: a tile is one worker's); GROUP (32, 64, 128; 0 is one group of all k); ZERO_POINT; BF16. Every
-// parameter after the tensor map of x is 8 bytes wide.
+// A worker is a block, or a cluster of blocks. Tiles are shared out (prefill/work.cuh) in one of these ways:
+// - SPLIT_K = 1: at most as many workers as run at once, which take one tile after the other. With CLUSTER
+//   = 2 a worker is two blocks with the same tokens and neighbouring rows; each copies half of x to both.
+//   With STREAM_K the tiles of the last waves are shared by all workers: each multiplies some columns of
+//   them, and sums meet in the workspace (prefill/results.cuh).
+// - SPLIT_K > 1: a worker per tile, which is a cluster of SPLIT_K blocks with a slice of the columns each;
+//   sums meet in shared memory (prefill/split.cuh).
+//
+// Compile-time: TILE_M (a multiple of 16), WARPGROUPS (2, 3) and FRAGMENTS (1, 2), whose sums must fit the
+// registers (_SHAPES in autotune/kernels/prefill.py); CLUSTER (1, 2); SPLIT_K (1 to 4); STREAM_K (0, 1);
+// STAGES; GROUP (32, 64, 128; 0 is one group of all k); ZERO_POINT; BF16. Every parameter after the tensor
+// map of x is 8 bytes wide.
 #include "prefill/split.cuh"
 
 namespace {
 
-constexpr int kGroupSteps = GROUP == 32 ? 2 : 1;  // groups of a unit
-// Products of 16 columns of a step. Operands of one take less time to make than a product of many tokens
-// takes.
+constexpr int kGroupSteps = GROUP == 32 ? 2 : 1;  // groups of a unit of 64 columns
+// Products of 16 columns in a step. One product of many tokens takes long enough to make the next operands
+// meanwhile; of fewer tokens it takes two.
 constexpr int kProducts = TILE_M > 192 ? 1 : 2;
 constexpr int kSteps = 4 / kProducts;                                     // of a unit
 constexpr int kGroupUnits = GROUP == 0 ? 1 << 30 : GROUP == 128 ? 2 : 1;  // units of a group, at least 1
 
-// What the thread that copies does for all pieces. The weights of the first stages do not wait for the kernel
-// ahead.
+// The thread that copies, for all pieces of its block. The words of the first stages do not wait for the
+// kernel ahead on the stream, which may write x but never weights.
 struct Copier {
   const Block& block;
   const TensorMap* x;
@@ -48,7 +56,7 @@ struct Copier {
     }
   }
   __device__ __forceinline__ void expect(int stage) const {
-    // A box has no more rows than x.
+    // The launcher makes a box no taller than x. Rows past the last token come as zeros, and count.
     const int bytes = min(TILE_M / CLUSTER, tokens) * CLUSTER * 128 + kWordBytes;
     mbarrier_arrive_expect_tx(block.full(stage), bytes);
   }
@@ -76,7 +84,8 @@ struct Copier {
     }
     if constexpr (CLUSTER > 1) wait_for_others(ring, min(STAGES, copied));
   }
-  // Blocks of the cluster that have yet to say that they read what this one copied to them.
+  // The other block of the cluster arrives at this one's barriers, so these must last until it has read all
+  // that was copied to it.
   __device__ __forceinline__ void wait_for_others(Ring ring, int filled) const {
     if (filled < STAGES) ring = {};
 #pragma unroll 1
@@ -104,7 +113,7 @@ __device__ __forceinline__ u32 kept(u32 value) {
   return v;
 }
 
-// Scales and zeros of two rows as operands take them.
+// Scales and zeros of the lane's rows g and g + 8, as operands take them.
 struct Group {
   Zeros zeros;
   u32 scale, scale8;
@@ -116,7 +125,7 @@ struct Group {
   }
 };
 
-// And as they are stored.
+// The same as they are stored, which is how those of the next group wait.
 struct StoredGroup {
   u32 scales, zero_word;
 
@@ -125,18 +134,19 @@ struct StoredGroup {
   }
 };
 
+// A warp that multiplies.
 struct Multiplier {
   const PackedWeight& weight;
   int groups;           // of a row
   int warpgroup, warp;  // warp: of the warpgroup
-  u32 words, x, full;   // of the first stage: the lane's words, the descriptor of x, the barrier
-  u32 empty;            // the barrier of the block that the lane tells of stages that were read
+  u32 words, x, full;   // of the first stage: the lane's words, the descriptor of x, the full barrier
+  u32 empty;            // the same stage's empty barrier in the block that this lane tells, one lane each
   Ring ring;
   Sums sums[kFragments];
   int rows[kFragments];  // blocks of 64 rows
   Group group[kFragments][kGroupSteps];
   StoredGroup next[kFragments][kGroupSteps];
-  uint4 a[2][kFragments][kProducts];
+  uint4 a[2][kFragments][kProducts];  // operands of two steps: one is multiplied, one is made
 
   __device__ __forceinline__ Multiplier(const Block& block, const PackedWeight& weight, int groups)
       : weight(weight), groups(groups), warpgroup(threadIdx.x / 128), warp(threadIdx.x / 32 % 4) {
@@ -165,7 +175,7 @@ struct Multiplier {
                       weight.zero_word(at, rows[f], lane() / 4)};
       }
   }
-  // Takes the groups that were loaded for the piece's unit, and loads the next.
+  // Where a group begins, takes what was loaded for it, and loads what the next one needs.
   __device__ __forceinline__ void change_groups(const Piece& piece, int done) {
     if (GROUP == 0 ? done != 0 : done % kGroupUnits != 0) return;
 #pragma unroll
@@ -175,6 +185,7 @@ struct Multiplier {
     const int after = piece.begin + done + kGroupUnits;
     if (GROUP != 0 && after < piece.end) load_groups(after);
   }
+  // Tells the threads that copy that the warp has read the stage of the unit before.
   __device__ __forceinline__ void release_stage_before() const {
     __syncwarp();  // all lanes have read their words
     if (lane() >= CLUSTER) return;
@@ -185,8 +196,8 @@ struct Multiplier {
       mbarrier_arrive(barrier);
   }
 
-  // The products of one step are under way while the operands of the next are made; those of the last still
-  // are at the end, so that the stage is released in the next unit. The unit is the `done`-th of the piece.
+  // The `done`-th unit of the piece. The products of one step are under way while the operands of the next
+  // are made. Those of the last step still are when this returns, so the stage is released in the next unit.
   __device__ __forceinline__ void multiply_unit(int done) {
     mbarrier_wait(full + ring.stage * 16, ring.parity);
     uint4 w[kFragments];
@@ -231,6 +242,8 @@ struct Multiplier {
   }
 };
 
+// All pieces of a warp that multiplies. With SPLIT_K the blocks of the cluster add up their sums. Else those
+// of a piece without the first columns of its tile go to the worker that has these, which stores the results.
 __device__ __forceinline__ void multiply_all(const Work& work, const Block& block, const PackedWeight& weight,
                                              const Partials& partials, Results results, int groups) {
   Multiplier multiplier(block, weight, groups);
@@ -271,6 +284,7 @@ __device__ __forceinline__ void init_barriers(const Block& block) {
   if constexpr (SPLIT_K > 1) Split{block}.expect();
 }
 
+// All barriers are initialised, in all blocks of the cluster.
 __device__ __forceinline__ void meet() {
   if constexpr (kBlocks > 1) {
     barrier_cluster_arrive_relaxed();

@@ -1,5 +1,11 @@
 // What stands where in the shared memory of a block of prefill.cu; autotune/kernels/prefill.py mirrors the
-// constants.
+// constants. In this order:
+//
+//   STAGES times: x, TILE_M tokens of 64 columns; words, kRowBlocks blocks of 64 rows and 64 columns
+//   WARPGROUPS times: two buffers, in which results are transposed
+//   barriers: full and empty of each stage, and two more with SPLIT_K
+//
+// With SPLIT_K, sums of the other blocks come to where the ring was (prefill/split.cuh).
 #pragma once
 
 #include "common/layout.cuh"
@@ -8,17 +14,16 @@
 
 namespace {
 
-constexpr int kFragments = FRAGMENTS;
-constexpr int kOctets = TILE_M / 8;
+constexpr int kFragments = FRAGMENTS;                // of 64 rows, of a warpgroup
+constexpr int kOctets = TILE_M / 8;                  // of tokens
 constexpr int kWarps = WARPGROUPS * 4;               // that multiply
-constexpr int kThreads = WARPGROUPS * 128 + 128;     // a warpgroup more, one thread of which copies
-constexpr int kRowBlocks = WARPGROUPS * kFragments;  // of 64 rows
+constexpr int kThreads = WARPGROUPS * 128 + 128;     // one warpgroup more, of which one thread copies
+constexpr int kRowBlocks = WARPGROUPS * kFragments;  // of 64 rows, of the block
 constexpr int kBlocks = CLUSTER * SPLIT_K;           // of a cluster
 constexpr int kXBytes = TILE_M * 128;                // a unit of 64 columns
 constexpr int kWordBytes = kRowBlocks * 2048;
 constexpr int kStageBytes = kXBytes + kWordBytes;
-// Octets of tokens whose results a warpgroup turns around at once, and the buffer for them, of which it has
-// two.
+// Octets of tokens whose results a warpgroup transposes at once, and the buffer for them; it has two.
 constexpr int kTurnedOctets = 4 / kFragments;
 constexpr int kTurnedBytes = 4096;
 constexpr int kTurnedAt = STAGES * kStageBytes;
@@ -39,15 +44,15 @@ struct Block {
   __device__ __forceinline__ u32 turned(int warpgroup, u32 turn) const {
     return base + kTurnedAt + (2 * warpgroup + turn % 2) * kTurnedBytes;
   }
-  // A stage has come, a stage has been read by the blocks of the cluster.
+  // Barriers of a stage: it has come; the warps of all blocks that this one copies to have read it.
   __device__ __forceinline__ u32 full(int stage) const { return base + kBarrierAt + stage * 16; }
   __device__ __forceinline__ u32 empty(int stage) const { return full(stage) + 8; }
-  // SPLIT_K: all blocks have multiplied, sums have come.
+  // Barriers of SPLIT_K: all blocks have multiplied; the sums of the others have come.
   __device__ __forceinline__ u32 met() const { return full(STAGES); }
   __device__ __forceinline__ u32 sent() const { return empty(STAGES); }
 };
 
-// Stages in a ring, and the parity of the turn.
+// Where a thread or warp is in the ring: the stage, and the parity of its barriers' phase.
 struct Ring {
   int stage = 0;
   u32 parity = 0;

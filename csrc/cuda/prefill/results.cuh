@@ -1,5 +1,5 @@
-// How the sums of prefill.cu leave: those of a share of a tile's columns to the worker that owns the tile, by
-// way of the workspace, in fp32; those of a tile as results.
+// Where the sums of prefill.cu go: those of a worker that does not own the tile to the one that does, in
+// fp32, by way of the workspace; those of a whole tile to out, with the bias, rounded to 16 bits.
 #pragma once
 
 #include "prefill/work.cuh"
@@ -33,8 +33,9 @@ __device__ __forceinline__ void add_quad(float (&to)[4], float4 v) {
   to[0] += v.x, to[1] += v.y, to[2] += v.z, to[3] += v.w;
 }
 
-// The workspace: a counter for each multiplying warp, zero between launches, then the sums of each worker's
-// share.
+// The workspace: a flag for each warp that multiplies, zero between launches, and one tile of sums for each
+// block. That is enough, because only a worker's first piece of the row can be of a tile that it does not
+// own. Sums stay as lanes have them: the same warp of the owner adds them, so no other order is needed.
 struct Partials {
   u32* counters;
   float4* sums;
@@ -77,7 +78,7 @@ struct Partials {
         for (int i = 0; i < kAtOnce; ++i) add_quad(to[f][octet + i], v[i]);
       }
   }
-  // Those of all who have a share of the tile behind this worker's.
+  // Adds the sums of all higher workers that have columns of the tile, in their order.
   __device__ __forceinline__ void add_all(const Work& work, const Piece& piece,
                                           Sums (&to)[kFragments]) const {
 #pragma unroll 1
@@ -96,8 +97,9 @@ struct Results {
     return bias != nullptr && row < n ? Type::to_float(bias[row]) : 0.f;
   }
 
-  // Results of some octets of tokens in shared memory, row by row of out. Chunks of 16 bytes are shuffled, so
-  // that neither side meets a bank twice.
+  // A lane's sums are of few tokens and rows each; out wants whole lines of a token. So a warpgroup
+  // transposes some octets of tokens through shared memory, [token][rows of the warpgroup]. Chunks of 16
+  // bytes are swizzled, so that neither side meets a bank twice.
   static constexpr int kRowBytes = kFragments * 128;
   __device__ __forceinline__ static u32 at(u32 buffer, int token, int chunk) {
     return buffer + token * kRowBytes + (chunk ^ token % 8) * 16;
@@ -130,7 +132,7 @@ struct Results {
                      ld_shared_v4(at(buffer, token, chunk)));
     }
   }
-  // Those of the octets from `begin` to `end`.
+  // Results of the octets from `begin` to `end`.
   __device__ __forceinline__ void store(const Block& block, const Sums (&sums)[kFragments], int row0,
                                         int token0, int begin = 0, int end = kOctets) {
     const int warpgroup = threadIdx.x / 128;

@@ -1,5 +1,6 @@
-// How the blocks of a cluster that share the columns of a tile add up their sums: each owns some octets of
-// tokens, and the others send it theirs, to where the ring was.
+// How the SPLIT_K blocks of a cluster, which have a slice of the columns of one tile each, add up their sums:
+// each block owns some octets of tokens, and the others send it theirs of these, to where its ring was. A
+// cluster has one tile, so its barriers are used once.
 #pragma once
 
 #include "prefill/results.cuh"
@@ -18,7 +19,7 @@ struct Split {
   // The last blocks may own fewer octets, or none.
   __device__ __forceinline__ int begin() const { return min(kOctets, rank * kOwnOctets); }
   __device__ __forceinline__ int end() const { return min(kOctets, (rank + 1) * kOwnOctets); }
-  // Where a block finds what another sent of its octet.
+  // Where the block `owner` finds what the block `from` sent it of an octet.
   __device__ __forceinline__ u32 at(int from, int owner, int f, int octet) const {
     const int sender = from < owner ? from : from - 1, warp = static_cast<int>(threadIdx.x) / 32;
     return block.base + sender * kOwnBytes +
@@ -32,7 +33,7 @@ struct Split {
     mbarrier_arrive_expect_tx(block.sent(),
                               (SPLIT_K - 1) * (end() - begin()) * kWarps * kFragments * kOctetBytes);
   }
-  // No block's ring is read any more.
+  // After this no ring of the cluster is read any more.
   __device__ __forceinline__ void meet() const {
     __syncwarp();
     if (lane() < SPLIT_K) mbarrier_arrive_cluster(mapa(block.met(), lane()));
@@ -51,7 +52,7 @@ struct Split {
       }
     }
   }
-  // Sums of the block's own octets are those of all blocks, added in the blocks' order.
+  // Makes the sums of the block's own octets those of all blocks, added in the order of their ranks.
   __device__ __forceinline__ void add(Sums (&sums)[kFragments]) const {
     mbarrier_wait(block.sent(), 0);
 #pragma unroll

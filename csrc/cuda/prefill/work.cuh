@@ -1,37 +1,43 @@
-// Which tiles, and which columns of them, a worker of prefill.cu multiplies: all columns of whole waves of
-// tiles, and of the tiles that would be left for a last wave of few an equal share of the columns of all.
+// Which tiles, and which columns of them, a worker of prefill.cu multiplies.
 //
-// Workers have their shares in a row, so that a tile's columns belong to one worker or to some that follow
-// each other. The one with the first columns owns the tile: the others leave their sums to it.
+// A wave is a tile for each worker. Tiles of full waves belong to one worker each. With STREAM_K, the tiles
+// that would be left for a last wave of few are shared, and so are those of the wave before it, if there is
+// one, lest shares be small: all columns of these tiles are put in a row, and each worker has an equal part
+// of the row. The worker with the first columns of a tile owns it, and the others leave their sums to it.
+// With 3 workers, 4 tiles and 12 groups of columns:
+//
+//   worker 0    all of tile 0, and groups 0 to 3 of tile 1              owns tiles 0 and 1
+//   worker 1    groups 4 to 11 of tile 1, and groups 0 to 7 of tile 2   owns tile 2
+//   worker 2    groups 8 to 11 of tile 2, and all of tile 3             owns tile 3
 #pragma once
 
 #include "prefill/block.cuh"
 
 namespace {
 
-// Columns are shared out by groups, at least 64 of them.
+// Columns are shared out in parts of so many units: a group, and at least 64 columns.
 constexpr int kShareUnits = GROUP == 128 ? 2 : 1;
-// A share of a tile of fewer than so many groups costs more than it spares.
+// Fewer parts of a tile than this cost more than they spare, so that such a border moves to the tile's own.
 constexpr int kLeastShare = 4;
-// Tiles of so many tokens follow each other before those of other rows, which reads the least of both in a
-// wave: a tile's tokens are eight times the bytes of its rows.
+// So many tiles of the same rows follow each other before those of the next rows. That reads the least in a
+// wave: the tokens of a tile have eight times the bytes of its rows.
 constexpr int kTokenTiles = 4;
 
-// Units of 64 columns of a tile, and who owns the tile's sums.
+// Some units of 64 columns of one tile, `begin` up to `end`. Whoever begins at 0 owns the tile.
 struct Piece {
   int row_block;  // the first 64 rows
   int token;
   int begin, end;
-  int stream_end;  // of a tile that is shared: where it ends among the columns of all; else 0
+  int stream_end;  // of a tile that may be shared: where it ends in the row of all parts; else 0
 };
 
 struct Work {
   int worker, workers;
-  int row_tiles, token_tiles, units, shares;  // shares: of a tile
-  int whole, left;                            // tiles of whole waves, tiles that are shared
+  int row_tiles, token_tiles, units, shares;  // shares: parts of a tile's columns
+  int whole, left;                            // tiles of one worker each, tiles that are shared
 
   __device__ __forceinline__ Work(int tokens, const PackedWeight& weight) {
-    // Those who wait for others' sums come after them.
+    // Sums come from higher workers, which therefore are the blocks that start first.
     workers = gridDim.x / kBlocks, worker = workers - 1 - static_cast<int>(blockIdx.x) / kBlocks;
     row_tiles = (weight.n64 + kRowBlocks * CLUSTER - 1) / (kRowBlocks * CLUSTER);
     token_tiles = (tokens + TILE_M - 1) / TILE_M;
@@ -41,7 +47,7 @@ struct Work {
     whole = tiles - left;
   }
 
-  // Where the worker's columns begin among those of all tiles that are shared.
+  // Where the columns of worker `of` begin in the row of all parts.
   __device__ __forceinline__ int share(int of) const {
     const int at = left * shares * of / workers;
     const int past = at % shares;
@@ -57,7 +63,7 @@ struct Work {
   }
 };
 
-// The pieces of a worker, one after the other.
+// The pieces of a worker, one after the other: its own tiles, then its part of the row.
 struct Pieces {
   const Work& work;
   int tile, at, to;
