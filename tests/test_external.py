@@ -133,6 +133,12 @@ def test_nobody_sees_it_who_did_not_name_it():
     assert registry.default_config(problem, DEVICE).family == "cpu"
     assert registry.families_of(DEVICE, ("repeating",)) == [repeating]
     assert registry.default_config(problem, DEVICE, ("repeating",)) == Config.of("repeating", repeats=20)
+    # Nobody knows how long it takes, but who names a kernel wants it to run.
+    assert registry.default_config(problem, DEVICE, ("cpu", "repeating")).family == "repeating"
+    assert {config.family for config in registry.space(problem, DEVICE, ("cpu", "repeating"))} == {
+        "cpu",
+        "repeating",
+    }
     with KernelExecutor(cpu_device(), f"{HERE}/external_kernels.py:repeating") as executor:
         assert executor.environment.sources == {"repeating": repeating.source_hash()}
 

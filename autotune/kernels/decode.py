@@ -61,8 +61,7 @@ _SHAPES = (
 
 # What a call takes, in microseconds: itself; slices that meet; each wave of blocks; a warp for a unit of 128
 # columns, however few others there are; a multiprocessor for the 16 rows of a unit, and the share more of it
-# for each further token; and a KiB of x. Least squares over the records of Llama-7B on an H200 and an
-# H100.
+# for each further token; and a KiB of x. Least squares over the records of Llama-7B on an H200 and an H100.
 _CALL_US = 2.7
 _SLICES_US = 0.29
 _WAVE_US = 0.38

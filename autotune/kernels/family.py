@@ -86,7 +86,7 @@ class Family(Protocol):
         """Why the config is not in the problem's space on the device, or None when it is."""
 
     def space(self, problem: Problem, device: Device) -> list[Config]:
-        """Every valid config, simplest first; empty when the family cannot do the problem."""
+        """The valid configs worth timing, simplest first; empty when the family cannot do the problem."""
 
     def default(self, problem: Problem, device: Device) -> Config | None:
         """The valid config of the lowest estimate among those that the family considers; None without any."""
