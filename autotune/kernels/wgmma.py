@@ -49,8 +49,8 @@ _TUNABLES = tuple(_ALLOWED)
 _LARGEST_TILE = _ALLOWED["tile_m"][-1]
 
 # By the largest tile_m: fragments, warpgroups_n, warpgroups_k, and the blocks for which a multiprocessor's
-# registers must suffice. In sweeps of the Llama-7B layers on an H200 more warpgroups, and x fetched by two blocks for each
-# other, never won.
+# registers must suffice. In sweeps of the Llama-7B layers on an H200 more warpgroups, and x fetched by two
+# blocks for each other, never won.
 _SHAPES = {
     8: {(2, 1, 1): 3, (1, 1, 2): 3, (1, 1, 3): 2, (1, 3, 1): 2, (1, 1, 1): 5},
     16: {(2, 1, 1): 3, (1, 1, 2): 3, (1, 1, 3): 2, (1, 3, 1): 2, (1, 1, 1): 5},
