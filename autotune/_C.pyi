@@ -18,6 +18,7 @@ def cpu_matmul(
     out: int,
     split_k: int,
     tile_n: int,
+    unpack_m: int,
     threads: int,
     /,
 ) -> None: ...

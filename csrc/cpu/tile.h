@@ -14,33 +14,49 @@ enum class Dtype : int { kFp16 = 0, kBf16 = 1, kFp32 = 2 };
 
 static constexpr int64_t width_of(Dtype dtype) { return dtype == Dtype::kFp32 ? 4 : 2; }
 
-// `blocks` blocks of rows times `tokens` tokens over the groups [group_begin, group_end). Pointers to the
-// weight stand at the first block; x, sums and out at the first token.
+// Columns of k that are unpacked at once, and the most blocks: 16 KiB of fp32 a block, for the first cache.
+constexpr int64_t kPanelColumns = 256;
+constexpr int kPanelBlocks = 2;
+
+// `blocks` blocks of rows times `tokens` tokens over the columns [begin, end) of k. Pointers to the weight
+// stand at the first block and column 0; x, sums and out at the first token.
 struct Tile {
   const int32_t* qweight;
+  const uint32_t*
+      panel;  // the columns of qweight as made by `unpack`, [blocks][end - begin]; null to read that
   const uint8_t* scales;
   const uint8_t* zeros;  // null when every zero is 8
   Dtype dtype;
   int64_t group_size;
-  int64_t groups;
-  int64_t group_begin;
-  int64_t group_end;
+  int64_t k;
+  int64_t begin;  // a multiple of 8, as is end
+  int64_t end;
   const uint32_t* x;  // [tokens][x_stride] words, as made by `convert`
   int64_t x_stride;
   const float* sums;  // [tokens][groups] sums of x over each group
   float* out;         // [tokens][out_stride]
   int64_t out_stride;
+  bool add;  // to what is in out
+};
+
+// The sizes of tiles that an instruction set is fastest with.
+struct Sizes {
+  int max_tokens;  // at once
+  int blocks;      // 1, 2 or 4
 };
 
 // What an instruction set provides. No function throws, allocates or reads beyond its arguments.
 struct Kernels {
   // Words per 8 values of a converted x: 8 floats, or 4 pairs of bf16.
   int words;
-  int max_tokens;
+  Sizes packed, unpacked;
   // A token's k values of x to words, and their sum over each group.
   void (*convert)(const void* x, Dtype dtype, int64_t k, int64_t group_size, uint32_t* words, float* sums);
-  // A tile of 1, 2 or 4 blocks and 1 to max_tokens tokens.
+  // A tile of at most so many tokens and blocks (1, 2 or 4) as `packed` says, or `unpacked` if it has a
+  // panel.
   void (*tile)(const Tile& tile, int blocks, int tokens);
+  // The columns of a tile's first block to a panel: 16 `words` for each 8 columns.
+  void (*unpack)(const Tile& tile, uint32_t* panel);
   // out[i] = the sum over `parts` (apart by part_stride) of in[i], in order, plus bias[i] if there is one;
   // count is a multiple of 8.
   void (*finish)(const float* in, int parts, int64_t part_stride, const void* bias, Dtype dtype,
