@@ -7,7 +7,6 @@ the first cache once, or 0 to dequantise it in registers, anew for every few tok
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from autotune import _C
@@ -33,8 +32,6 @@ _SPLIT_TOKENS = 64
 """Most tokens for which split_k pays: above, its sums move more memory than it balances."""
 _UNPACK_TOKENS = 16
 """Fewest tokens for which it may pay to dequantise into the cache; with AVX2 it does from 24 on."""
-_MANY_TOKENS = 256
-"""Tokens from which on it certainly pays."""
 _DEFAULT_UNPACK_TOKENS = 32
 _BUSY_TASKS = 2
 """Tasks for each thread from which on more parts of k add work and balance nothing."""
@@ -49,15 +46,14 @@ _DEFAULT_SHAPES = ((64, 1), (32, 1), (64, 2), (32, 2), (32, 4), (32, 8), (16, 8)
 """(tile_n, split_k), fastest first as long as they give every thread enough tasks."""
 
 
-@dataclass(frozen=True, slots=True)
 class CpuPlan:
     """One config of one layer. Scratch memory belongs to the C++ side, so there is no workspace."""
 
-    layer: Layer
-    split_k: int
-    tile_n: int
-    unpack_m: int
-    threads: int
+    def __init__(self, config: Config, layer: Layer) -> None:
+        self.layer = layer
+        tunables = (config["split_k"], config["tile_n"], config["unpack_m"], config["threads"])
+        sizes = (layer.n, layer.k, layer.group_size, _DTYPE_CODES[layer.dtype])
+        self._numbers = (*sizes, *tunables)
 
     def workspace_bytes(self, m: int) -> int:  # noqa: ARG002
         """Always 0."""
@@ -76,32 +72,20 @@ class CpuPlan:
         Raises:
             LayerError: a tensor's shape, dtype, device or strides are not the layer's.
         """
-        layer = self.layer
-        if weight.kind != "cpu" or (weight.layer is not layer and weight.layer != layer):
+        layer, m = self.layer, x.shape[0]
+        if weight.kind != "cpu" or weight.layer != layer:
             raise LayerError(f"the weight is packed for {weight.kind}, {weight.layer}; expected cpu, {layer}")
-        m = x.shape[0]
         dtype = weight.scales.dtype
         _expect("x", x, (m, layer.k), dtype)
         _expect("out", out, (m, layer.n), dtype)
         if bias is not None:
             _expect("bias", bias, (layer.n,), dtype)
-        _C.cpu_matmul(
-            m,
-            layer.n,
-            layer.k,
-            layer.group_size,
-            _DTYPE_CODES[layer.dtype],
-            x.data_ptr(),
-            weight.qweight.data_ptr(),
-            weight.scales.data_ptr(),
-            0 if weight.zeros is None else weight.zeros.data_ptr(),
-            0 if bias is None else bias.data_ptr(),
-            out.data_ptr(),
-            self.split_k,
-            self.tile_n,
-            self.unpack_m,
-            self.threads,
-        )
+        tensors = (x, weight.qweight, weight.scales, weight.zeros, bias, out)
+        self.launch(m, *(0 if tensor is None else tensor.data_ptr() for tensor in tensors))
+
+    def launch(self, m: int, x: int, qweight: int, scales: int, zeros: int, bias: int, out: int) -> None:
+        """The same of addresses, 0 of zeros or a bias that is not there, and without the checks."""
+        _C.cpu_matmul(*self._numbers, m, x, qweight, scales, zeros, bias, out)
 
 
 class CpuFamily:
@@ -163,7 +147,7 @@ class CpuFamily:
 
     def plan(self, config: Config, layer: Layer, device: Device, cubin: bytes | None) -> CpuPlan:  # noqa: ARG002
         """Make the config ready for the layer."""
-        return CpuPlan(layer, config["split_k"], config["tile_n"], config["unpack_m"], config["threads"])
+        return CpuPlan(config, layer)
 
 
 def _config(tile_n: int, split_k: int, unpack_m: int, threads: int) -> Config:
@@ -215,8 +199,6 @@ def _reject_unpack(unpack_m: int, split_k: int, problem: Problem) -> str | None:
         return f"unpack_m={unpack_m} is for many tokens, split_k={split_k} for few"
     if unpack_m and problem.m < _UNPACK_TOKENS:
         return f"unpack_m={unpack_m} unpacks more than it saves below m={_UNPACK_TOKENS}"
-    if not unpack_m and problem.m > _MANY_TOKENS:
-        return f"unpack_m=0 unpacks each weight too often above m={_MANY_TOKENS}"
     return None
 
 
@@ -236,12 +218,8 @@ def _reject_tasks(split_k: int, tile_n: int, threads: int, problem: Problem, dev
 
 
 def _expect(name: str, tensor: torch.Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> None:
-    if (
-        tensor.shape != shape
-        or tensor.dtype != dtype
-        or not tensor.is_contiguous()
-        or tensor.device.type != "cpu"
-    ):
+    # Of the ways to ask for the same these are the quickest, and every call of a model asks.
+    if tensor.shape != shape or tensor.dtype is not dtype or not tensor.is_contiguous() or not tensor.is_cpu:
         found = f"{tensor.dtype} {list(tensor.shape)} on {tensor.device}, strides {tensor.stride()}"
         raise LayerError(f"{name} is {found}; expected contiguous {dtype} {list(shape)} on the CPU")
 
