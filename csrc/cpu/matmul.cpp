@@ -21,13 +21,19 @@ constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 class Chunk {
  public:
   Chunk(const Matmul& call, const Kernels& kernels, Pool& pool)
-      : call_(call), kernels_(kernels), pool_(pool), groups_(call.k / call.group_size) {
+      : call_(call),
+        kernels_(kernels),
+        method_(call.unpack_m > 0 ? kernels.unpacked
+                : call.m == 1     ? kernels.single
+                                  : kernels.packed),
+        pool_(pool),
+        groups_(call.k / call.group_size) {
     const int64_t tokens = std::min(call.m, most_tokens());
     blocks_ = ceil_div(call.n, kBlockRows);
     tiles_ = ceil_div(blocks_ * kBlockRows, call.tile_n);
     // The odd cache line keeps the tokens of one k out of the same cache set.
-    x_stride_ = ceil_div(call.k / kWordWeights * kernels.words, 16) * 16 + 16;
-    const int64_t sums = ceil_div(tokens * groups_, 16) * 16;
+    x_stride_ = ceil_div(call.k / kWordWeights * method_.words, 16) * 16 + 16;
+    const int64_t sums = ceil_div(tokens * groups_ * method_.sums, 16) * 16;
     const int64_t parts = call.split_k > 1 ? call.split_k * tiles_ * tokens * call.tile_n : 0;
     float* scratch = pool.scratch(tokens * x_stride_ + sums + parts);
     x_ = reinterpret_cast<uint32_t*>(scratch);
@@ -58,8 +64,8 @@ class Chunk {
  private:
   void convert(int64_t token) {
     const auto* x = static_cast<const uint8_t*>(call_.x) + (first_ + token) * call_.k * width_of(call_.dtype);
-    kernels_.convert(x, call_.dtype, call_.k, call_.group_size, x_ + token * x_stride_,
-                     sums_ + token * groups_);
+    method_.convert(x, call_.dtype, call_.k, call_.group_size, x_ + token * x_stride_,
+                    sums_ + token * groups_ * method_.sums);
   }
 
   // Of the thread, so that they stay in its cache from task to task.
@@ -76,8 +82,7 @@ class Chunk {
     const int64_t end = groups_ * (part + 1) / call_.split_k * call_.group_size;
     const int64_t first = tile * call_.tile_n / kBlockRows;
     const int64_t last = std::min((tile + 1) * call_.tile_n / kBlockRows, blocks_);
-    if (call_.unpack_m == 0)
-      return multiply_blocks(first, last, tile_of(begin, end, first, out), kernels_.packed);
+    if (call_.unpack_m == 0) return multiply_blocks(first, last, tile_of(begin, end, first, out));
     alignas(64) uint32_t panel[kPanelBlocks * kBlockRows * kPanelColumns];
     const int64_t words = (end - begin) / kWordWeights;
     const int64_t panels = ceil_div(end - begin, kPanelColumns);
@@ -86,30 +91,30 @@ class Chunk {
       Tile columns = tile_of(column, begin + words * (i + 1) / panels * kWordWeights, first, out);
       columns.panel = panel;
       columns.add = i > 0;
-      for (int64_t block = first; block < last; block += kernels_.unpacked.blocks) {
-        const int64_t next = std::min(block + kernels_.unpacked.blocks, last);
+      for (int64_t block = first; block < last; block += method_.blocks) {
+        const int64_t next = std::min(block + method_.blocks, last);
         unpack(block, next, columns, panel);
-        multiply_blocks(block, next, columns, kernels_.unpacked);
+        multiply_blocks(block, next, columns);
       }
     }
   }
 
   void unpack(int64_t block, int64_t last, const Tile& columns, uint32_t* panel) {
-    const int64_t words = (columns.end - columns.begin) / kWordWeights * kernels_.words * kBlockRows;
+    const int64_t words = (columns.end - columns.begin) / kWordWeights * method_.words * kBlockRows;
     for (; block < last; ++block, panel += words) kernels_.unpack(at(block, columns), panel);
   }
 
-  void multiply_blocks(int64_t block, int64_t last, const Tile& columns, const Sizes& sizes) {
-    const int64_t count = ceil_div(tokens_, sizes.max_tokens);
-    for (int blocks = sizes.blocks; blocks >= 1; blocks /= 2) {
+  void multiply_blocks(int64_t block, int64_t last, const Tile& columns) {
+    const int64_t count = ceil_div(tokens_, method_.max_tokens);
+    for (int blocks = method_.blocks; blocks >= 1; blocks /= 2) {
       for (; block + blocks <= last; block += blocks) {
         Tile tile = at(block, columns);
         for (int64_t i = 0; i < count; ++i) {
           // Token blocks of nearly equal size: 9 tokens are 5 and 4, not 8 and 1.
           const int64_t size = tokens_ * (i + 1) / count - tokens_ * i / count;
-          kernels_.tile(tile, blocks, static_cast<int>(size));
+          method_.tile(tile, blocks, static_cast<int>(size));
           tile.x += size * tile.x_stride;
-          tile.sums += size * groups_;
+          tile.sums += size * groups_ * method_.sums;
           tile.out += size * tile.out_stride;
         }
       }
@@ -161,10 +166,11 @@ class Chunk {
 
   const Matmul& call_;
   const Kernels& kernels_;
+  const Method& method_;
   Pool& pool_;
   int64_t groups_, blocks_, tiles_, x_stride_;
   uint32_t* x_;   // [tokens][x_stride]
-  float* sums_;   // [tokens][groups]
+  float* sums_;   // [tokens][groups][method's sums]
   float* parts_;  // [split_k][tiles][tokens][tile_n]
   int64_t first_ = 0, tokens_ = 0;
 };

@@ -5,9 +5,9 @@
 namespace autotune::cpu {
 
 // out[m, n] = x[m, k] @ w[n, k].T + bias[n] with the weight in the packed layout of
-// autotune/packing/cpu_layout.py. zeros and bias may be null. The bits of out depend on the instruction set
-// and split_k, with groups beyond kPanelColumns also on whether weights are unpacked, and on no other tunable
-// nor on how the threads are scheduled.
+// autotune/packing/cpu_layout.py. zeros and bias may be null. The bits of out depend on the instruction set,
+// split_k, whether weights are unpacked, and whether there is one token; on no other tunable, nor on how the
+// threads are scheduled.
 struct Matmul {
   int64_t m, n, k, group_size;
   Dtype dtype;

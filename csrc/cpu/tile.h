@@ -31,31 +31,32 @@ struct Tile {
   int64_t k;
   int64_t begin;  // a multiple of 8, as is end
   int64_t end;
-  const uint32_t* x;  // [tokens][x_stride] words, as made by `convert`
+  const uint32_t* x;  // [tokens][x_stride] words, as made by the method's `convert`
   int64_t x_stride;
-  const float* sums;  // [tokens][groups] sums of x over each group
+  const float* sums;  // [tokens][groups] of the same
   float* out;         // [tokens][out_stride]
   int64_t out_stride;
   bool add;  // to what is in out
 };
 
-// The sizes of tiles that an instruction set is fastest with.
-struct Sizes {
-  int max_tokens;  // at once
-  int blocks;      // 1, 2 or 4
+// One way to multiply. x is converted for it. No function throws, allocates or reads beyond its arguments.
+struct Method {
+  int words;       // 32-bit words for 8 values of a converted x
+  int sums;        // floats for a group of it
+  int max_tokens;  // of a tile
+  int blocks;      // of a tile, 1, 2 or 4
+  // A token's k values of x to words, and what the tile needs to know of each group.
+  void (*convert)(const void* x, Dtype dtype, int64_t k, int64_t group_size, uint32_t* words, float* sums);
+  // A tile of at most so many tokens and blocks, 1, 2 or 4.
+  void (*tile)(const Tile& tile, int blocks, int tokens);
 };
 
-// What an instruction set provides. No function throws, allocates or reads beyond its arguments.
+// What an instruction set provides.
 struct Kernels {
-  // Words per 8 values of a converted x: 8 floats, or 4 pairs of bf16.
-  int words;
-  Sizes packed, unpacked;
-  // A token's k values of x to words, and their sum over each group.
-  void (*convert)(const void* x, Dtype dtype, int64_t k, int64_t group_size, uint32_t* words, float* sums);
-  // A tile of at most so many tokens and blocks (1, 2 or 4) as `packed` says, or `unpacked` if it has a
-  // panel.
-  void (*tile)(const Tile& tile, int blocks, int tokens);
-  // The columns of a tile's first block to a panel: 16 `words` for each 8 columns.
+  Method single;    // whole groups of weights as they are packed, times one token
+  Method packed;    // the same times a few
+  Method unpacked;  // columns of a panel, whose words are those of x for each row
+  // The columns of a tile's first block to a panel: 16 words for each of those of x.
   void (*unpack)(const Tile& tile, uint32_t* panel);
   // out[i] = the sum over `parts` (apart by part_stride) of in[i], in order, plus bias[i] if there is one;
   // count is a multiple of 8.

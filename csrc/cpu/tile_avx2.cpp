@@ -1,6 +1,6 @@
 // AVX2 with FMA and F16C: 8 rows of a block per vector.
 #if defined(__x86_64__)
-#include "cpu/tile_x86.h"
+#include "cpu/digits_avx2.h"
 
 namespace autotune::cpu {
 namespace {
@@ -8,8 +8,8 @@ namespace {
 struct Avx2 : X86 {
   using Vec = __m256;
   using Words = __m256i;
-  static constexpr int kLanes = 8, kWords = 8, kPrefetchWords = 512;
-  static constexpr Sizes kPacked = {4, 4}, kUnpacked = {6, 1};
+  static constexpr int kLanes = 8, kWords = 8, kPrefetchWords = 1024;
+  static constexpr int kPackedTokens = 4, kUnpackedTokens = 6, kUnpackedBlocks = 1;
 
   // Blocks at once: enough sums to hide the latency of a multiply-add, few enough for the registers.
   static constexpr int blocks(int tokens) { return tokens > 2 ? 1 : 4 / tokens; }
@@ -38,7 +38,7 @@ struct Avx2 : X86 {
 
 }  // namespace
 
-const Kernels kAvx2 = kernels_of<Avx2>();
+const Kernels kAvx2 = with_digits<Avx2>();
 
 }  // namespace autotune::cpu
 #endif

@@ -10,7 +10,7 @@ struct Avx512Base : X86 {
   using Vec = __m512;
   using Words = __m512i;
   static constexpr int kLanes = 16, kPrefetchWords = 512;
-  static constexpr Sizes kPacked = {8, 4}, kUnpacked = {12, 2};
+  static constexpr int kPackedTokens = 8, kUnpackedTokens = 12, kUnpackedBlocks = 2;
 
   static Words load_words(const int32_t* source) { return _mm512_loadu_si512(source); }
   static Vec load_scales(const uint8_t* source, Dtype dtype) {

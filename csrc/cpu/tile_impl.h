@@ -2,7 +2,6 @@
 // linkage: code compiled for one instruction set must never be merged with code compiled for another.
 #pragma once
 
-#include <algorithm>
 #include <cstring>
 
 #include "cpu/tile.h"
@@ -11,6 +10,8 @@
 
 namespace autotune::cpu {
 namespace {
+
+inline int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 
 inline float bits_to_float(uint32_t bits) {
   float value;
@@ -73,7 +74,7 @@ template <class Isa>
 void unpack(const Tile& t, uint32_t* panel) {
   for (int64_t column = t.begin; column < t.end;) {
     const int64_t group = column / t.group_size;
-    const int64_t stop = std::min((group + 1) * t.group_size, t.end);
+    const int64_t stop = least((group + 1) * t.group_size, t.end);
     for (int lane = 0; lane < kBlockRows; lane += Isa::kLanes) {
       const int64_t at = group * kBlockRows + lane;
       [[maybe_unused]] const auto scale = Isa::load_scales(t.scales + at * width_of(t.dtype), t.dtype);
@@ -210,7 +211,7 @@ void tile(const Tile& t) {
   for (int64_t column = t.begin; column < t.end;) {
     const int64_t group = column / t.group_size;
     const int64_t group_end = (group + 1) * t.group_size;
-    const int64_t stop = Weights::kIsScaled ? t.end : std::min(group_end, t.end);
+    const int64_t stop = Weights::kIsScaled ? t.end : least(group_end, t.end);
     Vec acc[Tokens][kVecs] = {};
     Weights weights(t, column);
     const uint32_t* x = t.x + column / kWordWeights * Isa::kWords;
@@ -250,7 +251,7 @@ void split_tile(const Tile& t) {
   }
 }
 
-template <class Isa, int Tokens = Isa::kPacked.max_tokens>
+template <class Isa, int Tokens = Isa::kPackedTokens>
 void packed_tile(const Tile& t, int blocks, int tokens) {
   if constexpr (Tokens > 1) {
     if (tokens < Tokens) return packed_tile<Isa, Tokens - 1>(t, blocks, tokens);
@@ -260,20 +261,15 @@ void packed_tile(const Tile& t, int blocks, int tokens) {
   split_tile<Isa, 1, Tokens>(t);
 }
 
-template <class Isa, int Tokens = Isa::kUnpacked.max_tokens>
+template <class Isa, int Tokens = Isa::kUnpackedTokens>
 void unpacked_tile(const Tile& t, int blocks, int tokens) {
   if constexpr (Tokens > 1) {
     if (tokens < Tokens) return unpacked_tile<Isa, Tokens - 1>(t, blocks, tokens);
   }
-  if constexpr (Isa::kUnpacked.blocks == 2) {
+  if constexpr (Isa::kUnpackedBlocks == 2) {
     if (blocks == 2) return tile<Isa, Unpacked, 2, Tokens>(t);
   }
   tile<Isa, Unpacked, 1, Tokens>(t);
-}
-
-template <class Isa>
-void any_tile(const Tile& t, int blocks, int tokens) {
-  t.panel == nullptr ? packed_tile<Isa>(t, blocks, tokens) : unpacked_tile<Isa>(t, blocks, tokens);
 }
 
 template <class Isa>
@@ -298,8 +294,13 @@ void finish(const float* in, int parts, int64_t part_stride, const void* bias, D
 
 template <class Isa>
 constexpr Kernels kernels_of() {
-  static_assert(Isa::kUnpacked.blocks <= kPanelBlocks);
-  return {Isa::kWords, Isa::kPacked, Isa::kUnpacked, convert<Isa>, any_tile<Isa>, unpack<Isa>, finish<Isa>};
+  static_assert(Isa::kUnpackedBlocks <= kPanelBlocks);
+  constexpr Method packed = {Isa::kWords, 1, Isa::kPackedTokens, 4, convert<Isa>, packed_tile<Isa>};
+  return {packed,
+          packed,
+          {Isa::kWords, 1, Isa::kUnpackedTokens, Isa::kUnpackedBlocks, convert<Isa>, unpacked_tile<Isa>},
+          unpack<Isa>,
+          finish<Isa>};
 }
 
 }  // namespace

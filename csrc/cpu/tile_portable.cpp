@@ -43,7 +43,7 @@ struct Portable {
   typedef float Vec __attribute__((vector_size(16)));
   typedef int32_t Words __attribute__((vector_size(16)));
   static constexpr int kLanes = 4, kWords = 8, kPrefetchWords = 256;
-  static constexpr Sizes kPacked = {2, 4}, kUnpacked = {3, 1};
+  static constexpr int kPackedTokens = 2, kUnpackedTokens = 3, kUnpackedBlocks = 1;
 
   // Blocks at once: enough sums to hide the latency of a multiply-add, few enough for the registers.
   static constexpr int blocks(int tokens) { return tokens == 1 ? 2 : 1; }
