@@ -53,7 +53,7 @@ class _Expected:
     u = 2^-24 (Higham, Accuracy and Stability of Numerical Algorithms, section 4.2). The terms here are
     s (q - 8) x and s (8 - z) x; the longest chain adds a group's values, then two terms per group, then at
     most 8 parts and the bias; scaling and the fp32 reference weights add a few roundings more. Of unpacked
-    weights the terms are s (q - z) x, and the chain adds at most 256 of them, then one sum for as many. With
+    weights the terms are s (q - z) x, and the chain adds at most 384 of them, then one sum for as many. With
     AVX2 one token becomes whole numbers, each off by 1/2, the largest of a group at least 0x7f7f7f / 2.
     """
 
@@ -74,7 +74,7 @@ class _Expected:
         if bias is not None:
             self.exact += bias.double()
             sizes += bias.double().abs()
-        chain = max(layer.group_size + 2 * layer.groups, min(layer.k, 256) + -(-layer.k // 256))
+        chain = max(layer.group_size + 2 * layer.groups, min(layer.k, 384) + -(-layer.k // 192))
         depth = chain + 16
         self.summed = depth * 2.0**-24 / (1 - depth * 2.0**-24) * sizes
 

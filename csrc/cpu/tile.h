@@ -14,8 +14,8 @@ enum class Dtype : int { kFp16 = 0, kBf16 = 1, kFp32 = 2 };
 
 static constexpr int64_t width_of(Dtype dtype) { return dtype == Dtype::kFp32 ? 4 : 2; }
 
-// Columns of k that are unpacked at once, and the most blocks: 16 KiB of fp32 a block, for the first cache.
-constexpr int64_t kPanelColumns = 256;
+// Columns of k that are unpacked at once, and the most blocks: 24 KiB of fp32 a block, for the first cache.
+constexpr int64_t kPanelColumns = 384;
 constexpr int kPanelBlocks = 2;
 
 // `blocks` blocks of rows times `tokens` tokens over the columns [begin, end) of k. Pointers to the weight
