@@ -5,20 +5,21 @@ def cpu_arch() -> str: ...
 def cpu_pin(cpus: Sequence[int]) -> None: ...
 def cpu_source_hash() -> str: ...
 def cpu_matmul(
-    m: int,
     n: int,
     k: int,
     group_size: int,
     dtype: int,
+    split_k: int,
+    tile_n: int,
+    unpack_m: int,
+    threads: int,
+    m: int,
     x: int,
     qweight: int,
     scales: int,
     zeros: int,
     bias: int,
     out: int,
-    split_k: int,
-    tile_n: int,
-    threads: int,
     /,
 ) -> None: ...
 def cuda_devices() -> list[dict[str, Any]]: ...

@@ -1,7 +1,7 @@
-"""The cpu family against what a torch user has: dequantise + torch.matmul, and torch's own int4 kernel.
+"""The cpu family against what a torch user has: dense matmuls, dequantise + matmul, and torch's int4 kernel.
 
     python benchmarks/cpu.py                         4096x4096, group 128, bf16 and fp32, m = 1, 2, 4, 8
-    python benchmarks/cpu.py --n 11008 --m 1,16 --dtype fp16 --json
+    python benchmarks/cpu.py --n 11008 --m 1,256 --dtype fp16 --json
 
 Every contestant is verified against the fp32 reference first. Then all are timed in turn, round by round,
 with the same number of threads; each rotates over copies of its weight that exceed three times the last
@@ -10,9 +10,10 @@ OpenMP spin for milliseconds and would take a core from the next one), and a cal
 is the mean of the calls that then fit in about 2 ms. The table shows medians and, in brackets, the 10th to
 90th percentile of the samples.
 
-`dequantise` starts from one byte per weight, which spares it the unpacking of nibbles that a real int4
-checkpoint needs. `torch int4` is torch._weight_int4pack_mm_for_cpu, measured for bf16 (its other dtypes are
-not vectorised). `tuned` is the fastest config of a short race over the whole space.
+`dense` is torch's linear on the dequantised weight in the layer's dtype, `dense fp32` the same in fp32, with
+x in fp32 already. `dequantise` starts from one byte per weight, which spares it the unpacking of nibbles that
+a real int4 checkpoint needs. `torch int4` is torch._weight_int4pack_mm_for_cpu, measured for bf16 (its other
+dtypes are not vectorised). `tuned` is the fastest config of a short race over the whole space.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ from autotune.device import Device, cpu_device
 from autotune.kernels.cpu import FAMILY
 from autotune.layer import Layer, Problem
 from autotune.packing import QuantizedWeight, reference_matmul
+from autotune.packing import dequantize as weights_of
 
 _SAMPLE_S = 2e-3
 _PAUSE_S = 1e-2
@@ -109,6 +111,14 @@ def dequantise(weight: QuantizedWeight, x: torch.Tensor, device: Device) -> Cont
     return Contestant("dequantise", call, len(copies))
 
 
+def dense(weight: QuantizedWeight, x: torch.Tensor, device: Device, dtype: torch.dtype) -> Contestant:
+    """torch's linear on the weight in `dtype`."""
+    name = "dense fp32" if dtype == torch.float32 else "dense"
+    first, tokens = weights_of(weight).to(dtype), x.to(dtype)
+    copies = [first.clone() for _ in range(_copies(device, first.nbytes))]
+    return Contestant(name, lambda i: torch.nn.functional.linear(tokens, copies[i]), len(copies))
+
+
 def torch_int4(weight: QuantizedWeight, x: torch.Tensor, device: Device) -> Contestant:
     """torch's own kernel, w = (q - 8) * s + t with t = (8 - z) * s."""
     layer = weight.layer
@@ -158,8 +168,11 @@ def measure(operands: Operands, m: int, rounds: int) -> list[Contestant]:
     contestants = [
         ours("default", FAMILY.default(Problem(layer, m), device), operands, x),
         ours("tuned", tuned, operands, x),
+        dense(operands.weight, x, device, torch.float32),
         dequantise(operands.weight, x, device),
     ]
+    if layer.dtype != "fp32":
+        contestants.append(dense(operands.weight, x, device, x.dtype))
     if layer.dtype == "bf16":
         contestants.append(torch_int4(operands.weight, x, device))
     expected = reference_matmul(operands.weight, x)

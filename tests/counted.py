@@ -58,7 +58,7 @@ class Counted:
         return None
 
     def plan(self, config, layer, device, cubin):
-        tile = CPU.plan(Config.of("cpu", tile_n=64, split_k=1, threads=1), layer, device, cubin)
+        tile = CPU.plan(Config.of("cpu", tile_n=64, split_k=1, unpack_m=0, threads=1), layer, device, cubin)
         return Plan(tile, config)
 
 

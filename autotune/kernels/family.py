@@ -51,7 +51,11 @@ class Launch:
 
 
 class Plan(Protocol):
-    """One config made ready for one layer on one device: running it compiles and looks up nothing."""
+    """One config made ready for one layer on one device: running it compiles and looks up nothing.
+
+    A plan of a CPU needs no workspace, and has `launch(m, x, qweight, scales, zeros, bias, out)` too: what
+    `run` does, of addresses, 0 for what is not there, and without its checks.
+    """
 
     def workspace_bytes(self, m: int) -> int:
         """Bytes of workspace that `run` needs for m tokens."""

@@ -6,7 +6,7 @@ call. The op is below autograd: its result never requires grad.
 
 from __future__ import annotations
 
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import torch
 
@@ -25,10 +25,41 @@ _library.define(
     tags=(torch.Tag.pt2_compliant_tag,),
 )
 
+Addresses = tuple[int, int, int, int]
+"""Of qweight, scales, zeros and bias; 0 of what is not there."""
+
 _ALIGNMENT_BYTES = 16
 _INT32 = torch.int32
 _AUTOCAST = (torch._C.DispatchKey.AutocastCPU, torch._C.DispatchKey.AutocastCUDA)
 _AUTOCAST_KEYS = torch._C.DispatchKeySet(_AUTOCAST[0]) | torch._C.DispatchKeySet(_AUTOCAST[1])
+
+
+def _run_cpu(
+    x: torch.Tensor,
+    qweight: torch.Tensor,
+    scales: torch.Tensor,
+    zeros: torch.Tensor | None,
+    bias: torch.Tensor | None,
+    handle: str,
+) -> torch.Tensor:
+    plans = plans_of(handle, -1)
+    addresses = _known(plans, qweight, scales, zeros, bias)
+    if addresses is None:
+        addresses = _check_weight(plans, x.device, qweight, scales, zeros, bias)
+    form = plans.form
+    layer = form.layer
+    shape = x.shape
+    if x.dtype is not form.dtype or not shape or shape[-1] != layer.k:
+        _refuse(x, form)
+    if not x.is_contiguous():
+        x = x.detach().contiguous()
+    out = x.new_empty((*shape[:-1], layer.n))
+    m = x.numel() // layer.k
+    if m:
+        plan: Any = plans.plan(m)
+        # Not `run`, whose checks were made here, and whose views of x and out cost more than some kernels.
+        plan.launch(m, x.data_ptr(), *addresses, out.data_ptr())
+    return out
 
 
 def _run(
@@ -38,11 +69,11 @@ def _run(
     zeros: torch.Tensor | None,
     bias: torch.Tensor | None,
     handle: str,
-    index: int = -1,
+    index: int,
 ) -> torch.Tensor:
-    """The product on the GPU `index`, or on the CPU for -1."""
+    """The product on the GPU `index`."""
     plans = plans_of(handle, index)
-    if not _is_known(plans, qweight, scales, zeros, bias):
+    if _known(plans, qweight, scales, zeros, bias) is None:
         _check_weight(plans, x.device, qweight, scales, zeros, bias)
     form = plans.form
     n, k = form.layer.n, form.layer.k
@@ -82,14 +113,14 @@ def _run_cuda(
         return _run(x, qweight, scales, zeros, bias, handle, index)
 
 
-def _is_known(
+def _known(
     plans: LayerPlans,
     qweight: torch.Tensor,
     scales: torch.Tensor,
     zeros: torch.Tensor | None,
     bias: torch.Tensor | None,
-) -> bool:
-    """Whether the tensors have the form that kernels read, and are where they were when they were checked.
+) -> Addresses | None:
+    """The tensors' addresses if they have the form that kernels read, and are where they were when checked.
 
     An address tells the device too.
     """
@@ -101,7 +132,7 @@ def _is_known(
         0 if bias is None else bias.data_ptr(),
     )
     state = plans.checked.get(addresses)
-    return (
+    known = (
         state is not None
         and qweight.shape == form.qweight
         and scales.shape == form.scales
@@ -116,6 +147,7 @@ def _is_known(
         and (bias is None or (bias.shape == form.bias and bias.dtype is form.dtype and bias.is_contiguous()))
         and state == _state(qweight, scales, zeros, bias)
     )
+    return addresses if known else None
 
 
 def _check_weight(
@@ -125,8 +157,8 @@ def _check_weight(
     scales: torch.Tensor,
     zeros: torch.Tensor | None,
     bias: torch.Tensor | None,
-) -> None:
-    """Check the tensors, wait until they are written, and remember that.
+) -> Addresses:
+    """Check the tensors, wait until they are written, remember that, and return their addresses.
 
     Raises:
         LayerError: no kernel may read one of them; the message names it.
@@ -136,12 +168,17 @@ def _check_weight(
     for name, tensor in named.items():
         if tensor is not None:
             check_memory(name, tensor)
+    addresses = (
+        qweight.data_ptr(),
+        scales.data_ptr(),
+        0 if zeros is None else zeros.data_ptr(),
+        0 if bias is None else bias.data_ptr(),
+    )
     # A capture cannot wait, so what it reads is looked at again.
-    if device.type == "cuda" and torch.cuda.is_current_stream_capturing():
-        return
-    wait_written(qweight)
-    addresses = tuple(0 if tensor is None else tensor.data_ptr() for tensor in named.values())
-    plans.note_checked(addresses, _state(qweight, scales, zeros, bias))
+    if device.type != "cuda" or not torch.cuda.is_current_stream_capturing():
+        wait_written(qweight)
+        plans.note_checked(addresses, _state(qweight, scales, zeros, bias))
+    return addresses
 
 
 def _state(
@@ -208,7 +245,7 @@ def _refuse(x: torch.Tensor, form: Form) -> NoReturn:
     raise LayerError(f"x is {list(x.shape)}, expected [..., {form.layer.k}] for {form.layer}")
 
 
-_library.impl("int4_linear", _run, "CPU")
+_library.impl("int4_linear", _run_cpu, "CPU")
 _library.impl("int4_linear", _run_cuda, "CUDA")
 _library.impl("int4_linear", torch.library.fallthrough_kernel, "Autograd")
 for _key in _AUTOCAST:

@@ -16,17 +16,17 @@ namespace {
 
 const void* pointer(uintptr_t address) { return reinterpret_cast<const void*>(address); }
 
-void call(int64_t m, int64_t n, int64_t k, int64_t group_size, int dtype, uintptr_t x, uintptr_t qweight,
-          uintptr_t scales, uintptr_t zeros, uintptr_t bias, uintptr_t out, int split_k, int tile_n,
-          int threads) {
+void call(int64_t n, int64_t k, int64_t group_size, int dtype, int split_k, int tile_n, int unpack_m,
+          int threads, int64_t m, uintptr_t x, uintptr_t qweight, uintptr_t scales, uintptr_t zeros,
+          uintptr_t bias, uintptr_t out) {
   // A wrong tensor is the caller's error to report; these would make the loops run away.
   if (m < 1 || n < 8 || n % 8 || k < 8 || group_size < 8 || group_size % 8 || k % group_size || dtype < 0 ||
       dtype > 2 || split_k < 1 || split_k > k / group_size || tile_n < 1 || tile_n % kBlockRows ||
-      threads < 1) {
+      unpack_m < 0 || threads < 1) {
     throw std::invalid_argument("cpu_matmul: numbers that do not fit together");
   }
   matmul({m, n, k, group_size, static_cast<Dtype>(dtype), pointer(x), pointer(qweight), pointer(scales),
-          pointer(zeros), pointer(bias), reinterpret_cast<void*>(out), split_k, tile_n, threads});
+          pointer(zeros), pointer(bias), reinterpret_cast<void*>(out), split_k, tile_n, unpack_m, threads});
 }
 
 void pin(std::vector<int> cpus) {

@@ -1,16 +1,15 @@
 // AVX2 with FMA and F16C: 8 rows of a block per vector.
 #if defined(__x86_64__)
-#include <immintrin.h>
-
-#include "cpu/tile_impl.h"
+#include "cpu/digits_avx2.h"
 
 namespace autotune::cpu {
 namespace {
 
-struct Avx2 {
+struct Avx2 : X86 {
   using Vec = __m256;
   using Words = __m256i;
-  static constexpr int kLanes = 8, kWords = 8, kMaxTokens = 4, kPrefetchWords = 512;
+  static constexpr int kLanes = 8, kWords = 8, kPrefetchWords = 1024;
+  static constexpr int kPackedTokens = 4, kUnpackedTokens = 6, kUnpackedBlocks = 1;
 
   // Blocks at once: enough sums to hide the latency of a multiply-add, few enough for the registers.
   static constexpr int blocks(int tokens) { return tokens > 2 ? 1 : 4 / tokens; }
@@ -35,18 +34,11 @@ struct Avx2 {
     const __m128i bytes = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(zeros));
     return _mm256_cvtepi32_ps(_mm256_sub_epi32(_mm256_set1_epi32(8), _mm256_cvtepu8_epi32(bytes)));
   }
-  static void load8_fp16(const uint16_t* source, float* values) {
-    _mm256_storeu_ps(values, _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(source))));
-  }
-  static void store8_fp16(const float* values, uint16_t* target) {
-    const __m128i halves = _mm256_cvtps_ph(_mm256_loadu_ps(values), _MM_FROUND_TO_NEAREST_INT);
-    _mm_storeu_si128(reinterpret_cast<__m128i*>(target), halves);
-  }
 };
 
 }  // namespace
 
-const Kernels kAvx2 = kernels_of<Avx2>();
+const Kernels kAvx2 = with_digits<Avx2>();
 
 }  // namespace autotune::cpu
 #endif

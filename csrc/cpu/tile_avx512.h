@@ -1,17 +1,16 @@
 // What both AVX-512 files share: a block's 16 rows are one vector.
 #pragma once
 
-#include <immintrin.h>
-
-#include "cpu/tile_impl.h"
+#include "cpu/tile_x86.h"
 
 namespace autotune::cpu {
 namespace {
 
-struct Avx512Base {
+struct Avx512Base : X86 {
   using Vec = __m512;
   using Words = __m512i;
-  static constexpr int kLanes = 16, kMaxTokens = 8, kPrefetchWords = 512;
+  static constexpr int kLanes = 16, kPrefetchWords = 512;
+  static constexpr int kPackedTokens = 8, kUnpackedTokens = 12, kUnpackedBlocks = 2;
 
   static Words load_words(const int32_t* source) { return _mm512_loadu_si512(source); }
   static Vec load_scales(const uint8_t* source, Dtype dtype) {
@@ -23,13 +22,6 @@ struct Avx512Base {
   static Vec load_offsets(const uint8_t* zeros) {
     const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(zeros));
     return _mm512_cvtepi32_ps(_mm512_sub_epi32(_mm512_set1_epi32(8), _mm512_cvtepu8_epi32(bytes)));
-  }
-  static void load8_fp16(const uint16_t* source, float* values) {
-    _mm256_storeu_ps(values, _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(source))));
-  }
-  static void store8_fp16(const float* values, uint16_t* target) {
-    const __m128i halves = _mm256_cvtps_ph(_mm256_loadu_ps(values), _MM_FROUND_TO_NEAREST_INT);
-    _mm_storeu_si128(reinterpret_cast<__m128i*>(target), halves);
   }
 };
 

@@ -4,12 +4,25 @@
 namespace autotune::cpu {
 namespace {
 
+uint32_t float_to_bits(float value) {
+  uint32_t bits;
+  std::memcpy(&bits, &value, sizeof bits);
+  return bits;
+}
+
 float fp16_to_float(uint16_t half) {
   const uint32_t sign = (half & 0x8000u) << 16;
   const uint32_t magnitude = half & 0x7fffu;
   if (magnitude >= 0x7c00) return bits_to_float(sign | 0x7f800000 | (magnitude & 0x3ff) << 13);
   // Multiplying by 2^112 moves the exponent's bias from 15 to 127, for subnormal halves too.
   return bits_to_float(sign | float_to_bits(bits_to_float(magnitude << 13) * 0x1p112f));
+}
+
+// Round to nearest, ties to even; a NaN stays one.
+uint16_t float_to_bf16(float value) {
+  const uint32_t bits = float_to_bits(value);
+  const uint32_t rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
+  return static_cast<uint16_t>(value != value ? 0x7fc0 : rounded);
 }
 
 // Round to nearest, ties to even.
@@ -29,7 +42,8 @@ uint16_t float_to_fp16(float value) {
 struct Portable {
   typedef float Vec __attribute__((vector_size(16)));
   typedef int32_t Words __attribute__((vector_size(16)));
-  static constexpr int kLanes = 4, kWords = 8, kMaxTokens = 2, kPrefetchWords = 256;
+  static constexpr int kLanes = 4, kWords = 8, kPrefetchWords = 256;
+  static constexpr int kPackedTokens = 2, kUnpackedTokens = 3, kUnpackedBlocks = 1;
 
   // Blocks at once: enough sums to hide the latency of a multiply-add, few enough for the registers.
   static constexpr int blocks(int tokens) { return tokens == 1 ? 2 : 1; }
@@ -60,11 +74,14 @@ struct Portable {
     for (int i = 0; i < kLanes; ++i) offsets[i] = static_cast<float>(8 - zeros[i]);
     return offsets;
   }
-  static void load8_fp16(const uint16_t* source, float* values) {
+  static void load8_fp16(const uint16_t* source, Eight& values) {
     for (int i = 0; i < 8; ++i) values[i] = fp16_to_float(source[i]);
   }
-  static void store8_fp16(const float* values, uint16_t* target) {
+  static void store8_fp16(const Eight& values, uint16_t* target) {
     for (int i = 0; i < 8; ++i) target[i] = float_to_fp16(values[i]);
+  }
+  static void store8_bf16(const Eight& values, uint16_t* target) {
+    for (int i = 0; i < 8; ++i) target[i] = float_to_bf16(values[i]);
   }
 };
 
