@@ -177,9 +177,7 @@ def test_a_frozen_database_upgrades_and_keeps_all(empty_url, tmp_path, dump):
     second = record(m=16, best=config(16, 4), at=1)
     has_evidence = dump.stem >= "0002"
     # They were frozen before evidence had these, which are no columns.
-    older = replace(
-        EVIDENCE, temperature_c=None, power_w=None, peers=(), candidates=None, learned_from=()
-    )
+    older = replace(EVIDENCE, temperature_c=None, power_w=None, peers=(), candidates=None, learned_from=())
     evidence = older if has_evidence else None
     with Store.open(empty_url) as store:
         assert store.records() == [record(), replace(second, evidence=evidence)]
