@@ -103,7 +103,7 @@ def test_processes_build_what_threads_build(write, processes, monkeypatch, tmp_p
     assert sorted(calls, key=str) == sorted(built.items(), key=str)
     monkeypatch.setenv("AUTOTUNE_CACHE", str(tmp_path / "other"))
     threads = build_all(units, workers=2)
-    assert [type(each) for each in threads.values()] == [compiler.SourceError, *[bytes] * 4]
+    assert [type(threads[unit.key]) for unit in units] == [compiler.SourceError, *[bytes] * 4]
     assert {key: str(each) for key, each in built.items()} == {
         key: str(each) for key, each in threads.items()
     }
