@@ -77,12 +77,17 @@ def speed(device: Device) -> Speed:
     return Speed(_READ * _MEMORY.get(device.name, core_bytes * device.cores), mma, _DENSE * dense)
 
 
+def usable_cores(cores: int, of: int) -> int:
+    """Multiprocessors that clusters of `of` blocks with one each use."""
+    return cores if of <= 2 else int(_CLUSTERED * cores)
+
+
 def waves_us(clusters: int, of: int, resident: int, cores: int, round_us: Callable[[int], float]) -> float:
     """How long clusters of `of` blocks take, of which a multiprocessor holds `resident` blocks at once.
 
     `round_us` says how long so many blocks take a multiprocessor when they start together.
     """
-    usable = cores if of <= 2 else int(_CLUSTERED * cores)
+    usable = usable_cores(cores, of)
     full, rest = divmod(clusters, max(1, usable * resident // of))
     last = round_us(-(-rest * of // usable)) if rest else 0.0
     return full * round_us(resident) + last

@@ -7,7 +7,16 @@ from typing import TYPE_CHECKING
 
 from autotune import _C
 from autotune.config import Config
-from autotune.kernels.cuda_gemm import ceil_div, current_stream, layer_defines, pointer, reject_layer
+from autotune.kernels.cuda_gemm import (
+    SM90_BLOCK_BYTES,
+    SM90_SHARED_BYTES,
+    ceil_div,
+    current_stream,
+    layer_defines,
+    pointer,
+    reject_layer,
+)
+from autotune.kernels.estimates import usable_cores
 from autotune.kernels.family import Launch, Unit
 from autotune.kernels.sources import source_hash
 from autotune.kernels.workspace import COUNTER_BYTES
@@ -30,8 +39,6 @@ _WAYS = ((2, 1, 1), (2, 1, 0), (1, 1, 1), (1, 1, 0), (1, 2, 0), (1, 3, 0), (1, 4
 _TILES = ((2, 1, 256), (2, 1, 128), (2, 2, 128), (3, 1, 128))
 """Worth timing: warpgroups, fragments and the most tokens of a tile."""
 _MOST_STAGES = 8
-_SHARED_BYTES = 232448
-"""The most of a block on sm_90."""
 _SHARE = {128: 2}
 """Units of 64 columns that belong together, by group size; else one."""
 
@@ -52,7 +59,6 @@ _SHARED_US = 5.2
 _PASSED_US = 0.0086
 _MORE_PASSED_US = 0.0020
 _HOT = 0.31
-_CLUSTERED = 0.9
 _WORTH_TIMING = 1.15
 
 
@@ -90,8 +96,8 @@ class _Geometry:
     def stages(self) -> int:
         """As many as fit beside the results, for which each warpgroup has two buffers of 4096 bytes."""
         # The kernel rounds its base up to 1024 bytes, and has two barriers per stage and two more.
-        left = _SHARED_BYTES - 1024 - self.config["warpgroups"] * 8192 - 16 * (_MOST_STAGES + 1)
-        return min(_MOST_STAGES, left // self.stage_bytes)
+        beside = 1024 + self.config["warpgroups"] * 8192 + 16 * (_MOST_STAGES + 1)
+        return min(_MOST_STAGES, (SM90_SHARED_BYTES - SM90_BLOCK_BYTES - beside) // self.stage_bytes)
 
     @property
     def shared_bytes(self) -> int:
@@ -266,8 +272,7 @@ def _differs(config: Config, problem: Problem, device: Device) -> bool:
 def _estimate(geometry: _Geometry, m: int, device: Device) -> float:
     config, tiles, row_blocks = geometry.config, geometry.tiles(m), geometry.row_blocks
     split_k, tile_m = config["split_k"], config["tile_m"]
-    usable = device.cores if geometry.of_cluster <= 2 else int(_CLUSTERED * device.cores)
-    workers = usable // geometry.of_cluster
+    workers = usable_cores(device.cores, geometry.of_cluster) // geometry.of_cluster
     unit_us = _UNIT_US + row_blocks * (_ROWS_US + _TOKEN_US * max(tile_m, _LEAST_TOKENS))
     tile_us = geometry.layer.k / 64 / split_k * unit_us
     waves = ceil_div(tiles, workers)
