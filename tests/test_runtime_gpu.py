@@ -207,8 +207,8 @@ def test_a_swept_layer_needs_no_compiler(monkeypatch: pytest.MonkeyPatch, tmp_pa
     device = find_device("cuda")
     path = str(tmp_path / "swept.db")
     with Store.open(path) as store, LocalExecutor(device) as executor:
-        outcomes = list(sweep([Problem(LAYER, m) for m in (1, 16, 256)], store, [executor]))
-    assert [outcome.record is not None for outcome in outcomes] == [True] * 3
+        outcomes = list(sweep([Problem(LAYER, m) for m in (1, 16, 256, 2048)], store, [executor]))
+    assert [outcome.record is not None for outcome in outcomes] == [True] * 4
     monkeypatch.setenv("AUTOTUNE_CACHE", str(tmp_path / "empty"))
     monkeypatch.setattr(compiler, "_compiler", lambda: pytest.fail("asked for the compiler"))
     weight = weight_of(LAYER, device="cuda")
