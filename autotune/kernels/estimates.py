@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 overlapped = math.hypot
 """The time of parts that hide each other, but not wholly: a little more than the longest of them takes."""
 
-_CLUSTERED = 0.9
-"""The share of Hopper's multiprocessors that clusters of more than two blocks use. Of 132 with a block each
-38 clusters of 3 and 27 of 4 ran at once on an H200 and an H100, but not 40 of 3, 32 of 4 or 16 of 8."""
+_CLUSTERS = {1: 132, 2: 66, 3: 39, 4: 30, 5: 22, 6: 17, 7: 15, 8: 15}
+"""How many clusters of so many blocks run at once on the 132 multiprocessors of an H200, one block on each, as
+its driver's occupancy calculator says: a cluster stays within a part of the chip."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +79,7 @@ def speed(device: Device) -> Speed:
 
 def usable_cores(cores: int, of: int) -> int:
     """Multiprocessors that clusters of `of` blocks with one each use."""
-    return cores if of <= 2 else int(_CLUSTERED * cores)
+    return of * (_CLUSTERS[of] * cores // _CLUSTERS[1])
 
 
 def waves_us(clusters: int, of: int, resident: int, cores: int, round_us: Callable[[int], float]) -> float:
