@@ -24,7 +24,7 @@ overlapped = math.hypot
 """The time of parts that hide each other, but not wholly: a little more than the longest of them takes."""
 
 _CLUSTERS = {1: 132, 2: 66, 3: 39, 4: 30, 5: 22, 6: 17, 7: 15, 8: 15}
-"""How many clusters of so many blocks run at once on the 132 multiprocessors of an H200, one block on each, as
+"""How many clusters of so many blocks run at once on the 132 multiprocessors of an H200, a block on each, as
 its driver's occupancy calculator says: a cluster stays within a part of the chip."""
 
 
