@@ -34,6 +34,7 @@ _EXIT_LIMIT_S = 30.0
 _LOCK_POLL_S = 1.0
 _CPU_OPERATIONS_PER_LIMIT = 2.5e8
 """Operations of a problem from which on its limit grows: all rounds of a race take far less per operation."""
+_FOR_THE_PARENT = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
 _MOST_CRASHES = 10
 """Configs of one family that may crash on one problem before the rest of the family is not tried."""
 
@@ -278,7 +279,7 @@ class _Process:
         # the mask: it would look like a config that crashes. Starting the tracker resets the mask, so that
         # comes first.
         resource_tracker.ensure_running()
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, _FOR_THE_PARENT)
         try:
             self._process.start()
         finally:
