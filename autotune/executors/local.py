@@ -23,7 +23,7 @@ from autotune.layer import Problem
 from autotune.record import DEFAULT_MODE, Environment, Mode, Trial
 from autotune.search.environment import current_environment
 from autotune.search.tune import Cubins, Tuned
-from autotune.worker import Broken, Ready, Task, Testing, Waiting, work
+from autotune.worker import Broken, Ready, Task, Testing, Unwatched, Waiting, work
 
 _LOG = logging.getLogger(__name__)
 _START_LIMIT_S = 300.0
@@ -68,7 +68,7 @@ class LocalExecutor:
         self._device, self._limit_s, self._entry, self._allow_busy = device, limit_s, entry, allow_busy
         self._line = Line(device)
         self._worker: _Process | None = None
-        self._cancelled = False
+        self._cancelled = self._is_told = False
         self._guard = threading.Lock()  # between whoever cancels and a worker that is about to start
 
     def __enter__(self) -> LocalExecutor:
@@ -197,6 +197,10 @@ class LocalExecutor:
                 if message.reason != waiting:
                     _LOG.warning(message.reason)
                 waiting = message.reason
+            elif isinstance(message, Unwatched):
+                if not self._is_told:
+                    _LOG.warning(message.reason)
+                self._is_told = True
             elif isinstance(message, Broken):
                 if message.lost:
                     self._end_worker()
