@@ -130,7 +130,7 @@ def _take(file: Path) -> list[Path]:
     """Put the file aside, under a name of its own, beside what earlier processes left when they ended."""
     with contextlib.suppress(FileNotFoundError):  # there is none, or another daemon was faster
         if not stat.S_ISREG(file.lstat().st_mode):
-            raise OSError(errno.EINVAL, "it is no regular file")
+            raise OSError(errno.EINVAL, "it is no file")
         file.rename(file.with_name(f"{file.name}.{uuid.uuid4().hex}"))
     return sorted(file.parent.glob(f"{glob.escape(file.name)}.*"))
 
