@@ -60,6 +60,13 @@ class Waiting:
 
 
 @dataclass(frozen=True, slots=True)
+class Unwatched:
+    """What is measured is not checked for all that it should be."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Testing:
     """What runs from now on: a config, the peer, or what belongs to neither, as making operands."""
 
@@ -106,10 +113,13 @@ class _Worker:
 
     def do(self, task: Task) -> None:
         """Tune, and send what came of it."""
-        from autotune.bench.monitor import monitor_for
+        from autotune.bench.monitor import monitor_for, unwatched
         from autotune.bench.sharing import wait_until_free
 
         self._cubins |= task.cubins
+        reason = unwatched(self._device)
+        if reason is not None:
+            self._pipe.send(Unwatched(reason))
         if not task.allow_busy:
             wait_until_free(monitor_for(self._device), lambda reason: self._pipe.send(Waiting(reason)))
         self._pipe.send(Testing(None))

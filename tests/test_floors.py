@@ -26,6 +26,7 @@ VALUES = (
     "shapes",
     "sharding",
     "stored_layers",
+    "urls",
     "weights",
 )
 FLOORS = {

@@ -93,6 +93,7 @@ def _extension() -> Check:
 
 def _devices() -> Iterator[Check]:
     from autotune import _C
+    from autotune.bench.monitor import unwatched
     from autotune.device import cpu_device, cuda_devices
 
     cpu = cpu_device()
@@ -111,6 +112,9 @@ def _devices() -> Iterator[Check]:
             yield _missing(gpu.torch_name, detail, f"the CUDA kernels need sm_{_OLDEST_ARCH} or later")
         else:
             yield _ok(gpu.torch_name, detail)
+            reason = unwatched(gpu)
+            if reason is not None:
+                yield _missing(f"watch on {gpu.torch_name}", reason, "tune when nobody else computes there")
     yield _ok("driver", f"CUDA {_C.cuda_driver_version()}")
 
 

@@ -36,7 +36,7 @@ def serve(
     port: int | None = None,
     here: bool = True,
 ) -> None:
-    """Work the queue of the database on every executor's device, until SIGTERM or SIGINT.
+    """Work the queue of the database on every executor's device, until SIGTERM, SIGINT or SIGHUP.
 
     Devices that are `here` have one daemon and are shared with others of this machine; elsewhere that is a
     matter of whoever placed the executors. Health and metrics are at `port` of the loopback, 0 being any free

@@ -14,6 +14,7 @@ from autotune.daemon.budget import Budget
 from autotune.daemon.events import say
 from autotune.daemon.link import Link
 from autotune.daemon.settings import Settings
+from autotune.daemon.shortage import shortage
 from autotune.daemon.stop import Stop
 from autotune.daemon.tally import Tally
 from autotune.daemon.tuner import Dropped, Plan, Result, Tuner
@@ -83,7 +84,7 @@ class Serving:
         try:
             self._beat()
             self._link.until(self._stop.soon, lambda store: store.add_device(self._device))
-            while not self._stop.soon.is_set() and self._step():
+            while not self._stop.soon.is_set() and self._step_or_rest():
                 pass
         except Exception as error:
             if not (isinstance(error, DatabaseError) and self._stop.soon.is_set()):
@@ -95,6 +96,15 @@ class Serving:
             self._state("stopped")
             self._ended.set()
             self._on_end()
+
+    def _step_or_rest(self) -> bool:
+        try:
+            return self._step()
+        except Exception as error:
+            lack = shortage(error)
+            if lack is None:
+                raise
+            return self._rest(DeviceError(lack))
 
     def _step(self) -> bool:
         """Do one job, or wait a little; False when there is nothing to do and nobody is to wait for it."""
@@ -186,6 +196,11 @@ class Serving:
             result = self._tuner.tune(job, plan)
         except (CompileError, DeviceError) as error:  # no job is to blame for it
             raise _DeviceTrouble(str(error)) from error
+        except Exception as error:
+            lack = shortage(error)
+            if lack is None:
+                raise
+            raise _DeviceTrouble(lack) from error
         finally:
             self.tally.tuning_s += self._budget.spend(begin)
         self._rest_s = _FIRST_REST_S

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from autotune.bench.monitor import monitor_for
 from autotune.device import Device
 from autotune.executors.line import Line
 
@@ -45,8 +46,6 @@ class Turn:
     def _hindrance(self, warm: bool) -> str | None:
         if self._device.kind != "cuda":
             return None  # a CPU is always shared
-        from autotune.bench.monitor import monitor_for  # imports torch, which takes seconds
-
         reading = monitor_for(self._device).read()
         others = len(reading.others) - warm  # counted, for in a container the worker goes by another number
         if others > 0:

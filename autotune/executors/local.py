@@ -23,7 +23,7 @@ from autotune.layer import Problem
 from autotune.record import DEFAULT_MODE, Environment, Mode, Trial
 from autotune.search.environment import current_environment
 from autotune.search.tune import Cubins, Tuned
-from autotune.worker import Broken, Ready, Task, Testing, Waiting, work
+from autotune.worker import Broken, Ready, Task, Testing, Unwatched, Waiting, work
 
 _LOG = logging.getLogger(__name__)
 _START_LIMIT_S = 300.0
@@ -34,6 +34,7 @@ _EXIT_LIMIT_S = 30.0
 _LOCK_POLL_S = 1.0
 _CPU_OPERATIONS_PER_LIMIT = 2.5e8
 """Operations of a problem from which on its limit grows: all rounds of a race take far less per operation."""
+_FOR_THE_PARENT = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
 _MOST_CRASHES = 10
 """Configs of one family that may crash on one problem before the rest of the family is not tried."""
 
@@ -67,7 +68,7 @@ class LocalExecutor:
         self._device, self._limit_s, self._entry, self._allow_busy = device, limit_s, entry, allow_busy
         self._line = Line(device)
         self._worker: _Process | None = None
-        self._cancelled = False
+        self._cancelled = self._is_told = False
         self._guard = threading.Lock()  # between whoever cancels and a worker that is about to start
 
     def __enter__(self) -> LocalExecutor:
@@ -196,6 +197,10 @@ class LocalExecutor:
                 if message.reason != waiting:
                     _LOG.warning(message.reason)
                 waiting = message.reason
+            elif isinstance(message, Unwatched):
+                if not self._is_told:
+                    _LOG.warning(message.reason)
+                self._is_told = True
             elif isinstance(message, Broken):
                 if message.lost:
                     self._end_worker()
@@ -278,7 +283,7 @@ class _Process:
         # the mask: it would look like a config that crashes. Starting the tracker resets the mask, so that
         # comes first.
         resource_tracker.ensure_running()
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, _FOR_THE_PARENT)
         try:
             self._process.start()
         finally:

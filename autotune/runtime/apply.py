@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 import time
 import warnings
@@ -16,7 +15,7 @@ from autotune.device import find_device
 from autotune.errors import AutotuneError, FormatError
 from autotune.formats import modules
 from autotune.layer import Problem
-from autotune.paths import Location
+from autotune.paths import Location, shown
 from autotune.runtime.extras import check_extras, take_over
 from autotune.runtime.linear import Int4Linear
 from autotune.runtime.lookup import Lookup
@@ -220,7 +219,7 @@ def warn_untuned(untuned: tuple[LayerReport, ...], db: Location | None) -> None:
     if all(report.device == "cpu" for report in untuned):
         command += ["--device", "cpu"]
     if db is not None:
-        command += ["--db", os.fsdecode(db)]
+        command += ["--db", shown(db)]
     warnings.warn(
         f"{linears} linears run configs that were not measured for them; to tune: {shlex.join(command)}",
         stacklevel=3,

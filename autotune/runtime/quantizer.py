@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import os
 import warnings
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +13,7 @@ import torch
 from autotune.device import find_device
 from autotune.errors import AutotuneError, FormatError
 from autotune.formats import detect
-from autotune.paths import Location
+from autotune.paths import Location, shown
 from autotune.runtime.apply import warn_untuned
 from autotune.runtime.checkpoint import Checkpoint
 from autotune.runtime.linear import Int4Linear
@@ -55,7 +54,7 @@ class QuantizationConfig(QuantizationConfigMixin):  # type: ignore[misc]
         checkpoint: dict[str, Any] | None = None,
         quant_method: str = METHOD,
     ) -> None:
-        self.db = None if db is None else os.fsdecode(db)  # as JSON can hold it
+        self.db = None if db is None else shown(db)  # transformers prints and saves it
         self.fuse = fuse
         self.device = device
         self.checkpoint = checkpoint

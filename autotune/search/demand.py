@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import glob
 import re
+import stat
 import uuid
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -58,7 +60,8 @@ def queue_misses(store: Store, file: Path) -> int:
                 each.unlink(missing_ok=True)
     except OSError as error:
         raise AutotuneError(
-            f"misses {file} cannot be taken ({error.strerror}); give the daemon's user its folder to write"
+            f"misses {file} cannot be taken ({error.strerror}); "
+            "it must be a file, in a folder that the daemon's user may write"
         ) from error
     return new
 
@@ -125,14 +128,18 @@ def saved_us(problem: Problem, records: Sequence[Record]) -> float:
 
 def _take(file: Path) -> list[Path]:
     """Put the file aside, under a name of its own, beside what earlier processes left when they ended."""
-    if file.exists():
-        with contextlib.suppress(FileNotFoundError):  # another daemon was faster
-            file.rename(file.with_name(f"{file.name}.{uuid.uuid4().hex}"))
+    with contextlib.suppress(FileNotFoundError):  # there is none, or another daemon was faster
+        if not stat.S_ISREG(file.lstat().st_mode):
+            raise OSError(errno.EINVAL, "it is no file")
+        file.rename(file.with_name(f"{file.name}.{uuid.uuid4().hex}"))
     return sorted(file.parent.glob(f"{glob.escape(file.name)}.*"))
 
 
 def _size(file: Path) -> int:
-    return file.stat().st_size if file.exists() else 0
+    try:
+        return file.lstat().st_size
+    except FileNotFoundError:
+        return 0
 
 
 def _misses_of(files: Iterable[Path]) -> list[Miss]:
