@@ -10,6 +10,7 @@ from pathlib import Path
 import peers
 import pytest
 from command_line import PROGRAM, autotune
+from databases import query
 
 from autotune.bench.operands import Operands
 from autotune.bench.peer import Peer
@@ -125,6 +126,16 @@ def test_a_record_without_a_peer_is_raced_again_in_short(store, monkeypatch):
     explanation = lookup.explain(answer)
     assert f"in the same rounds: {name} {median_us:.2f} us" in lines(answer, explanation)
     assert fields(answer, explanation)["peers"] == [[name, median_us]]
+
+
+def test_a_stale_record_leaves_its_successor_the_peer(store, monkeypatch):
+    monkeypatch.setattr(incremental, "vllm_is_here", lambda: True)
+    with LocalExecutor(cpu_device(), entry=peers.work, allow_busy=True) as executor:
+        assert next(sweep([PROBLEM], store, [executor], peer=True)).record is not None
+        for table in ("record", "trial"):
+            query(store.name, f"UPDATE {table} SET source_hash = '0123456789abcdef'")
+        (again,) = sweep([PROBLEM], store, [executor])
+    assert [name for name, _ in again.record.evidence.peers] == [peers.NAME]
 
 
 def test_a_race_for_a_peer_that_is_not_to_be_had_leaves_the_record(store, monkeypatch):

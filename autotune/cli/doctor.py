@@ -22,6 +22,7 @@ from autotune.errors import AutotuneError, DatabaseError
 
 if TYPE_CHECKING:
     from autotune.record import Record
+    from autotune.store.store import Store
 
 _OLDEST_ARCH = 80
 
@@ -214,12 +215,28 @@ def _database(db: str | None) -> Iterator[Check]:
         database.check_pages()
         with Store.open(db) as store:
             count = len(store.records())
+            stale = list(_stale(store))
     except AutotuneError as error:
         sound = harmless or "locked by another process" in str(error)
         remedy = "until then models load with shipped records and default configs"
         yield (_missing if sound else _broken)("database", str(error), remedy)
         return
     yield _ok("database", f"{database.name}, schema revision {revision}, {count} records")
+    yield from stale
+
+
+def _stale(store: Store) -> Iterator[Check]:
+    from autotune.device import cpu_device, cuda_devices
+    from autotune.kernels.registry import families
+    from autotune.search.stale import stale_problems
+
+    models = {device.name: device for device in (*reversed(cuda_devices()), cpu_device())}
+    for device in models.values():
+        count = len(stale_problems(store, device, families()))
+        if count:
+            remedy = f"tune them again: autotune sweep --stale --device {device.torch_name}"
+            detail = f"problems of {device.name} with records of other kernels only: {count}"
+            yield Check("stale records", "stale", detail, remedy)
 
 
 def _size(count: int) -> str:

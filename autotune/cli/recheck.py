@@ -46,7 +46,23 @@ def stored_shapes(
             f"{store.name} has no record of {device.name}{of_m}; autotune sweep --shapes MODEL makes some"
         )
     problems = list(dict.fromkeys(record.problem for record in records))
-    return problems, [Shape((), layer) for layer in dict.fromkeys(problem.layer for problem in problems)]
+    return problems, _shapes_of(problems)
+
+
+def stale_shapes(
+    store: Store, executor: Executor, m: Sequence[int] | None
+) -> tuple[list[Problem], list[Shape]]:
+    """Those of `stored_shapes` that have no record of the kernels of this autotune; there may be none."""
+    from autotune.search.stale import stale_problems
+
+    buckets = None if m is None else {bucket_of(each) for each in m}
+    stale = stale_problems(store, executor.device, executor.environment.sources)
+    problems = [problem for problem in stale if buckets is None or problem.m in buckets]
+    return problems, _shapes_of(problems)
+
+
+def _shapes_of(problems: Sequence[Problem]) -> list[Shape]:
+    return [Shape((), layer) for layer in dict.fromkeys(problem.layer for problem in problems)]
 
 
 def run_recheck(

@@ -45,6 +45,7 @@ Examples:
   autotune sweep --shapes n=4096,k=4096,group_size=64 --budget 60s --json
   autotune sweep --serving ./my-model --tp 2
   autotune sweep --recheck
+  autotune sweep --stale
   autotune sweep --shapes llama7b --kernel ./kernels.py:my_gemm"""
 
 
@@ -68,6 +69,11 @@ Examples:
     help="Only measure stored winners, their rivals and the default again; without --shapes all of them.",
 )
 @click.option(
+    "--stale",
+    is_flag=True,
+    help="In place of --shapes: all that has records, but none of the kernels of this autotune.",
+)
+@click.option(
     "--mode",
     type=click.Choice(MODES),
     help="How calls are timed: in a graph that rotates over weights, each behind a kernel that writes its x, "
@@ -88,6 +94,7 @@ def command(
     max_num_batched_tokens: int | None,
     kernel: str | None,
     recheck: bool,
+    stale: bool,
     mode: Mode | None,
     as_json: bool,
     **layers: Any,
@@ -103,11 +110,15 @@ def command(
     model is swept for itself, one after the other.
 
     After a driver or compiler change, --recheck confirms stored records in seconds: it keeps, replaces or
-    drops each, and says why.
+    drops each, and says why. After an upgrade of autotune, --stale tunes again what changed.
     """
     served = served_tokens(m, serving, max_num_seqs, max_num_batched_tokens)
     layers["serving"] = serving
-    shapes = None if recheck and names_no_layer(**layers) else chosen_shapes(**layers)
+    unnamed = names_no_layer(**layers)
+    if stale and (recheck or not unnamed):
+        other = "--recheck" if recheck else "--shapes and what else chooses layers"
+        raise click.UsageError(f"--stale tunes what the database has records of; leave {other} out.")
+    shapes = None if (recheck or stale) and unnamed else chosen_shapes(**layers)
     if recheck and mode is not None:
         raise click.UsageError("--recheck times each record in its own mode; leave --mode out.")
     peer = _times_vllm(serving)
@@ -124,12 +135,14 @@ def command(
         from autotune.store.store import Store
 
         store = stack.enter_context(Store.open(db))
-        plans = [_chosen(kernel, shapes, m, served, group[0], store) for group in groups]
+        plans = [_chosen(kernel, shapes, stale, m, served, group[0], store) for group in groups]
         progress = stack.enter_context(ProblemProgress(sum(len(problems) for problems, _ in plans)))
         for group, (problems, named) in zip(groups, plans, strict=True):
             limit_s = _CPU_BUDGET_S if budget is None and group[0].device.kind == "cpu" else budget
             share_s = None if limit_s is None else limit_s / len(groups)
-            if recheck:
+            if not problems:
+                click.echo(f"nothing of {group[0].device.name} in {store.name} is stale", err=True)
+            elif recheck:
                 run_recheck(problems, named, group, store, progress, share_s, as_json, peer)
             else:
                 _run(problems, named, group, store, progress, share_s, as_json, mode or DEFAULT_MODE, peer)
@@ -162,6 +175,7 @@ def _executors(
 def _chosen(
     kernel: str | None,
     shapes: Sequence[Shape] | None,
+    stale: bool,
     m: tuple[int, ...] | None,
     served: tuple[int, ...] | None,
     executor: Executor,
@@ -169,9 +183,9 @@ def _chosen(
 ) -> tuple[Sequence[Problem], Sequence[Shape]]:
     """The problems of these shapes, or those that have records, with the shapes that name them."""
     if shapes is None:
-        from autotune.cli.recheck import stored_shapes
+        from autotune.cli.recheck import stale_shapes, stored_shapes
 
-        return stored_shapes(store, executor, m)
+        return (stale_shapes if stale else stored_shapes)(store, executor, m)
     problems = tuned_problems(shapes, chosen_tokens(m, executor.device, served))
     return _doable(kernel, problems, executor.device), shapes
 

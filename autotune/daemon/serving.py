@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 
 from autotune.daemon.budget import Budget
 from autotune.daemon.events import say
-from autotune.daemon.link import Link
+from autotune.daemon.link import Link, is_final
 from autotune.daemon.settings import Settings
 from autotune.daemon.shortage import shortage
 from autotune.daemon.stop import Stop
@@ -22,7 +22,7 @@ from autotune.daemon.turn import Turn
 from autotune.errors import AutotuneError, CompileError, DatabaseError, DeviceError, LeaseLost
 from autotune.job import Job, Worker
 from autotune.record import DEFAULT_MODE, Trial, sources_digest
-from autotune.search.demand import queue_misses
+from autotune.search.demand import queue_misses, queue_stale
 from autotune.search.executor import Executor
 from autotune.store.queue import Queue
 from autotune.store.store import Store
@@ -84,6 +84,7 @@ class Serving:
         try:
             self._beat()
             self._link.until(self._stop.soon, lambda store: store.add_device(self._device))
+            self._link.until(self._stop.soon, self._queue_stale)
             while not self._stop.soon.is_set() and self._step_or_rest():
                 pass
         except Exception as error:
@@ -147,6 +148,18 @@ class Serving:
         else:
             if new:
                 say("misses queued", jobs=new)
+
+    def _queue_stale(self, store: Store) -> None:
+        """Once, because what runs here does not change."""
+        try:
+            new = queue_stale(store, self._device)
+        except DatabaseError as error:
+            if not is_final(error):
+                raise
+            say("stale records stay", logging.WARNING, device=self._device.name, reason=str(error))
+        else:
+            if new:
+                say("stale queued", device=self._device.name, jobs=new)
 
     def _do(self, job: Job) -> AutotuneError | None:
         """Bring the job to an end and say which; what is wrong with the device, if anything."""

@@ -21,12 +21,15 @@ from autotune.layer import Problem
 from autotune.record import Record, sources_digest
 from autotune.runtime.misses import Miss, read
 from autotune.runtime.stored import shipped_files
+from autotune.search.stale import stale_problems
 from autotune.store.queue import Queue
 from autotune.store.store import Store
 from autotune.store.text import read_text
 
 ASKED = 1e12
 """Priority of what a user asks for: before all that models ran, which would have to save 11 days of work."""
+STALE = 0.0
+"""Priority of what a new autotune made stale: behind all that models ran."""
 _OPERATIONS_PER_BYTE = 200
 """GPUs multiply 150 to 300 16-bit numbers in the time in which they read a byte."""
 _BYTES_PER_US = 1e6
@@ -77,6 +80,17 @@ def ask(store: Store, problems: Sequence[Problem], device: Device, priority: flo
         registry.default_config(problem, device)
     jobs = [(problem, priority) for problem in problems]
     return Queue(store).add(jobs, device.name, device.arch, sources_digest(_hashes(device.kind)))
+
+
+def queue_stale(store: Store, device: Device) -> int:
+    """Queue what a new autotune made stale of the device model's records; how many jobs are new.
+
+    Raises:
+        DatabaseError: the database cannot be read or written.
+    """
+    hashes = _hashes(device.kind)
+    jobs = [(problem, STALE) for problem in stale_problems(store, device, hashes)]
+    return Queue(store).add(jobs, device.name, device.arch, sources_digest(hashes))
 
 
 def device_here(name: str) -> Device | None:

@@ -33,6 +33,12 @@ def current_record(
     return newest if newest is not None and newest.mode == mode else None
 
 
+def last_record(problem: Problem, device: Device, store: Store, environment: Environment) -> Record | None:
+    """The problem's newest record of the environment's families, whatever kernel it is of."""
+    records = reversed(store.records(device, problem))
+    return next((record for record in records if record.config.family in environment.sources), None)
+
+
 def current_trials(
     problem: Problem, device: Device, store: Store, environment: Environment, mode: Mode
 ) -> list[Trial]:
@@ -107,7 +113,8 @@ def has_peer(record: Record | None) -> bool:
 def wants_peer(record: Record | None, asked: bool) -> bool:
     """Whether vLLM's kernel is to be timed with what may replace the record: where that can be had.
 
-    It is where a user asked for it, and where the record has such a time, which a new one would lose.
+    It is where a user asked for it, and where the record, stale or not, has such a time, which a new one
+    would lose.
     """
     return (asked or has_peer(record)) and vllm_is_here()
 

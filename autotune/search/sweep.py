@@ -16,6 +16,7 @@ from autotune.search.incremental import (
     candidates_to_do,
     current_record,
     current_records,
+    last_record,
     neighbours,
     outlasts,
     superseded,
@@ -85,7 +86,7 @@ def _sweep(
     known: dict[Problem, Record | None] = {}
     for problem in problems:
         known[problem] = current_record(problem, device, store, environment, mode)
-        beside = wants_peer(known[problem], peer)
+        beside = wants_peer(last_record(problem, device, store, environment), peer)
         around = neighbours(problem, device, store, environment, mode)
         candidates = candidates_to_do(problem, device, store, environment, mode, beside, around)
         if candidates is None:
