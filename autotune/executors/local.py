@@ -22,6 +22,7 @@ from autotune.executors.line import Line
 from autotune.layer import Problem
 from autotune.record import DEFAULT_MODE, Environment, Mode, Trial
 from autotune.search.environment import current_environment
+from autotune.search.executor import At
 from autotune.search.tune import Cubins, Tuned
 from autotune.worker import Broken, Ready, Task, Testing, Waiting, work
 
@@ -67,6 +68,7 @@ class LocalExecutor:
         self._device, self._limit_s, self._entry, self._allow_busy = device, limit_s, entry, allow_busy
         self._line = Line(device)
         self._worker: _Process | None = None
+        self._at: At | None = None
         self._cancelled = False
         self._guard = threading.Lock()  # between whoever cancels and a worker that is about to start
 
@@ -85,6 +87,11 @@ class LocalExecutor:
     def environment(self) -> Environment:
         """What else its measurements depend on, as of now."""
         return current_environment(self._device)
+
+    @property
+    def at(self) -> At | None:
+        """What `tune` is at; a config counts as done when the next one begins."""
+        return self._at
 
     @property
     def worker_pid(self) -> int | None:
@@ -152,6 +159,8 @@ class LocalExecutor:
             except BaseException:
                 self._end_worker()  # a worker amid a problem would answer the next one with this one's result
                 raise
+            finally:
+                self._at = None
             if isinstance(ended, Tuned):
                 return ended.noted(note)
             if ended.testing.peer:
@@ -176,6 +185,8 @@ class LocalExecutor:
         worker = self._ready_worker()
         testing = Testing(None)
         waiting = ""
+        done, configs = len(task.crashed), len(task.candidates)
+        self._at = At(task.problem, done, configs)
         worker.send(replace(task, cubins=unsent(task.cubins, worker.has)))
         while True:
             limit_s = self._limit(task.problem)
@@ -191,7 +202,10 @@ class LocalExecutor:
                 self._end_worker()
                 return _Crash(testing, reason)
             if isinstance(message, Testing):
+                if testing.config is not None:
+                    done = done + 1 if message.config is not None else configs  # else the race begins
                 testing = message
+                self._at = At(task.problem, done, configs)
             elif isinstance(message, Waiting):
                 if message.reason != waiting:
                     _LOG.warning(message.reason)
