@@ -16,7 +16,7 @@ from multiprocessing.context import SpawnProcess
 from typing import Any
 
 from autotune.config import Config
-from autotune.device import Device, cuda_devices, find_device
+from autotune.device import Device, cuda_devices, find_device, gpu_trouble
 from autotune.errors import DeviceError
 from autotune.executors.line import Line
 from autotune.layer import Problem
@@ -250,13 +250,16 @@ class LocalExecutor:
 def local_executors(names: str = "auto", allow_busy: bool = False) -> list[LocalExecutor]:
     """One executor for each device: `auto`, `cpu`, `cuda:N`, several as `cuda:0,cuda:1`, or `all`.
 
-    `all` is every GPU that the kernels run on, and the CPU where there is no GPU.
+    `all` is every GPU that the kernels run on.
 
     Raises:
         DeviceError: there is no such device, or it is older than sm_80.
     """
     if names == "all":
-        devices = list(_usable_gpus()) or [find_device()]
+        devices = list(_usable_gpus())
+        if not devices:
+            why = "those here are too old" if cuda_devices() else f"none is here: {gpu_trouble()}"
+            raise DeviceError(f"device 'all' is every NVIDIA GPU, but {why}; use --device cpu")
     else:
         devices = [find_device(name.strip()) for name in names.split(",")]
     return [LocalExecutor(device, allow_busy=allow_busy) for device in dict.fromkeys(devices)]

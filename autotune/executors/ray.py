@@ -201,11 +201,11 @@ class RayExecutor:
 def ray_executors(
     address: str | None = None, device: str = "auto", allow_busy: bool = False
 ) -> list[RayExecutor]:
-    """One executor for each GPU of a Ray cluster, or for each node's CPU where the cluster has no GPU.
+    """One executor for each GPU of a Ray cluster, or for each node's CPU.
 
-    `address` is RAY_ADDRESS by default, or else the cluster that runs on this machine. `device` is `auto` or
-    `all`, `cpu`, or a model of GPU by Ray's name for it, as `H200`. What others use is waited for a minute,
-    then left out, and so is a node with another autotune.
+    `address` is RAY_ADDRESS by default, or else the cluster that runs on this machine. `device` is `all`
+    (every GPU), `auto` (these, or CPUs where there is none), `cpu`, or a model by Ray's name, as `H200`.
+    What others use is waited for a minute, then left out, and so is a node with another autotune.
 
     Raises:
         DeviceError: there is no cluster, or nothing of it can be used.
@@ -256,7 +256,9 @@ def _connect(address: str | None) -> None:
 def _places(device: str, allow_busy: bool) -> Iterator[_Place]:
     nodes = [node for node in ray.nodes() if node["Alive"]]
     gpus = [node for node in nodes if node["Resources"].get("GPU", 0) >= 1]
-    if device == "cpu" or (device in ("auto", "all") and not gpus):
+    if device == "all" and not gpus:
+        raise DeviceError("device 'all' is every GPU, and the Ray cluster has none; use --device cpu")
+    if device == "cpu" or (device == "auto" and not gpus):
         for node in nodes:
             cores = node["Resources"].get("CPU", 0)
             if cores >= 1:
