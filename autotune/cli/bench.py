@@ -10,6 +10,7 @@ import click
 
 from autotune.cli.options import (
     answered_problems,
+    chosen_device,
     chosen_shapes,
     chosen_tokens,
     model_options,
@@ -39,11 +40,10 @@ def command(m: tuple[int, ...] | None, device: str, db: str | None, as_json: boo
     than moving the bytes once, or doing the operations, at the rates that this device reached just now.
     """
     shapes = chosen_shapes(**layers)
-    from autotune.device import find_device
     from autotune.runtime.lookup import Lookup
     from autotune.search.comparison import compare_problems
 
-    found = find_device(device)
+    found = chosen_device(device)
     tokens, lookup = chosen_tokens(m, found), Lookup(found, db)
     problems = tuned_problems(shapes, tokens) if m else answered_problems(shapes, tokens, lookup)
     times = (("us", 8), ("default us", 8), ("matmul us", 8), ("floor us", 8))

@@ -18,6 +18,7 @@ import click
 from autotune import __version__
 from autotune.cli.options import database_option
 from autotune.cli.output import table
+from autotune.counts import counted
 from autotune.errors import AutotuneError, DatabaseError
 
 if TYPE_CHECKING:
@@ -126,7 +127,7 @@ def _compiler() -> Iterator[Check]:
     cache = cubin_cache()
     kernels = list(cache.glob("*")) if cache.is_dir() else []
     size = sum(path.stat().st_size for path in kernels)
-    yield _ok("kernel cache", f"{cache}, {len(kernels)} kernels, {_size(size)}")
+    yield _ok("kernel cache", f"{cache}, {counted(len(kernels), 'kernel')}, {_size(size)}")
 
 
 def _torch() -> Iterator[Check]:
@@ -173,7 +174,9 @@ def _shipped() -> Iterator[Check]:
             bad.append(f"{path}: its lines are not sorted, and look-up misses some")
     if bad:
         yield _broken(
-            "shipped records", f"{len(bad)} lines do not read; the first: {bad[0]}", "reinstall autotune"
+            "shipped records",
+            f"{counted(len(bad), 'damaged line')}; the first: {bad[0]}",
+            "reinstall autotune",
         )
         return
     current = [record for record in records if is_current(record, device)]
@@ -215,7 +218,7 @@ def _database(db: str | None) -> Iterator[Check]:
         remedy = "until then models load with shipped records and default configs"
         yield (_missing if sound else _broken)("database", str(error), remedy)
         return
-    yield _ok("database", f"{database.name}, schema revision {revision}, {count} records")
+    yield _ok("database", f"{database.name}, schema revision {revision}, {counted(count, 'record')}")
 
 
 def _size(count: int) -> str:

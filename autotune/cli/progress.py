@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, TypeVar, cast
 import click
 
 from autotune.cli.output import layer_name
+from autotune.counts import counted
 
 if TYPE_CHECKING:
     from autotune.cli.bar import Bar
@@ -105,7 +106,7 @@ class ProblemProgress:
     def _now(self) -> str:
         at = [each.at for each in self._executors]
         busy = [self._at(each) for each in at if each is not None]
-        more = f"{len(busy)} devices, " if busy[1:] else ""
+        more = f"{counted(len(busy), 'device')}, " if busy[1:] else ""
         return more + busy[0] if busy else self._stage
 
     def _at(self, at: At) -> str:
@@ -114,7 +115,7 @@ class ProblemProgress:
         return f"m={problem.m}: {tried}{at.configs} configs of {layer_name(problem.layer, self._shapes)}"
 
     def _report(self) -> None:
-        begin = time.monotonic()
+        begin, of = time.monotonic(), counted(self._total, "problem")
         while not self._over.wait(self._every_s):
             seconds = time.monotonic() - begin
-            click.echo(f"{self._done}/{self._total} problems, {seconds:.0f} s; {self._now()}", err=True)
+            click.echo(f"{self._done}/{of}, {seconds:.0f} s; {self._now()}", err=True)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from autotune.cli.output import Rows, microseconds, model_name, problem_fields
 from autotune.cli.progress import ProblemProgress
+from autotune.counts import counted
 from autotune.errors import AutotuneError
 from autotune.layer import Problem, bucket_of
 from autotune.shapes import Shape
@@ -68,9 +69,8 @@ def run_recheck(
         return rows.row(result.problem, *_cells(result))
 
     begin = time.monotonic()
-    progress.show(
-        f"records of {len(problems)} problems on {model_name(executors)}, in {store.name}", err=True
-    )
+    of = f"{counted(len(problems), 'problem')} on {model_name(executors)}"
+    progress.show(f"records of {of}, in {store.name}", err=True)
     running = recheck(problems, store, executors, budget_s, progress.stage, peer)
     if not as_json:
         progress.show(rows.head())
@@ -110,4 +110,4 @@ def _cells(result: Rechecked) -> Sequence[str]:
 def _summary(results: Sequence[Rechecked], seconds: float) -> str:
     counts = (f"{sum(each.verdict == verdict for each in results)} {verdict}" for verdict in _VERDICTS)
     trials = sum(each.trials for each in results)
-    return f"{', '.join(counts)}; {trials} configs tried, {seconds:.0f} s"
+    return f"{', '.join(counts)}; {counted(trials, 'config')} tried, {seconds:.0f} s"

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from autotune.cli.options import (
+    check_devices,
     chosen_executors,
     chosen_shapes,
     chosen_tokens,
@@ -23,6 +24,7 @@ from autotune.cli.options import (
 )
 from autotune.cli.output import Rows, microseconds, model_name, problem_fields
 from autotune.cli.progress import ProblemProgress
+from autotune.counts import counted
 from autotune.errors import AutotuneError
 from autotune.record import DEFAULT_MODE, MODES, Mode
 
@@ -156,6 +158,9 @@ def _executors(
         return chosen_executors(device, executor, address, allow_busy)
     if executor != "local":
         raise click.UsageError("--kernel names a file of this machine; leave --executor out.")
+    if not all(kernel.rpartition(":")):
+        raise click.UsageError(f"--kernel {kernel} is not FILE.py:NAME or MODULE:NAME.")
+    check_devices(device)
     from autotune.executors.kernel import kernel_executors
 
     return kernel_executors(kernel, device, allow_busy)
@@ -188,7 +193,8 @@ def _doable(kernel: str | None, problems: Sequence[Problem], device: Device) -> 
     done = [problem for problem, reason in reasons.items() if reason is None]
     left_out = [f"{problem}: {reason}" for problem, reason in reasons.items() if reason is not None]
     if left_out:
-        note = f"{kernel} leaves out {len(left_out)} of {len(problems)} problems; the first: {left_out[0]}"
+        of = f"{len(left_out)} of {counted(len(problems), 'problem')}"
+        note = f"{kernel} leaves out {of}; the first: {left_out[0]}"
         if not done:
             raise AutotuneError(note)
         click.echo(note, err=True)
@@ -217,7 +223,8 @@ def _run(
         return rows.row(outcome.problem, *_cells(outcome, peer))
 
     begin = time.monotonic()
-    progress.show(f"{len(problems)} problems on {model_name(executors)}, into {store.name}", err=True)
+    of = f"{counted(len(problems), 'problem')} on {model_name(executors)}"
+    progress.show(f"{of}, into {store.name}", err=True)
     running = sweep(problems, store, executors, budget_s, progress.stage, mode, peer)
     if not as_json:
         progress.show(rows.head())
@@ -272,6 +279,6 @@ def _summary(outcomes: Sequence[Outcome], seconds: float) -> str:
     resumed = sum(outcome.resumed for outcome in outcomes)
     trials, failed = sum(each.trials for each in outcomes), sum(each.failed for each in outcomes)
     return (
-        f"{stored} of {len(outcomes)} problems stored, {resumed} of them from before; "
-        f"{trials} configs tried, {failed} failed, {seconds:.0f} s"
+        f"{stored} of {counted(len(outcomes), 'problem')} stored, {resumed} of them from before; "
+        f"{counted(trials, 'config')} tried, {failed} failed, {seconds:.0f} s"
     )
