@@ -118,8 +118,8 @@ def test_all_gpus_are_asked_for_where_there_is_none(verb: list[str], tmp_path: P
     ended = autotune(*verb, "--device", "all", "--db", "here.db", cwd=tmp_path)
     assert (ended.returncode, ended.stdout) == (EXIT_ERROR, "")
     (line,) = ended.stderr.splitlines()
-    assert line.startswith("error: device 'all' is every NVIDIA GPU, but none is here: ")
-    assert line.endswith("; use --device cpu")
+    assert line.startswith("error: device 'all': no NVIDIA GPU here (")
+    assert line.endswith("); use --device cpu")
 
 
 def test_unfused_leaves_out_what_is_fused(tmp_path: Path) -> None:

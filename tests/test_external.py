@@ -163,7 +163,7 @@ def test_a_kernel_for_gpus_says_the_same_whatever_device_is_asked_for_without_on
             ask()
         said.add(str(error.value))
     (line,) = said
-    assert line.startswith("kernel for_gpus runs on GPUs, and none is here (")
+    assert line.startswith("kernel for_gpus is for GPUs: no NVIDIA GPU here (")
     assert 'device="cpu"' in line
     assert "--device" not in line
 

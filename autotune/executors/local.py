@@ -258,8 +258,8 @@ def local_executors(names: str = "auto", allow_busy: bool = False) -> list[Local
     if names == "all":
         devices = list(_usable_gpus())
         if not devices:
-            why = "those here are too old" if cuda_devices() else f"none is here: {gpu_trouble()}"
-            raise DeviceError(f"device 'all' is every NVIDIA GPU, but {why}; use --device cpu")
+            none = "no usable NVIDIA GPU here" if cuda_devices() else f"no NVIDIA GPU here ({gpu_trouble()})"
+            raise DeviceError(f"device 'all': {none}; use --device cpu")
     else:
         devices = [find_device(name.strip()) for name in names.split(",")]
     return [LocalExecutor(device, allow_busy=allow_busy) for device in dict.fromkeys(devices)]

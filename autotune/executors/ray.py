@@ -257,7 +257,7 @@ def _places(device: str, allow_busy: bool) -> Iterator[_Place]:
     nodes = [node for node in ray.nodes() if node["Alive"]]
     gpus = [node for node in nodes if node["Resources"].get("GPU", 0) >= 1]
     if device == "all" and not gpus:
-        raise DeviceError("device 'all' is every GPU, and the Ray cluster has none; use --device cpu")
+        raise DeviceError("device 'all': no GPU in the Ray cluster; use --device cpu")
     if device == "cpu" or (device == "auto" and not gpus):
         for node in nodes:
             cores = node["Resources"].get("CPU", 0)

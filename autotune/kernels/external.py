@@ -119,7 +119,7 @@ class ExternalFamily:
         """
         if self.kind == "cuda" and not cuda_devices():
             raise DeviceError(
-                f"kernel {self.name} runs on GPUs, and none is here ({gpu_trouble()}); one for the CPU"
+                f"kernel {self.name} is for GPUs: no NVIDIA GPU here ({gpu_trouble()}); one for the CPU"
                 ' says device="cpu" in @autotune.kernel'
             )
         device = find_device(self.kind if name == "auto" else name)
