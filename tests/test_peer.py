@@ -14,6 +14,7 @@ from command_line import PROGRAM, autotune
 from autotune.bench.operands import Operands
 from autotune.bench.peer import Peer
 from autotune.cli.explanation import fields, lines
+from autotune.cli.output import microseconds
 from autotune.cli.sweep import _cells, _rows
 from autotune.device import cpu_device
 from autotune.executors.local import LocalExecutor
@@ -114,7 +115,7 @@ def test_a_record_without_a_peer_is_raced_again_in_short(store, monkeypatch):
         rows = _rows([Shape((), LAYER)], peer=True)
         row = rows.row(PROBLEM, *_cells(timed, peer=True))
         assert "   vLLM us  " in rows.head()
-        assert f" {timed.record.evidence.peers[0][1]:.1f} " in row
+        assert f" {microseconds(timed.record.evidence.peers[0][1])} " in row
         (done,) = sweep([PROBLEM], store, [executor], peer=True)
         assert done.resumed
         (rechecked,) = recheck([PROBLEM], store, [executor])
