@@ -54,8 +54,7 @@ def find_device(name: str = "auto") -> Device:
         raise DeviceError(f"device {name!r} is not auto, cpu, cuda or cuda:N")
     found = cuda_devices()
     if not found:
-        reason = _C.cuda_unavailable_reason()
-        raise DeviceError(f"device {name!r}: no NVIDIA GPU here ({reason}); use --device cpu")
+        raise DeviceError(f"device {name!r}: no NVIDIA GPU here ({gpu_trouble()}); use --device cpu")
     wanted = int(index or 0)
     if wanted >= len(found):
         last = len(found) - 1
@@ -82,6 +81,11 @@ def cuda_devices() -> tuple[Device, ...]:
         )
         for index, info in enumerate(_C.cuda_devices())
     )
+
+
+def gpu_trouble() -> str:
+    """Why the driver shows no GPU, in its own words."""
+    return str(_C.cuda_unavailable_reason())
 
 
 def device_id(device: Device) -> str:

@@ -16,6 +16,7 @@ VALUES = (
     "paths",
     "layer",
     "config",
+    "counts",
     "device",
     "fusion",
     "job",

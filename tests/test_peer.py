@@ -15,7 +15,8 @@ from databases import query
 from autotune.bench.operands import Operands
 from autotune.bench.peer import Peer
 from autotune.cli.explanation import fields, lines
-from autotune.cli.sweep import _winners
+from autotune.cli.output import microseconds
+from autotune.cli.sweep import _cells, _rows
 from autotune.device import cpu_device
 from autotune.executors.local import LocalExecutor
 from autotune.kernels import registry
@@ -112,9 +113,10 @@ def test_a_record_without_a_peer_is_raced_again_in_short(store, monkeypatch):
         (timed,) = sweep([PROBLEM], store, [executor], peer=True)
         assert 1 <= timed.trials <= 2 < first.trials
         assert [name for name, _ in timed.record.evidence.peers] == [peers.NAME]
-        head, row = _winners([timed], [Shape((), LAYER)]).splitlines()
-        assert "  vLLM us  " in head
-        assert f" {timed.record.evidence.peers[0][1]:.1f} " in row
+        rows = _rows([Shape((), LAYER)], peer=True)
+        row = rows.row(PROBLEM, *_cells(timed, peer=True))
+        assert "   vLLM us  " in rows.head()
+        assert f" {microseconds(timed.record.evidence.peers[0][1])} " in row
         (done,) = sweep([PROBLEM], store, [executor], peer=True)
         assert done.resumed
         (rechecked,) = recheck([PROBLEM], store, [executor])

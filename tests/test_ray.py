@@ -13,6 +13,7 @@ import pytest
 from command_line import PROGRAM
 
 import autotune
+from autotune import counts
 from autotune.device import cpu_device
 from autotune.errors import DeviceError
 from autotune.kernels import registry
@@ -126,7 +127,7 @@ def test_an_interrupted_sweep_on_a_cluster_goes_on_where_it_stopped(cluster, tmp
         rest, errors = running.communicate()
     assert running.returncode == 130, errors
     done = [first, *map(json.loads, rest.splitlines())]
-    assert errors.splitlines()[-1] == f"interrupted: {len(done)} problems stored"
+    assert errors.splitlines()[-1] == f"interrupted: {counts.counted(len(done), 'problem')} stored"
     assert "Traceback" not in errors
     finished = subprocess.run((*PROGRAM, *ARGUMENTS), cwd=tmp_path, capture_output=True, text=True)
     assert finished.returncode == 0, finished.stderr

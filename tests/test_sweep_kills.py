@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from autotune.counts import counted
 from autotune.device import cpu_device
 from autotune.layer import Layer, Problem
 from autotune.store.store import Store
@@ -101,7 +102,7 @@ def test_an_interrupt_ends_the_worker_at_once_and_quietly(tmp_path):
         rest, errors = sweep.communicate()
     assert sweep.returncode == 130, errors
     assert "Traceback" not in errors
-    assert errors.splitlines()[-1] == f"interrupted: {1 + len(rest.splitlines())} problems stored"
+    assert errors.splitlines()[-1] == f"interrupted: {counted(1 + len(rest.splitlines()), 'problem')} stored"
     assert workers
     assert all_end(workers)
     with Store.open(str(tmp_path / "here.db")) as store:

@@ -18,6 +18,7 @@ import click
 from autotune import __version__
 from autotune.cli.options import database_option
 from autotune.cli.output import table
+from autotune.counts import counted
 from autotune.errors import AutotuneError, DatabaseError
 
 if TYPE_CHECKING:
@@ -131,7 +132,7 @@ def _compiler() -> Iterator[Check]:
     cache = cubin_cache()
     kernels = list(cache.glob("*")) if cache.is_dir() else []
     size = sum(path.stat().st_size for path in kernels)
-    yield _ok("kernel cache", f"{cache}, {len(kernels)} kernels, {_size(size)}")
+    yield _ok("kernel cache", f"{cache}, {counted(len(kernels), 'kernel')}, {_size(size)}")
 
 
 def _torch() -> Iterator[Check]:
@@ -178,7 +179,9 @@ def _shipped() -> Iterator[Check]:
             bad.append(f"{path}: its lines are not sorted, and look-up misses some")
     if bad:
         yield _broken(
-            "shipped records", f"{len(bad)} lines do not read; the first: {bad[0]}", "reinstall autotune"
+            "shipped records",
+            f"{counted(len(bad), 'damaged line')}; the first: {bad[0]}",
+            "reinstall autotune",
         )
         return
     current = [record for record in records if is_current(record, device)]
@@ -221,7 +224,7 @@ def _database(db: str | None) -> Iterator[Check]:
         remedy = "until then models load with shipped records and default configs"
         yield (_missing if sound else _broken)("database", str(error), remedy)
         return
-    yield _ok("database", f"{database.name}, schema revision {revision}, {count} records")
+    yield _ok("database", f"{database.name}, schema revision {revision}, {counted(count, 'record')}")
     yield from stale
 
 
@@ -235,7 +238,7 @@ def _stale(store: Store) -> Iterator[Check]:
         count = len(stale_problems(store, device, families()))
         if count:
             remedy = f"tune them again: autotune sweep --stale --device {device.torch_name}"
-            detail = f"problems of {device.name} with records of other kernels only: {count}"
+            detail = f"{counted(count, 'problem')} of {device.name}, with records of other kernels only"
             yield Check("stale records", "stale", detail, remedy)
 
 

@@ -7,10 +7,9 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-import click
-
-from autotune.cli.output import layer_name, microseconds, model_name, problem_fields, table
+from autotune.cli.output import Rows, microseconds, model_name, problem_fields
 from autotune.cli.progress import ProblemProgress
+from autotune.counts import counted
 from autotune.errors import AutotuneError
 from autotune.layer import Problem, bucket_of
 from autotune.shapes import Shape
@@ -78,17 +77,21 @@ def run_recheck(
     """Recheck the problems' records on executors of one device model, and print what became of each."""
     from autotune.search.recheck import recheck
 
-    def show(result: Rechecked) -> None:
+    rows = Rows(shapes, ("verdict", 9), ("us before", 8), ("us now", 8), ("why", 0))
+
+    def text(result: Rechecked) -> str:
         if as_json:
-            click.echo(json.dumps(_fields(result, executors[0].device)))
+            return json.dumps(_fields(result, executors[0].device))
+        return rows.row(result.problem, *_cells(result))
 
     begin = time.monotonic()
-    click.echo(f"records of {len(problems)} problems on {model_name(executors)}, in {store.name}", err=True)
+    of = f"{counted(len(problems), 'problem')} on {model_name(executors)}"
+    progress.show(f"records of {of}, in {store.name}", err=True)
     running = recheck(problems, store, executors, budget_s, progress.stage, peer)
-    results = progress.follow(running, lambda result: result.trials > 0, show)
     if not as_json:
-        click.echo(_table(results, shapes))
-    click.echo(_summary(results, time.monotonic() - begin), err=True)
+        progress.show(rows.head())
+    results = progress.follow(running, lambda result: result.trials > 0, text)
+    progress.show(_summary(results, time.monotonic() - begin), err=True)
     if all(result.before is None for result in results):
         raise AutotuneError(f"there is nothing to recheck; the first: {results[0].reason}")
 
@@ -114,25 +117,13 @@ def _record(record: Record | None) -> dict[str, Any] | None:
     return {"config": str(record.config), **times, "default_us": record.default_us}
 
 
-def _table(results: Sequence[Rechecked], shapes: Sequence[Shape]) -> str:
-    order = {shape.layer: index for index, shape in enumerate(shapes)}
-    rows = []
-    for result in sorted(results, key=lambda each: (order[each.problem.layer], each.problem.m)):
-        before, after = result.before, result.after
-        rows.append(
-            (
-                layer_name(result.problem.layer, shapes),
-                str(result.problem.m),
-                result.verdict,
-                microseconds(before.median_us if before else None),
-                microseconds(after.median_us if after else None),
-                result.reason,
-            )
-        )
-    return table(("layer", "m", "verdict", "us before", "us now", "why"), rows)
+def _cells(result: Rechecked) -> Sequence[str]:
+    before, after = result.before, None if result.verdict == "unchecked" else result.after
+    times = (microseconds(record.median_us if record else None) for record in (before, after))
+    return (result.verdict, *times, result.reason)
 
 
 def _summary(results: Sequence[Rechecked], seconds: float) -> str:
     counts = (f"{sum(each.verdict == verdict for each in results)} {verdict}" for verdict in _VERDICTS)
     trials = sum(each.trials for each in results)
-    return f"{', '.join(counts)}; {trials} configs tried, {seconds:.0f} s"
+    return f"{', '.join(counts)}; {counted(trials, 'config')} tried, {seconds:.0f} s"

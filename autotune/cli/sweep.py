@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from autotune.cli.options import (
+    check_devices,
     chosen_executors,
     chosen_shapes,
     chosen_tokens,
@@ -21,8 +22,9 @@ from autotune.cli.options import (
     serving_options,
     tuned_problems,
 )
-from autotune.cli.output import layer_name, microseconds, model_name, problem_fields, table
+from autotune.cli.output import Rows, microseconds, model_name, problem_fields
 from autotune.cli.progress import ProblemProgress
+from autotune.counts import counted
 from autotune.errors import AutotuneError
 from autotune.record import DEFAULT_MODE, MODES, Mode
 
@@ -136,7 +138,9 @@ def command(
 
         store = stack.enter_context(Store.open(db))
         plans = [_chosen(kernel, shapes, stale, m, served, group[0], store) for group in groups]
-        progress = stack.enter_context(ProblemProgress(sum(len(problems) for problems, _ in plans)))
+        total = sum(len(problems) for problems, _ in plans)
+        every_shape = list(dict.fromkeys(shape for _, named in plans for shape in named))
+        progress = stack.enter_context(ProblemProgress(total, executors, every_shape))
         for group, (problems, named) in zip(groups, plans, strict=True):
             limit_s = _CPU_BUDGET_S if budget is None and group[0].device.kind == "cpu" else budget
             share_s = None if limit_s is None else limit_s / len(groups)
@@ -167,6 +171,9 @@ def _executors(
         return chosen_executors(device, executor, address, allow_busy)
     if executor != "local":
         raise click.UsageError("--kernel names a file of this machine; leave --executor out.")
+    if not all(kernel.rpartition(":")):
+        raise click.UsageError(f"--kernel {kernel} is not FILE.py:NAME or MODULE:NAME.")
+    check_devices(device)
     from autotune.executors.kernel import kernel_executors
 
     return kernel_executors(kernel, device, allow_busy)
@@ -200,7 +207,8 @@ def _doable(kernel: str | None, problems: Sequence[Problem], device: Device) -> 
     done = [problem for problem, reason in reasons.items() if reason is None]
     left_out = [f"{problem}: {reason}" for problem, reason in reasons.items() if reason is not None]
     if left_out:
-        note = f"{kernel} leaves out {len(left_out)} of {len(problems)} problems; the first: {left_out[0]}"
+        of = f"{len(left_out)} of {counted(len(problems), 'problem')}"
+        note = f"{kernel} leaves out {of}; the first: {left_out[0]}"
         if not done:
             raise AutotuneError(note)
         click.echo(note, err=True)
@@ -221,17 +229,21 @@ def _run(
     """Sweep the problems on executors of one device model, and print what became of each."""
     from autotune.search.sweep import sweep
 
-    def show(outcome: Outcome) -> None:
+    rows = _rows(shapes, peer)
+
+    def text(outcome: Outcome) -> str:
         if as_json:
-            click.echo(json.dumps(_fields(outcome, executors[0].device)))
+            return json.dumps(_fields(outcome, executors[0].device))
+        return rows.row(outcome.problem, *_cells(outcome, peer))
 
     begin = time.monotonic()
-    click.echo(f"{len(problems)} problems on {model_name(executors)}, into {store.name}", err=True)
+    of = f"{counted(len(problems), 'problem')} on {model_name(executors)}"
+    progress.show(f"{of}, into {store.name}", err=True)
     running = sweep(problems, store, executors, budget_s, progress.stage, mode, peer)
-    outcomes = progress.follow(running, lambda outcome: outcome.record is not None, show)
     if not as_json:
-        click.echo(_winners(outcomes, shapes))
-    click.echo(_summary(outcomes, time.monotonic() - begin), err=True)
+        progress.show(rows.head())
+    outcomes = progress.follow(running, lambda outcome: outcome.record is not None, text)
+    progress.show(_summary(outcomes, time.monotonic() - begin), err=True)
     if all(outcome.record is None for outcome in outcomes):
         raise AutotuneError(f"no problem has a config that passed; the first: {outcomes[0].note}")
 
@@ -261,22 +273,19 @@ def _peers(record: Record | None) -> tuple[tuple[str, float], ...]:
     return () if record is None or record.evidence is None else record.evidence.peers
 
 
-def _winners(outcomes: Sequence[Outcome], shapes: Sequence[Shape]) -> str:
-    order = {shape.layer: index for index, shape in enumerate(shapes)}
-    rows = []
-    has_peers = any(_peers(outcome.record) for outcome in outcomes)
-    for outcome in sorted(outcomes, key=lambda each: (order[each.problem.layer], each.problem.m)):
-        name, m, record = layer_name(outcome.problem.layer, shapes), str(outcome.problem.m), outcome.record
-        if record is None:
-            rows.append((name, m, "-", "-", "-", *(["-"] if has_peers else []), outcome.note))
-            continue
-        peers = " ".join(microseconds(time) for _, time in _peers(record)) or "-"
-        times = microseconds(record.median_us), microseconds(record.default_us)
-        gain = f"{record.default_us / record.median_us:.2f}x"
-        shown = (name, m, *times, gain, *([peers] if has_peers else []))
-        rows.append((*shown, f"{record.config}  {outcome.note}".rstrip()))
-    header = ("layer", "m", "us", "default us", "gain", *(["vLLM us"] if has_peers else []), "config")
-    return table(header, rows)
+def _rows(shapes: Sequence[Shape], peer: bool) -> Rows:
+    times = (("us", 8), ("default us", 8), ("gain", 6), *([("vLLM us", 8)] if peer else []))
+    return Rows(shapes, *times, ("config", 0))
+
+
+def _cells(outcome: Outcome, peer: bool) -> Sequence[str]:
+    record = outcome.record
+    if record is None:
+        return ("-", "-", "-", *(["-"] if peer else []), outcome.note)
+    peers = " ".join(microseconds(time) for _, time in _peers(record)) or "-"
+    times = microseconds(record.median_us), microseconds(record.default_us)
+    gain = f"{record.default_us / record.median_us:.2f}x"
+    return (*times, gain, *([peers] if peer else []), f"{record.config}  {outcome.note}".rstrip())
 
 
 def _summary(outcomes: Sequence[Outcome], seconds: float) -> str:
@@ -284,6 +293,6 @@ def _summary(outcomes: Sequence[Outcome], seconds: float) -> str:
     resumed = sum(outcome.resumed for outcome in outcomes)
     trials, failed = sum(each.trials for each in outcomes), sum(each.failed for each in outcomes)
     return (
-        f"{stored} of {len(outcomes)} problems stored, {resumed} of them from before; "
-        f"{trials} configs tried, {failed} failed, {seconds:.0f} s"
+        f"{stored} of {counted(len(outcomes), 'problem')} stored, {resumed} of them from before; "
+        f"{counted(trials, 'config')} tried, {failed} failed, {seconds:.0f} s"
     )

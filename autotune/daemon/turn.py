@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from autotune.bench.monitor import monitor_for
+from autotune.counts import counted
 from autotune.device import Device
 from autotune.executors.line import Line
 
@@ -49,7 +50,8 @@ class Turn:
         reading = monitor_for(self._device).read()
         others = len(reading.others) - warm  # counted, for in a container the worker goes by another number
         if others > 0:
-            return f"{others} other processes hold {self._device.name}; --allow-busy does not wait for them"
+            holders = counted(others, "other process")
+            return f"{self._device.name} is held by {holders}; --allow-busy does not wait"
         used = reading.used_percent or 0
         if not warm and used > _IDLE_PERCENT:
             return f"{self._device.name} is used, by {used} %; --allow-busy does not wait"

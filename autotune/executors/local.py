@@ -16,12 +16,13 @@ from multiprocessing.context import SpawnProcess
 from typing import Any
 
 from autotune.config import Config
-from autotune.device import Device, cuda_devices, find_device
+from autotune.device import Device, cuda_devices, find_device, gpu_trouble
 from autotune.errors import DeviceError
 from autotune.executors.line import Line
 from autotune.layer import Problem
 from autotune.record import DEFAULT_MODE, Environment, Mode, Trial
 from autotune.search.environment import current_environment
+from autotune.search.executor import At
 from autotune.search.tune import Cubins, Tuned
 from autotune.worker import Broken, Ready, Task, Testing, Unwatched, Waiting, work
 
@@ -68,6 +69,7 @@ class LocalExecutor:
         self._device, self._limit_s, self._entry, self._allow_busy = device, limit_s, entry, allow_busy
         self._line = Line(device)
         self._worker: _Process | None = None
+        self._at: At | None = None
         self._cancelled = self._is_told = False
         self._guard = threading.Lock()  # between whoever cancels and a worker that is about to start
 
@@ -86,6 +88,11 @@ class LocalExecutor:
     def environment(self) -> Environment:
         """What else its measurements depend on, as of now."""
         return current_environment(self._device)
+
+    @property
+    def at(self) -> At | None:
+        """What `tune` is at; a config counts as done when the next one begins."""
+        return self._at
 
     @property
     def worker_pid(self) -> int | None:
@@ -153,6 +160,8 @@ class LocalExecutor:
             except BaseException:
                 self._end_worker()  # a worker amid a problem would answer the next one with this one's result
                 raise
+            finally:
+                self._at = None
             if isinstance(ended, Tuned):
                 return ended.noted(note)
             if ended.testing.peer:
@@ -177,6 +186,8 @@ class LocalExecutor:
         worker = self._ready_worker()
         testing = Testing(None)
         waiting = ""
+        done, configs = len(task.crashed), len(task.candidates)
+        self._at = At(task.problem, done, configs)
         worker.send(replace(task, cubins=unsent(task.cubins, worker.has)))
         while True:
             limit_s = self._limit(task.problem)
@@ -192,7 +203,10 @@ class LocalExecutor:
                 self._end_worker()
                 return _Crash(testing, reason)
             if isinstance(message, Testing):
+                if testing.config is not None:
+                    done = done + 1 if message.config is not None else configs  # else the race begins
                 testing = message
+                self._at = At(task.problem, done, configs)
             elif isinstance(message, Waiting):
                 if message.reason != waiting:
                     _LOG.warning(message.reason)
@@ -241,13 +255,16 @@ class LocalExecutor:
 def local_executors(names: str = "auto", allow_busy: bool = False) -> list[LocalExecutor]:
     """One executor for each device: `auto`, `cpu`, `cuda:N`, several as `cuda:0,cuda:1`, or `all`.
 
-    `all` is every GPU that the kernels run on, and the CPU where there is no GPU.
+    `all` is every GPU that the kernels run on.
 
     Raises:
         DeviceError: there is no such device, or it is older than sm_80.
     """
     if names == "all":
-        devices = list(_usable_gpus()) or [find_device()]
+        devices = list(_usable_gpus())
+        if not devices:
+            none = "no usable NVIDIA GPU here" if cuda_devices() else f"no NVIDIA GPU here ({gpu_trouble()})"
+            raise DeviceError(f"device 'all': {none}; use --device cpu")
     else:
         devices = [find_device(name.strip()) for name in names.split(",")]
     return [LocalExecutor(device, allow_busy=allow_busy) for device in dict.fromkeys(devices)]

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from autotune.counts import counted
 from autotune.device import find_device
 from autotune.errors import AutotuneError, FormatError
 from autotune.formats import modules
@@ -55,7 +56,11 @@ def apply(
 
     Raises:
         DeviceError: `device` names none that is here.
+        FormatError: `model` is no module.
     """
+    if not isinstance(model, torch.nn.Module):
+        kind = type(model).__name__
+        raise FormatError(f"apply takes a loaded model, a torch.nn.Module, not {kind}; load takes a folder")
     target = None if device is None else find_device(device)
     work = _Work(db, target, kernels)
     started = time.perf_counter()
@@ -67,7 +72,7 @@ def apply(
     report = Report(work.layers(), work.skipped, time.perf_counter() - planned, planned - started)
     if work.failed:
         reason = work.skipped[work.failed[0]]
-        warnings.warn(f"{len(work.failed)} int4 linears stay as they were: {reason}", stacklevel=2)
+        warnings.warn(f"left as before: {counted(len(work.failed), 'int4 linear')}: {reason}", stacklevel=2)
     if report.untuned:
         warn_untuned(report.untuned, db)
     return report
@@ -221,6 +226,7 @@ def warn_untuned(untuned: tuple[LayerReport, ...], db: Location | None) -> None:
     if db is not None:
         command += ["--db", shown(db)]
     warnings.warn(
-        f"{linears} linears run configs that were not measured for them; to tune: {shlex.join(command)}",
+        f"configs that were not measured for them run in {counted(linears, 'linear')}; "
+        f"to tune: {shlex.join(command)}",
         stacklevel=3,
     )

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from autotune.counts import counted
 from autotune.device import find_device
 from autotune.errors import AutotuneError, FormatError
 from autotune.formats import detect
@@ -122,9 +123,8 @@ class Quantizer(HfQuantizer):  # type: ignore[misc]
             _own_tensors(model)
         if report.skipped:
             name, reason = next(iter(report.skipped.items()))
-            warnings.warn(
-                f"{len(report.skipped)} int4 linears run without a kernel: {name} {reason}", stacklevel=2
-            )
+            left = counted(len(report.skipped), "int4 linear")
+            warnings.warn(f"without a kernel: {left}; the first: {name} {reason}", stacklevel=2)
         if report.untuned:
             warn_untuned(report.untuned, self.quantization_config.db)
         return model
