@@ -49,7 +49,7 @@ def test_a_sweep_tunes_again_what_is_stale_and_nothing_else(folder: Path) -> Non
     assert stale(folder) == [PROBLEM]
     shown = json.loads(autotune("doctor", "--json", "--db", "here.db", cwd=folder).stdout)
     (check,) = (each for each in shown if each["name"] == "stale records")
-    assert check["detail"].endswith(": 1")
+    assert check["detail"].startswith("1 problem of ")
     assert "autotune sweep --stale --device cpu" in check["remedy"]
 
     done = autotune("sweep", "--stale", *PLACE, "--budget", "2s", "--json", cwd=folder)
