@@ -54,6 +54,10 @@ def command(m: tuple[int, ...] | None, device: str, db: str | None, as_json: boo
             click.echo(json.dumps(_fields(answer, comparison)))
     if not as_json:
         click.echo(_table(compared, shapes))
+    noisy = [comparison for _, comparison in compared if comparison.noisy]
+    if noisy:
+        first = f"{layer_name(noisy[0].problem.layer, shapes)} m={noisy[0].problem.m}, {noisy[0].noisy}"
+        click.echo(f"noisy, measure again: {len(noisy)} of {len(compared)}; the first: {first}", err=True)
 
 
 def _fields(answer: Answer, comparison: Comparison) -> dict[str, Any]:
@@ -66,7 +70,9 @@ def _fields(answer: Answer, comparison: Comparison) -> dict[str, Any]:
         "default_us": _interval(comparison.default),
         "matmul_us": _interval(comparison.matmul),
         "gain": _interval(comparison.gain),
+        "speedup": _interval(comparison.speedup),
         "floor_us": comparison.floor_us,
+        "noisy": comparison.noisy,
     }
 
 
@@ -79,7 +85,6 @@ def _table(compared: Iterable[tuple[Answer, Comparison]], shapes: list[Shape]) -
     order = {shape.layer: index for index, shape in enumerate(shapes)}
     ranked = sorted(compared, key=lambda each: (order[each[1].problem.layer], each[1].problem.m))
     for answer, comparison in ranked:
-        gain = comparison.gain
         rows.append(
             (
                 layer_name(comparison.problem.layer, shapes),
@@ -88,11 +93,18 @@ def _table(compared: Iterable[tuple[Answer, Comparison]], shapes: list[Shape]) -
                 microseconds(comparison.default.median),
                 microseconds(comparison.matmul.median),
                 microseconds(comparison.floor_us),
-                f"{gain.median:.2f}x [{gain.low:.2f}, {gain.high:.2f}]",
-                f"{comparison.matmul.median / comparison.stored.median:.2f}x",
-                f"{100 * comparison.floor_us / comparison.stored.median:.0f}%",
+                *(("noisy",) * 3 if comparison.noisy else _ratios(comparison)),
                 f"{answer.source} {answer.config}",
             )
         )
     times = ("us", "default us", "matmul us", "floor us")
     return table(("layer", "m", *times, "over default", "over matmul", "of floor", "config"), rows)
+
+
+def _ratios(comparison: Comparison) -> tuple[str, str, str]:
+    gain = comparison.gain
+    return (
+        f"{gain.median:.2f}x [{gain.low:.2f}, {gain.high:.2f}]",
+        f"{comparison.speedup.median:.2f}x",
+        f"{100 * comparison.floor_us / comparison.stored.median:.0f}%",
+    )

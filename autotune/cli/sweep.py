@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from autotune.shapes import Shape
     from autotune.store.store import Store
 
+# What a problem takes at least, until it has a record.
+_LEAST_S = {"cpu": 1.0, "cuda": 0.1}
 # Llama-7B in under two minutes on two cores, with what a start takes around it.
 _CPU_BUDGET_S = 90.0
 
@@ -55,7 +57,8 @@ Examples:
     "--budget",
     callback=seconds,
     metavar="DURATION",
-    help="Time to share among the problems, as 60s.  [default: 90s on a CPU, none on a GPU]",
+    help="Time to share among the problems, as 60s; what does not begin in it is left to the next sweep. "
+    "Waiting for others is not counted.  [default: 90s on a CPU, none on a GPU]",
 )
 @click.option(
     "--kernel",
@@ -213,13 +216,29 @@ def _run(
 
     begin = time.monotonic()
     click.echo(f"{len(problems)} problems on {model_name(executors)}, into {store.name}", err=True)
+    _warn_of_budget(problems, executors, budget_s)
     running = sweep(problems, store, executors, budget_s, progress.stage, mode, peer)
     outcomes = progress.follow(running, lambda outcome: outcome.record is not None, show)
     if not as_json:
         click.echo(_winners(outcomes, shapes))
     click.echo(_summary(outcomes, time.monotonic() - begin), err=True)
     if all(outcome.record is None for outcome in outcomes):
-        raise AutotuneError(f"no problem has a config that passed; the first: {outcomes[0].note}")
+        raise AutotuneError(f"no problem has a record; the first: {outcomes[0].note}")
+
+
+def _warn_of_budget(
+    problems: Sequence[Problem], executors: Sequence[Executor], budget_s: float | None
+) -> None:
+    """Say on stderr that the budget is hardly enough for all."""
+    if budget_s is None:
+        return
+    each_s, least_s = budget_s * len(executors) / len(problems), _LEAST_S[executors[0].device.kind]
+    if each_s < least_s:
+        click.echo(
+            f"a budget of {budget_s:g} s is {each_s:.2f} s for each problem, and one takes {least_s:g} s or "
+            "more: those whose turn does not come are left to the next sweep",
+            err=True,
+        )
 
 
 def _fields(outcome: Outcome, device: Device) -> dict[str, Any]:
@@ -239,6 +258,7 @@ def _fields(outcome: Outcome, device: Device) -> dict[str, Any]:
         "trials": outcome.trials,
         "failed": outcome.failed,
         "elapsed_s": round(outcome.elapsed_s, 3),
+        "noisy": outcome.noisy,
         "note": outcome.note,
     }
 
@@ -266,10 +286,16 @@ def _winners(outcomes: Sequence[Outcome], shapes: Sequence[Shape]) -> str:
 
 
 def _summary(outcomes: Sequence[Outcome], seconds: float) -> str:
+    from autotune.search.fleet import OUT_OF_TIME
+
     stored = sum(outcome.record is not None for outcome in outcomes)
     resumed = sum(outcome.resumed for outcome in outcomes)
     trials, failed = sum(each.trials for each in outcomes), sum(each.failed for each in outcomes)
+    noisy = sum(outcome.noisy for outcome in outcomes)
+    late = sum(outcome.note == OUT_OF_TIME for outcome in outcomes)
+    left = [f"{noisy} noisy"] * bool(noisy) + [f"{late} not begun"] * bool(late)
+    again = f"\nleft to do: {', '.join(left)}; the same command goes on with them" if left else ""
     return (
         f"{stored} of {len(outcomes)} problems stored, {resumed} of them from before; "
-        f"{trials} configs tried, {failed} failed, {seconds:.0f} s"
+        f"{trials} configs tried, {failed} failed, {seconds:.0f} s{again}"
     )

@@ -6,6 +6,7 @@ import logging
 import multiprocessing
 import signal
 import threading
+import time
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -68,6 +69,7 @@ class LocalExecutor:
         self._line = Line(device)
         self._worker: _Process | None = None
         self._cancelled = False
+        self._waited_s = 0.0
         self._guard = threading.Lock()  # between whoever cancels and a worker that is about to start
 
     def __enter__(self) -> LocalExecutor:
@@ -145,6 +147,7 @@ class LocalExecutor:
         """
         crashed: dict[Config, str] = {}
         blameless, note = 0, ""
+        self._waited_s = 0.0
         while True:
             try:
                 task = Task(problem, candidates, cubins, budget_s, crashed, mode, self._allow_busy, peer)
@@ -153,7 +156,7 @@ class LocalExecutor:
                 self._end_worker()  # a worker amid a problem would answer the next one with this one's result
                 raise
             if isinstance(ended, Tuned):
-                return ended.noted(note)
+                return replace(ended.noted(note), waited_s=self._waited_s)
             if ended.testing.peer:
                 peer, note = False, f"the other engine's kernel is not timed: {ended.reason}"
                 continue
@@ -173,6 +176,7 @@ class LocalExecutor:
             _give_up_family(config.family, candidates, crashed)
 
     def _attempt(self, task: Task) -> Tuned | _Crash:
+        begin: float | None = time.monotonic()
         worker = self._ready_worker()
         testing = Testing(None)
         waiting = ""
@@ -191,6 +195,9 @@ class LocalExecutor:
                 self._end_worker()
                 return _Crash(testing, reason)
             if isinstance(message, Testing):
+                if begin is not None:  # the first: until then nothing was measured
+                    self._waited_s += time.monotonic() - begin
+                    begin = None
                 testing = message
             elif isinstance(message, Waiting):
                 if message.reason != waiting:
