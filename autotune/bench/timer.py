@@ -42,14 +42,18 @@ _SERVER_IDLE_S = 1e-3
 _LEAD_CYCLES = 40_000
 
 
-class Timer(Protocol):
-    """One plan made ready for timing."""
+class Timed(Protocol):
+    """What can be sampled."""
 
     def start(self) -> None:
         """Enqueue one rotation through the weight copies, where calls can be enqueued."""
 
     def sample_us(self) -> float:
         """Microseconds per call, once what was started has ended."""
+
+
+class Timer(Timed, Protocol):
+    """One plan made ready for timing."""
 
     def disturbed(self) -> bool:
         """Whether others took CPU time from most of the samples."""
@@ -270,7 +274,7 @@ def timer_for(
     return HostTimer(plan, rotation, activations, idle_s=_SERVER_IDLE_S if mode == "server" else 0.0)
 
 
-def time_round(timers: Sequence[Timer], pause_s: float = 0.0) -> list[float]:
+def time_round(timers: Sequence[Timed], pause_s: float = 0.0) -> list[float]:
     """One sample of every timer, in order, each after `pause_s` seconds of rest.
 
     A GPU gets the whole round before anyone waits, behind one rotation that is not sampled: while it runs the
