@@ -193,12 +193,15 @@ def names_no_layer(
     )
 
 
-def chosen_executors(device: str, executor: str, address: str | None, allow_busy: bool) -> Sequence[Executor]:
-    """One executor for each device that the options name.
+def chosen_executors(
+    device: str, executor: str, address: str | None, allow_busy: bool, db: str | None
+) -> Sequence[Executor]:
+    """One executor for each device that the options name; they measure for the database.
 
     Raises:
         UsageError: there is an --address without Ray.
         DeviceError: there is no such device, or no such cluster.
+        DatabaseError: `db` is no address of a database.
     """
     if executor == "ray":
         from autotune.executors.ray import ray_executors
@@ -207,8 +210,9 @@ def chosen_executors(device: str, executor: str, address: str | None, allow_busy
     if address is not None:
         raise click.UsageError("--address is a Ray cluster's; give it with --executor ray.")
     from autotune.executors.local import local_executors
+    from autotune.store.database import database_name
 
-    return local_executors(device, allow_busy)
+    return local_executors(device, allow_busy, database_name(db))
 
 
 def served_tokens(

@@ -117,7 +117,7 @@ def command(
     from autotune.search.executor import by_model
 
     with contextlib.ExitStack() as stack:
-        executors = _executors(kernel, device, executor, address, allow_busy)
+        executors = _executors(kernel, device, executor, address, allow_busy, db)
         for each in executors:
             stack.enter_context(each)
         groups = by_model(executors)
@@ -150,16 +150,17 @@ def _times_vllm(serving: Sequence[str]) -> bool:
 
 
 def _executors(
-    kernel: str | None, device: str, executor: str, address: str | None, allow_busy: bool
+    kernel: str | None, device: str, executor: str, address: str | None, allow_busy: bool, db: str | None
 ) -> Sequence[Executor]:
     """Those of the options, with autotune's families or the kernel."""
     if kernel is None:
-        return chosen_executors(device, executor, address, allow_busy)
+        return chosen_executors(device, executor, address, allow_busy, db)
     if executor != "local":
         raise click.UsageError("--kernel names a file of this machine; leave --executor out.")
     from autotune.executors.kernel import kernel_executors
+    from autotune.store.database import database_name
 
-    return kernel_executors(kernel, device, allow_busy)
+    return kernel_executors(kernel, device, allow_busy, database_name(db))
 
 
 def _chosen(

@@ -23,7 +23,12 @@ class KernelExecutor(LocalExecutor):
     """
 
     def __init__(
-        self, device: Device, reference: str, limit_s: float | None = None, allow_busy: bool = False
+        self,
+        device: Device,
+        reference: str,
+        limit_s: float | None = None,
+        allow_busy: bool = False,
+        database: str = "",
     ) -> None:
         self.kernel: ExternalFamily = load_kernel(reference)
         if device.kind != self.kernel.kind:
@@ -31,7 +36,7 @@ class KernelExecutor(LocalExecutor):
                 f"kernel {self.kernel.name} runs on {self.kernel.kind}, not on {device.name};"
                 f" use --device {self.kernel.kind}"
             )
-        super().__init__(device, limit_s, functools.partial(_work, reference), allow_busy)
+        super().__init__(device, limit_s, functools.partial(_work, reference), allow_busy, database)
 
     @property
     def environment(self) -> Environment:
@@ -39,7 +44,9 @@ class KernelExecutor(LocalExecutor):
         return current_environment(self.device, (self.kernel.name,))
 
 
-def kernel_executors(reference: str, names: str = "auto", allow_busy: bool = False) -> list[KernelExecutor]:
+def kernel_executors(
+    reference: str, names: str = "auto", allow_busy: bool = False, database: str = ""
+) -> list[KernelExecutor]:
     """One executor for each device, by the names of `local_executors`; `auto` is the kernel's kind.
 
     Raises:
@@ -47,7 +54,7 @@ def kernel_executors(reference: str, names: str = "auto", allow_busy: bool = Fal
     """
     names = load_kernel(reference).kind if names == "auto" else names
     return [
-        KernelExecutor(each.device, reference, allow_busy=allow_busy)
+        KernelExecutor(each.device, reference, allow_busy=allow_busy, database=database)
         for each in local_executors(names, allow_busy)
     ]
 

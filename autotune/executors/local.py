@@ -21,6 +21,7 @@ from autotune.device import Device, cuda_devices, find_device
 from autotune.errors import DeviceError
 from autotune.executors.line import Line
 from autotune.layer import Problem
+from autotune.locks import who_measures
 from autotune.record import DEFAULT_MODE, Environment, Mode, Trial
 from autotune.search.environment import current_environment
 from autotune.search.tune import Cubins, Tuned
@@ -55,7 +56,8 @@ class LocalExecutor:
 
     A config that does not end within `limit_s` seconds (30 on a GPU; on a CPU 120, and more for a large
     problem) is given up with its worker. `entry` is what the worker runs. Executors of other processes of the
-    user and others who compute on the device are waited for, unless `allow_busy`.
+    user and others who compute on the device are waited for, unless `allow_busy`. They are told the name of
+    the `database` that it measures for.
     """
 
     def __init__(
@@ -64,9 +66,10 @@ class LocalExecutor:
         limit_s: float | None = None,
         entry: Callable[[Connection, Device], None] = work,
         allow_busy: bool = False,
+        database: str = "",
     ) -> None:
         self._device, self._limit_s, self._entry, self._allow_busy = device, limit_s, entry, allow_busy
-        self._line = Line(device)
+        self._line = Line(device, database)
         self._worker: _Process | None = None
         self._cancelled = False
         self._waited_s = 0.0
@@ -216,7 +219,9 @@ class LocalExecutor:
         reason = ""
         for _ in range(2):
             if not self._may_measure(0.0):
-                _LOG.warning("waiting for another autotune, which measures on %s", self._device.name)
+                _LOG.warning(
+                    "waiting for %s, which measures on %s", who_measures(self._device), self._device.name
+                )
             while not self._cancelled and not self._may_measure(_LOCK_POLL_S):
                 pass
             self._start()
@@ -240,7 +245,7 @@ class LocalExecutor:
         return _CPU_LIMIT_S * max(1.0, problem.operations / _CPU_OPERATIONS_PER_LIMIT)
 
 
-def local_executors(names: str = "auto", allow_busy: bool = False) -> list[LocalExecutor]:
+def local_executors(names: str = "auto", allow_busy: bool = False, database: str = "") -> list[LocalExecutor]:
     """One executor for each device: `auto`, `cpu`, `cuda:N`, several as `cuda:0,cuda:1`, or `all`.
 
     `all` is every GPU that the kernels run on, and the CPU where there is no GPU.
@@ -252,7 +257,9 @@ def local_executors(names: str = "auto", allow_busy: bool = False) -> list[Local
         devices = list(_usable_gpus()) or [find_device()]
     else:
         devices = [find_device(name.strip()) for name in names.split(",")]
-    return [LocalExecutor(device, allow_busy=allow_busy) for device in dict.fromkeys(devices)]
+    return [
+        LocalExecutor(device, allow_busy=allow_busy, database=database) for device in dict.fromkeys(devices)
+    ]
 
 
 def unsent(cubins: Cubins, has: set[str]) -> Cubins:

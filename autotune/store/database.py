@@ -34,7 +34,7 @@ class Database:
     def __init__(self, url: Location | None = None) -> None:
         address = _address(database_url(url))
         self.path = Path(address.database or "") if address.get_backend_name() == "sqlite" else None
-        self.name = str(self.path or address.render_as_string(hide_password=True))
+        self.name = database_name(url)
         try:
             self._engine = _sqlite_engine(address) if self.path else sa.create_engine(address)
         except ModuleNotFoundError as error:
@@ -133,6 +133,17 @@ def put(connection: sa.Connection, table: sa.Table, key: dict[str, Any], values:
     stored = insert.on_conflict_do_update(index_elements=list(key), set_=values).returning(table.c.id)
     found: int = connection.execute(stored).scalar_one()
     return found
+
+
+def database_name(url: Location | None = None) -> str:
+    """What messages call the database: a path, or a URL without password.
+
+    Raises:
+        DatabaseError: it is no address of a database.
+    """
+    address = _address(database_url(url))
+    is_file = address.get_backend_name() == "sqlite"
+    return str(Path(address.database or "")) if is_file else address.render_as_string(hide_password=True)
 
 
 def _address(url: str) -> sa.URL:
