@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING
 
+from autotune.bench.budget import Budget
 from autotune.config import Config
 from autotune.device import Device
 from autotune.errors import AutotuneError
@@ -123,6 +124,7 @@ class _Worker:
         if not task.allow_busy:
             wait_until_free(monitor_for(self._device), lambda reason: self._pipe.send(Waiting(reason)))
         self._pipe.send(Testing(None))
+        budget = Budget(task.budget_s)
         try:
             operands = self._operands_of(task.problem)
         except Exception as error:
@@ -135,7 +137,7 @@ class _Worker:
                 operands,
                 task.candidates,
                 self._cubins,
-                task.budget_s,
+                budget.left_s,
                 task.crashed,
                 task.mode,
                 self._announce,

@@ -209,7 +209,7 @@ def test_another_autotune_that_measures_is_waited_for(tmp_path, db):
     with device_lock(cpu_device()):
         daemon = special(tmp_path, once=True)
         with daemon:
-            assert "another autotune measures" in daemon.until("waiting")["reason"]
+            assert "another autotune" in daemon.until("waiting")["reason"]
             assert worker(db).state == "waiting"
             device_lock(cpu_device()).release()
             daemon.until("done")

@@ -16,7 +16,8 @@ from autotune.cli.options import (
     model_options,
     tuned_problems,
 )
-from autotune.cli.output import Rows, microseconds, problem_fields
+from autotune.cli.output import Rows, layer_name, microseconds, problem_fields
+from autotune.counts import counted
 
 if TYPE_CHECKING:
     from autotune.bench.compare import Comparison
@@ -50,11 +51,19 @@ def command(m: tuple[int, ...] | None, device: str, db: str | None, as_json: boo
     rows = Rows(shapes, *times, ("over default", 18), ("over matmul", 7), ("of floor", 4), ("config", 0))
     if not as_json:
         click.echo(rows.head())
+    noisy = []
     for answer, comparison in compare_problems(problems, lookup):
+        if comparison.noisy:
+            noisy.append(comparison)
         if as_json:
             click.echo(json.dumps(_fields(answer, comparison)))
         else:
             click.echo(rows.row(comparison.problem, *_cells(answer, comparison)))
+    if noisy:
+        problem = noisy[0].problem
+        of = f"{len(noisy)} of {counted(len(problems), 'problem')}"
+        first = f"{layer_name(problem.layer, shapes)} m={problem.m}, {noisy[0].noisy}"
+        click.echo(f"noisy, measure again: {of}; the first: {first}", err=True)
 
 
 def _fields(answer: Answer, comparison: Comparison) -> dict[str, Any]:
@@ -67,7 +76,9 @@ def _fields(answer: Answer, comparison: Comparison) -> dict[str, Any]:
         "default_us": _interval(comparison.default),
         "matmul_us": _interval(comparison.matmul),
         "gain": _interval(comparison.gain),
+        "speedup": _interval(comparison.speedup),
         "floor_us": comparison.floor_us,
+        "noisy": comparison.noisy,
     }
 
 
@@ -76,12 +87,19 @@ def _interval(estimate: Estimate) -> list[float]:
 
 
 def _cells(answer: Answer, comparison: Comparison) -> Sequence[str]:
-    gain, stored_us = comparison.gain, comparison.stored.median
-    medians = (stored_us, comparison.default.median, comparison.matmul.median, comparison.floor_us)
+    medians = (comparison.stored.median, comparison.default.median, comparison.matmul.median)
+    ratios = ("noisy",) * 3 if comparison.noisy else _ratios(comparison)
     return (
-        *map(microseconds, medians),
-        f"{gain.median:.2f}x [{gain.low:.2f}, {gain.high:.2f}]",
-        f"{comparison.matmul.median / stored_us:.2f}x",
-        f"{100 * comparison.floor_us / stored_us:.0f}%",
+        *map(microseconds, (*medians, comparison.floor_us)),
+        *ratios,
         f"{answer.source} {answer.config}",
+    )
+
+
+def _ratios(comparison: Comparison) -> tuple[str, str, str]:
+    gain = comparison.gain
+    return (
+        f"{gain.median:.2f}x [{gain.low:.2f}, {gain.high:.2f}]",
+        f"{comparison.speedup.median:.2f}x",
+        f"{100 * comparison.floor_us / comparison.stored.median:.0f}%",
     )

@@ -54,5 +54,5 @@ def command(
 
     log_to_stderr()
     settings = Settings(budget_s=budget, allow_busy=allow_busy, once=once)
-    executors = chosen_executors(device, executor, address, allow_busy)
+    executors = chosen_executors(device, executor, address, allow_busy, db)
     serve(executors, db, settings, port, here=executor == "local")

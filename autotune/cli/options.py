@@ -10,6 +10,7 @@ import click
 
 from autotune.errors import LayerError, ShapesError
 from autotune.layer import BUCKETS, DTYPES, Problem, bucket_of
+from autotune.paths import database_url, shown
 from autotune.shapes import PRESETS, Shape, parse_shapes
 
 if TYPE_CHECKING:
@@ -219,8 +220,10 @@ def names_no_layer(
     )
 
 
-def chosen_executors(device: str, executor: str, address: str | None, allow_busy: bool) -> Sequence[Executor]:
-    """One executor for each device that the options name.
+def chosen_executors(
+    device: str, executor: str, address: str | None, allow_busy: bool, db: str | None
+) -> Sequence[Executor]:
+    """One executor for each device that the options name; they measure for the database.
 
     Raises:
         UsageError: there is an --address without Ray, or a name means nothing.
@@ -235,7 +238,7 @@ def chosen_executors(device: str, executor: str, address: str | None, allow_busy
     check_devices(device)
     from autotune.executors.local import local_executors
 
-    return local_executors(device, allow_busy)
+    return local_executors(device, allow_busy, shown(database_url(db)))
 
 
 def served_tokens(

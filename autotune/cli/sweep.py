@@ -26,6 +26,7 @@ from autotune.cli.output import Rows, microseconds, model_name, problem_fields
 from autotune.cli.progress import ProblemProgress
 from autotune.counts import counted
 from autotune.errors import AutotuneError
+from autotune.paths import database_url, shown
 from autotune.record import DEFAULT_MODE, MODES, Mode
 
 if TYPE_CHECKING:
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
     from autotune.shapes import Shape
     from autotune.store.store import Store
 
+# What a problem takes at least, until it has a record.
+_LEAST_S = {"cpu": 1.0, "cuda": 0.1}
 # Llama-7B in under two minutes on two cores, with what a start takes around it.
 _CPU_BUDGET_S = 90.0
 
@@ -58,7 +61,8 @@ Examples:
     "--budget",
     callback=seconds,
     metavar="DURATION",
-    help="Time to share among the problems, as 60s.  [default: 90s on a CPU, none on a GPU]",
+    help="Time to share among the problems, as 60s; what does not begin in it is left to the next sweep. "
+    "Waiting for others is not counted.  [default: 90s on a CPU, none on a GPU]",
 )
 @click.option(
     "--kernel",
@@ -116,18 +120,12 @@ def command(
     """
     served = served_tokens(m, serving, max_num_seqs, max_num_batched_tokens)
     layers["serving"] = serving
-    unnamed = names_no_layer(**layers)
-    if stale and (recheck or not unnamed):
-        other = "--recheck" if recheck else "--shapes and what else chooses layers"
-        raise click.UsageError(f"--stale tunes what the database has records of; leave {other} out.")
-    shapes = None if (recheck or stale) and unnamed else chosen_shapes(**layers)
-    if recheck and mode is not None:
-        raise click.UsageError("--recheck times each record in its own mode; leave --mode out.")
+    shapes = _shapes(recheck, stale, mode, layers)
     peer = _times_vllm(serving)
     from autotune.search.executor import by_model
 
     with contextlib.ExitStack() as stack:
-        executors = _executors(kernel, device, executor, address, allow_busy)
+        executors = _executors(kernel, device, executor, address, allow_busy, db)
         for each in executors:
             stack.enter_context(each)
         groups = by_model(executors)
@@ -152,6 +150,17 @@ def command(
                 _run(problems, named, group, store, progress, share_s, as_json, mode or DEFAULT_MODE, peer)
 
 
+def _shapes(recheck: bool, stale: bool, mode: Mode | None, layers: dict[str, Any]) -> list[Shape] | None:
+    """The layers that the options name; None for those of records."""
+    unnamed = names_no_layer(**layers)
+    if stale and (recheck or not unnamed):
+        other = "--recheck" if recheck else "--shapes and what else chooses layers"
+        raise click.UsageError(f"--stale tunes what the database has records of; leave {other} out.")
+    if recheck and mode is not None:
+        raise click.UsageError("--recheck times each record in its own mode; leave --mode out.")
+    return None if (recheck or stale) and unnamed else chosen_shapes(**layers)
+
+
 def _times_vllm(serving: Sequence[str]) -> bool:
     """Whether vLLM's own kernels are to be timed too; that vLLM is missing is said on stderr."""
     if not serving:
@@ -164,11 +173,11 @@ def _times_vllm(serving: Sequence[str]) -> bool:
 
 
 def _executors(
-    kernel: str | None, device: str, executor: str, address: str | None, allow_busy: bool
+    kernel: str | None, device: str, executor: str, address: str | None, allow_busy: bool, db: str | None
 ) -> Sequence[Executor]:
     """Those of the options, with autotune's families or the kernel."""
     if kernel is None:
-        return chosen_executors(device, executor, address, allow_busy)
+        return chosen_executors(device, executor, address, allow_busy, db)
     if executor != "local":
         raise click.UsageError("--kernel names a file of this machine; leave --executor out.")
     if not all(kernel.rpartition(":")):
@@ -176,7 +185,7 @@ def _executors(
     check_devices(device)
     from autotune.executors.kernel import kernel_executors
 
-    return kernel_executors(kernel, device, allow_busy)
+    return kernel_executors(kernel, device, allow_busy, shown(database_url(db)))
 
 
 def _chosen(
@@ -239,13 +248,32 @@ def _run(
     begin = time.monotonic()
     of = f"{counted(len(problems), 'problem')} on {model_name(executors)}"
     progress.show(f"{of}, into {store.name}", err=True)
+    _warn_of_budget(problems, executors, budget_s, progress)
     running = sweep(problems, store, executors, budget_s, progress.stage, mode, peer)
     if not as_json:
         progress.show(rows.head())
     outcomes = progress.follow(running, lambda outcome: outcome.record is not None, text)
     progress.show(_summary(outcomes, time.monotonic() - begin), err=True)
     if all(outcome.record is None for outcome in outcomes):
-        raise AutotuneError(f"no problem has a config that passed; the first: {outcomes[0].note}")
+        raise AutotuneError(f"no problem has a record; the first: {outcomes[0].note}")
+
+
+def _warn_of_budget(
+    problems: Sequence[Problem],
+    executors: Sequence[Executor],
+    budget_s: float | None,
+    progress: ProblemProgress,
+) -> None:
+    """Say on stderr that the budget is hardly enough for all."""
+    if budget_s is None:
+        return
+    each_s, least_s = budget_s * len(executors) / len(problems), _LEAST_S[executors[0].device.kind]
+    if each_s < least_s:
+        progress.show(
+            f"a budget of {budget_s:g} s is {each_s:.2f} s for each problem, and one takes {least_s:g} s or "
+            "more: those whose turn does not come are left to the next sweep",
+            err=True,
+        )
 
 
 def _fields(outcome: Outcome, device: Device) -> dict[str, Any]:
@@ -265,6 +293,7 @@ def _fields(outcome: Outcome, device: Device) -> dict[str, Any]:
         "trials": outcome.trials,
         "failed": outcome.failed,
         "elapsed_s": round(outcome.elapsed_s, 3),
+        "noisy": outcome.noisy,
         "note": outcome.note,
     }
 
@@ -289,10 +318,16 @@ def _cells(outcome: Outcome, peer: bool) -> Sequence[str]:
 
 
 def _summary(outcomes: Sequence[Outcome], seconds: float) -> str:
+    from autotune.search.fleet import OUT_OF_TIME
+
     stored = sum(outcome.record is not None for outcome in outcomes)
     resumed = sum(outcome.resumed for outcome in outcomes)
     trials, failed = sum(each.trials for each in outcomes), sum(each.failed for each in outcomes)
+    noisy = sum(outcome.noisy for outcome in outcomes)
+    late = sum(outcome.note == OUT_OF_TIME for outcome in outcomes)
+    left = [f"{noisy} noisy"] * bool(noisy) + [f"{late} not begun"] * bool(late)
+    again = f"\nleft to do: {', '.join(left)}; the same command goes on with them" if left else ""
     return (
         f"{stored} of {counted(len(outcomes), 'problem')} stored, {resumed} of them from before; "
-        f"{counted(trials, 'config')} tried, {failed} failed, {seconds:.0f} s"
+        f"{counted(trials, 'config')} tried, {failed} failed, {seconds:.0f} s{again}"
     )

@@ -22,6 +22,7 @@ from autotune.daemon.turn import Turn
 from autotune.device import Device
 from autotune.errors import DatabaseError, DeviceError
 from autotune.locks import device_lock
+from autotune.paths import database_url, shown
 from autotune.search.executor import Executor
 
 _LOOK_S = 1.0
@@ -59,7 +60,9 @@ def serve(
         for number, executor in enumerate(executors):
             place = executor.device.torch_name if here else number
             name = f"{socket.gethostname()}:{os.getpid()}:{place}"
-            turn = Turn(executor.device) if here and not settings.allow_busy else None
+            turn = (
+                Turn(executor.device, shown(database_url(url))) if here and not settings.allow_busy else None
+            )
             loops.append(Serving(name, executor, turn, link, settings, stop))
         address = stack.enter_context(watched(port, loops, link))
         say("start", workers=", ".join(loop.name for loop in loops), http=address)

@@ -6,6 +6,7 @@ from autotune.bench.monitor import monitor_for
 from autotune.counts import counted
 from autotune.device import Device
 from autotune.executors.line import Line
+from autotune.locks import who_measures
 
 _IDLE_PERCENT = 5
 
@@ -17,8 +18,8 @@ class Turn:
     than not, and its next request should not meet a tuning.
     """
 
-    def __init__(self, device: Device) -> None:
-        self._device, self._line = device, Line(device)
+    def __init__(self, device: Device, database: str = "") -> None:
+        self._device, self._line = device, Line(device, database)
 
     def take(self, warm: bool) -> str | None:
         """Take the turn, or look again whether it may be kept for one more job; None, or why not.
@@ -32,7 +33,7 @@ class Turn:
         elif self._line.has_turn and self._line.wanted:
             hindrance = f"another autotune wants to measure on {self._device.name}"
         elif not self._line.take(0.0):
-            hindrance = f"another autotune measures on {self._device.name}"
+            hindrance = f"{who_measures(self._device)} measures on {self._device.name}"
         return hindrance
 
     def pause(self) -> None:

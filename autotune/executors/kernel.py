@@ -22,11 +22,16 @@ class KernelExecutor(LocalExecutor):
     """
 
     def __init__(
-        self, device: Device, reference: str, limit_s: float | None = None, allow_busy: bool = False
+        self,
+        device: Device,
+        reference: str,
+        limit_s: float | None = None,
+        allow_busy: bool = False,
+        database: str = "",
     ) -> None:
         self.kernel: ExternalFamily = load_kernel(reference)
         self.kernel.expect_kind(device)
-        super().__init__(device, limit_s, functools.partial(_work, reference), allow_busy)
+        super().__init__(device, limit_s, functools.partial(_work, reference), allow_busy, database)
 
     @property
     def environment(self) -> Environment:
@@ -34,7 +39,9 @@ class KernelExecutor(LocalExecutor):
         return current_environment(self.device, (self.kernel.name,))
 
 
-def kernel_executors(reference: str, names: str = "auto", allow_busy: bool = False) -> list[KernelExecutor]:
+def kernel_executors(
+    reference: str, names: str = "auto", allow_busy: bool = False, database: str = ""
+) -> list[KernelExecutor]:
     """One executor for each device, by the names of `local_executors`; `auto` is the kernel's kind.
 
     Raises:
@@ -43,7 +50,7 @@ def kernel_executors(reference: str, names: str = "auto", allow_busy: bool = Fal
     default = load_kernel(reference).find_device()  # a kernel that can run nowhere here says so first
     names = default.kind if names == "auto" else names
     return [
-        KernelExecutor(each.device, reference, allow_busy=allow_busy)
+        KernelExecutor(each.device, reference, allow_busy=allow_busy, database=database)
         for each in local_executors(names, allow_busy)
     ]
 

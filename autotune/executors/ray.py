@@ -15,7 +15,8 @@ import autotune
 from autotune.config import Config
 from autotune.device import Device, find_device
 from autotune.errors import AutotuneError, DeviceError
-from autotune.executors.local import LocalExecutor, unsent
+from autotune.executors.local import LocalExecutor
+from autotune.executors.process import unsent
 from autotune.kernels import compiler, registry
 from autotune.layer import Problem
 from autotune.record import DEFAULT_MODE, Environment, Mode
