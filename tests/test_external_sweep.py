@@ -119,7 +119,7 @@ def test_a_kernel_that_is_never_right_gets_no_record(tmp_path):
         "sweep", *SHAPE, "--m", "1", "--kernel", f"{HERE}/external_kernels.py:hopeless", cwd=tmp_path
     )
     assert ended.returncode == 1
-    assert "no problem has a config that passed" in ended.stderr
+    assert "no problem has a record; the first: no config passed" in ended.stderr
     assert json.loads(ended.stdout)["config"] is None
 
 
@@ -134,4 +134,4 @@ def test_problems_that_it_cannot_do_are_left_out(tmp_path):
     assert "m=8 is more than 4" in ended.stderr
     ended = autotune("sweep", *SHAPE, "--m", "8", "--kernel", kernel, cwd=tmp_path)
     assert ended.returncode == 1
-    assert ended.stderr.count("leaves out 1 of 1 problems") == 1
+    assert ended.stderr.count("leaves out 1 of 1 problem;") == 1

@@ -294,7 +294,7 @@ def test_a_layer_that_no_kernel_can_do_keeps_its_tensors(monkeypatch: pytest.Mon
     monkeypatch.setattr(registry, "families", lambda: {"cpu": OnlyUp()})
     model = model_of(2)
     down = model[0].mlp["down"]
-    match = "left as before: 2 int4 linears: no kernel family"
+    match = "left alone: 2 int4 linears; the first: no kernel family"
     with pytest.warns(UserWarning, match="not measured"), pytest.warns(UserWarning, match=match):
         report = apply(model, db=empty)
     assert report.applied == ("0.up", "1.up")

@@ -118,4 +118,5 @@ class ProblemProgress:
         begin, of = time.monotonic(), counted(self._total, "problem")
         while not self._over.wait(self._every_s):
             seconds = time.monotonic() - begin
-            click.echo(f"{self._done}/{of}, {seconds:.0f} s; {self._now()}", err=True)
+            parts = (f"{self._done}/{of}, {seconds:.0f} s", self._now())
+            click.echo("; ".join(filter(None, parts)), err=True)

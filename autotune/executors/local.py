@@ -183,11 +183,11 @@ class LocalExecutor:
 
     def _attempt(self, task: Task) -> Tuned | _Crash:
         begin: float | None = time.monotonic()
+        done, configs = len(task.crashed), len(task.candidates)
+        self._at = At(task.problem, done, configs)
         worker = self._ready_worker()
         testing = Testing(None)
         waiting = ""
-        done, configs = len(task.crashed), len(task.candidates)
-        self._at = At(task.problem, done, configs)
         worker.send(replace(task, cubins=unsent(task.cubins, worker.has)))
         while True:
             limit_s = self._limit(task.problem)

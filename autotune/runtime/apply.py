@@ -72,7 +72,9 @@ def apply(
     report = Report(work.layers(), work.skipped, time.perf_counter() - planned, planned - started)
     if work.failed:
         reason = work.skipped[work.failed[0]]
-        warnings.warn(f"left as before: {counted(len(work.failed), 'int4 linear')}: {reason}", stacklevel=2)
+        warnings.warn(
+            f"left alone: {counted(len(work.failed), 'int4 linear')}; the first: {reason}", stacklevel=2
+        )
     if report.untuned:
         warn_untuned(report.untuned, db)
     return report
@@ -217,7 +219,7 @@ def _synchronize(devices: set[Device]) -> None:
 
 
 def warn_untuned(untuned: tuple[LayerReport, ...], db: Location | None) -> None:
-    """Say how many linears run what was not measured for them, and the command that tunes them."""
+    """Say for how many linears nothing was measured, and the command that tunes them."""
     linears = sum(len(report.names) for report in untuned)
     shapes = ";".join(dict.fromkeys(str(report.layer) for report in untuned))
     command = ["autotune", "sweep", "--shapes", shapes]
@@ -226,7 +228,6 @@ def warn_untuned(untuned: tuple[LayerReport, ...], db: Location | None) -> None:
     if db is not None:
         command += ["--db", shown(db)]
     warnings.warn(
-        f"configs that were not measured for them run in {counted(linears, 'linear')}; "
-        f"to tune: {shlex.join(command)}",
+        f"no config was measured for {counted(linears, 'linear')}; to tune: {shlex.join(command)}",
         stacklevel=3,
     )
