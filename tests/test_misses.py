@@ -72,7 +72,7 @@ def applied(db: Path, linears: int = 1) -> torch.nn.Sequential:
     model = model_of(linears)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        warnings.filterwarnings("ignore", message="configs that were not measured")
+        warnings.filterwarnings("ignore", message="no config was measured")
         apply(model, db=str(db))
     return model
 

@@ -134,7 +134,7 @@ def test_report_of_a_model_that_is_tuned_in_part(tmp_path: Path) -> None:
 
 
 def test_the_warning_is_one_and_its_command_names_every_untuned_layer(empty: str) -> None:
-    with pytest.warns(UserWarning, match="not measured") as caught:
+    with pytest.warns(UserWarning, match="no config was measured") as caught:
         apply(model_of(), db=empty)
     assert len(caught) == 1
     assert caught[0].filename == __file__
@@ -295,7 +295,7 @@ def test_a_layer_that_no_kernel_can_do_keeps_its_tensors(monkeypatch: pytest.Mon
     model = model_of(2)
     down = model[0].mlp["down"]
     match = "left alone: 2 int4 linears; the first: no kernel family"
-    with pytest.warns(UserWarning, match="not measured"), pytest.warns(UserWarning, match=match):
+    with pytest.warns(UserWarning, match="no config was measured"), pytest.warns(UserWarning, match=match):
         report = apply(model, db=empty)
     assert report.applied == ("0.up", "1.up")
     assert "no kernel family" in report.skipped["0.mlp.down"]

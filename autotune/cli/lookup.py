@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shlex
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +23,6 @@ from autotune.counts import counted
 from autotune.layer import Problem
 
 if TYPE_CHECKING:
-    from autotune.device import Device
     from autotune.runtime.lookup import Answer
     from autotune.shapes import Shape
 
@@ -83,6 +81,7 @@ def command(
         shapes = (f"n={n},k={k}",)
     served = served_tokens(m, serving, max_num_seqs, max_num_batched_tokens)
     chosen = chosen_shapes(shapes, serving=serving, **layers)
+    from autotune.runtime.advice import sweep_command
     from autotune.runtime.lookup import Lookup
 
     found = chosen_device(device)
@@ -100,23 +99,14 @@ def command(
     else:
         click.echo(_table(answers, chosen))
     if all(answer.source == "default" for answer in answers):
-        click.echo(f"nothing is tuned here; to tune: {_sweep_command(chosen, m, found)}", err=True)
+        advised = sweep_command((shape.layer for shape in chosen), found.kind == "cpu", db, m)
+        click.echo(f"nothing is tuned here; to tune: {advised}", err=True)
     unmet = [answer for answer in answers if answer.source not in _MEASURED]
     if require and unmet:
         first = f"{unmet[0].problem} is answered by {unmet[0].source}"
         of = f"{len(unmet)} of {counted(len(answers), 'problem')}"
         click.echo(f"without an exact record: {of}; the first: {first}", err=True)
         click.get_current_context().exit(_REQUIREMENT_NOT_MET)
-
-
-def _sweep_command(shapes: Sequence[Shape], m: Sequence[int] | None, device: Device) -> str:
-    """The command that tunes these layers for these numbers of tokens; --db is the caller's to add."""
-    command = ["autotune", "sweep", "--shapes", ";".join(str(shape.layer) for shape in shapes)]
-    if m:
-        command += ["--m", ",".join(map(str, m))]
-    if device.kind == "cpu":
-        command += ["--device", "cpu"]
-    return shlex.join(command)
 
 
 def _fields(answer: Answer) -> dict[str, Any]:

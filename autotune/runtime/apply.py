@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import time
 import warnings
 from collections.abc import Sequence
@@ -16,7 +15,8 @@ from autotune.device import find_device
 from autotune.errors import AutotuneError, FormatError
 from autotune.formats import modules
 from autotune.layer import Problem
-from autotune.paths import Location, shown
+from autotune.paths import Location
+from autotune.runtime.advice import sweep_command
 from autotune.runtime.extras import check_extras, take_over
 from autotune.runtime.linear import Int4Linear
 from autotune.runtime.lookup import Lookup
@@ -221,13 +221,8 @@ def _synchronize(devices: set[Device]) -> None:
 def warn_untuned(untuned: tuple[LayerReport, ...], db: Location | None) -> None:
     """Say for how many linears nothing was measured, and the command that tunes them."""
     linears = sum(len(report.names) for report in untuned)
-    shapes = ";".join(dict.fromkeys(str(report.layer) for report in untuned))
-    command = ["autotune", "sweep", "--shapes", shapes]
-    if all(report.device == "cpu" for report in untuned):
-        command += ["--device", "cpu"]
-    if db is not None:
-        command += ["--db", shown(db)]
+    on_cpu = all(report.device == "cpu" for report in untuned)
+    command = sweep_command((report.layer for report in untuned), on_cpu, db)
     warnings.warn(
-        f"no config was measured for {counted(linears, 'linear')}; to tune: {shlex.join(command)}",
-        stacklevel=3,
+        f"no config was measured for {counted(linears, 'linear')}; to tune: {command}", stacklevel=3
     )
