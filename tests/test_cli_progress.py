@@ -25,7 +25,7 @@ from autotune.shapes import Shape
 SHAPES = "n=256,k=256;n=512,k=256,group_size=64,dtype=bf16,zero_point=false"
 NAMES = ("256x256", "512x256 g64 bf16 symmetric")
 ON_CPU = ("--device", "cpu", "--allow-busy")
-SWEEP = ("sweep", "--shapes", SHAPES, "--m", "1,2", *ON_CPU, "--budget", "4s", "--db", "here.db")
+SWEEP = ("sweep", "--shapes", SHAPES, "--m", "1,2", *ON_CPU, "--budget", "60s", "--db", "here.db")
 BAR = "━"
 
 

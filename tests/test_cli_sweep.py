@@ -16,7 +16,7 @@ from autotune.device import cpu_device
 from autotune.layer import Layer, Problem
 from autotune.store.store import Store
 
-SMALL = ("--shapes", "n=256,k=256", "--m", "1,3", "--device", "cpu", "--budget", "4s", "--db", "here.db")
+SMALL = ("--shapes", "n=256,k=256", "--m", "1,3", "--device", "cpu", "--budget", "30s", "--db", "here.db")
 LAYER = Layer(256, 256)
 
 
@@ -102,7 +102,7 @@ def test_lookup_with_only_defaults_says_how_to_sweep(tmp_path: Path) -> None:
     (line,) = found.stderr.splitlines()
     advice, _, command = line.partition(": autotune ")
     assert advice == "nothing is tuned here; to tune"
-    swept = autotune(*shlex.split(command), "--budget", "2s", cwd=tmp_path)
+    swept = autotune(*shlex.split(command), "--budget", "30s", cwd=tmp_path)
     assert swept.returncode == 0, swept.stderr
     again = autotune(*lookup, "--json", cwd=tmp_path)
     assert [each["source"] for each in json.loads(again.stdout)] == ["exact", "exact"]

@@ -13,7 +13,7 @@ from autotune.counts import counted
 PACKAGE = Path(__file__).resolve().parent.parent / "autotune"
 NOUNS = (
     "bench|config|database|day|device|GPU|job|kernel|layer|line|linear|model|problem|process|record|round"
-    "|row|scale|shard|trial|warning|worker"
+    "|row|scale|shard|thread|trial|warning|worker"
 )
 PLURAL = re.compile(rf" (?:(?!of|with)[a-z0-9]+ )?(?:{NOUNS})(?:e?s)\b")
 # Nothing that can be one: a warp's rows, a tile's limit, the rest of a fraction.

@@ -12,12 +12,10 @@ from external_kernels import BUG, CRASH, FAST, RIGHT, WRONG, repeating, with_its
 
 from autotune.config import Config
 from autotune.device import cpu_device
-from autotune.executors.kernel import KernelExecutor
 from autotune.layer import Layer, Problem
 from autotune.packing import random_weight, reference_matmul
 from autotune.runtime.linear import Int4Linear
 from autotune.runtime.lookup import Lookup
-from autotune.search.sweep import sweep
 from autotune.store.store import Store
 
 HERE = Path(__file__).resolve().parent
@@ -100,13 +98,10 @@ def test_a_changed_file_is_measured_again_and_nothing_else_is(tmp_path):
 def test_what_goes_wrong_is_a_trial_and_the_rest_goes_on(tmp_path):
     problem = Problem(LAYER, 2)
     reference = f"{HERE}/external_kernels.py:troubled"
-    with (
-        Store.open(str(tmp_path / "here.db")) as store,
-        KernelExecutor(cpu_device(), reference) as executor,
-    ):
-        (outcome,) = sweep([problem], store, [executor])
+    (outcome,) = swept(tmp_path, "--m", "2", "--kernel", reference)
+    with Store.open(str(tmp_path / "here.db")) as store:
         trials = {trial.config["act"]: trial for trial in store.trials(problem, cpu_device())}
-    assert outcome.record.config == Config.of("troubled", act=FAST)
+    assert outcome["config"] == str(Config.of("troubled", act=FAST))
     statuses = {act: trial.status for act, trial in trials.items()}
     assert statuses == {RIGHT: "ok", FAST: "ok", WRONG: "wrong", CRASH: "failed", BUG: "failed"}
     assert "signal 11" in trials[CRASH].error

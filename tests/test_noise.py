@@ -34,6 +34,11 @@ PROBLEMS = [Problem(LAYER, m) for m in (1, 2)]
 DEVICE = cpu_device()
 
 
+@pytest.fixture
+def undisturbed() -> None:
+    """Here what is noisy counts."""
+
+
 @pytest.fixture(scope="module")
 def operands() -> Operands:
     return Operands.random(LAYER, DEVICE)

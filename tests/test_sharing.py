@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+from command_line import PROGRAM
 
 from autotune import _C
 from autotune.bench.cores import own_cores
@@ -58,7 +59,7 @@ def test_a_device_that_others_use_is_waited_for():
 
 
 def sweep(folder, *arguments):
-    command = (sys.executable, "-m", "autotune", *SWEEP, "--db", "here.db", *arguments)
+    command = (*PROGRAM, *SWEEP, "--db", "here.db", *arguments)
     return subprocess.Popen(
         command,
         cwd=folder,

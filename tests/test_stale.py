@@ -26,7 +26,7 @@ def swept(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a database of two problems, one of which another autotune measured."""
     folder = tmp_path_factory.mktemp("swept")
     shapes = ("--shapes", "n=256,k=256,group_size=64", "--m", "1,2")
-    done = autotune("sweep", *shapes, *PLACE, "--budget", "4s", cwd=folder)
+    done = autotune("sweep", *shapes, *PLACE, "--budget", "30s", cwd=folder)
     assert done.returncode == 0, done.stderr
     for table in ("record", "trial"):
         query(str(folder / "here.db"), f"UPDATE {table} SET source_hash = '0123456789abcdef' WHERE m = 1")

@@ -12,6 +12,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from command_line import PROGRAM
 
 from autotune.counts import counted
 from autotune.device import cpu_device
@@ -23,7 +24,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="finds processes
 ROOT = Path(__file__).resolve().parent.parent
 LAYER = Layer(256, 256)
 ARGUMENTS = (
-    "sweep", "--shapes", "n=256,k=256", "--m", "1,2,4,8", "--device", "cpu", "--budget", "8s",
+    "sweep", "--shapes", "n=256,k=256", "--m", "1,2,4,8", "--device", "cpu", "--budget", "60s",
     "--db", "here.db", "--json",
 )  # fmt: skip
 
@@ -31,7 +32,7 @@ ARGUMENTS = (
 def begin(folder):
     """A sweep in a process group of its own, as from a terminal."""
     return subprocess.Popen(
-        (sys.executable, "-m", "autotune", *ARGUMENTS),
+        (*PROGRAM, *ARGUMENTS),
         cwd=folder,
         env=os.environ | {"PYTHONPATH": str(ROOT)},
         stdout=subprocess.PIPE,

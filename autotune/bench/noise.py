@@ -1,6 +1,9 @@
-"""Whether a time can be believed: its interval is narrow, and the device can be so fast."""
+"""Whether a time can be believed: its interval is narrow, and it is possible, and nobody disturbed it."""
 
 from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
 
 from autotune.bench.statistics import Estimate
 from autotune.record import Mode, Record
@@ -11,12 +14,25 @@ _LEAST_OF_FLOOR = 0.5
 """Time over the roofline's. A kernel may multiply in narrower types than the matmul by which the ceiling is
 measured, and a large matmul may lower the clock: a record of an H200 has 0.92."""
 
+_CLEAN, _DISTURBED = 0.01, 0.05
+"""Share of the CPU time that was wanted during a sample and went to others."""
+
 DISTURBED = "other processes took CPU time from most of its samples"
 
 
 def is_narrow(estimate: Estimate) -> bool:
     """Whether the interval tells enough of the median."""
     return estimate.high - estimate.low <= _WIDEST * estimate.median
+
+
+def is_clean(stolen: float) -> bool:
+    """Whether others took so little of a sample's CPU time that it need not be taken again."""
+    return stolen <= _CLEAN
+
+
+def is_disturbed(stolen: Sequence[float]) -> bool:
+    """Whether others took CPU time from most of the samples, each given by the share that they took."""
+    return statistics.median(stolen) > _DISTURBED
 
 
 def is_possible(median_us: float, floor_us: float | None, mode: Mode) -> bool:

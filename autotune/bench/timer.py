@@ -25,6 +25,7 @@ from typing import Any, Protocol
 import torch
 
 from autotune.bench.cores import own_cores
+from autotune.bench.noise import is_clean, is_disturbed
 from autotune.bench.operands import Activation, Operands
 from autotune.bench.stolen import CpuWatch
 from autotune.errors import LaunchError
@@ -33,7 +34,6 @@ from autotune.kernels.workspace import workspace
 from autotune.record import DEFAULT_MODE, Mode
 
 _HOST_SAMPLE_US = 2000.0
-_CLEAN, _DISTURBED = 0.01, 0.05
 _RETRY_S, _GIVE_WAY_S = 0.06, 0.002
 _SERVER_CALLS = 8
 _FEEDS, _FEED_ROUNDS = 32, 9
@@ -235,14 +235,14 @@ class HostTimer:
     def sample_us(self) -> float:
         end = time.monotonic() + _RETRY_S
         stolen, sample = self._once()
-        while stolen > _CLEAN and time.monotonic() < end:
+        while not is_clean(stolen) and time.monotonic() < end:
             time.sleep(_GIVE_WAY_S)  # who has slept runs before who has computed
             stolen, sample = min((stolen, sample), self._once())
         self._stolen.append(stolen)
         return sample
 
     def disturbed(self) -> bool:
-        return statistics.median(self._stolen) > _DISTURBED
+        return is_disturbed(self._stolen)
 
     def _once(self) -> tuple[float, float]:
         """The share of the CPU time that others took, and the microseconds per call."""
