@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from autotune import _C
+from autotune.counts import counted
 from autotune.errors import DeviceError
 
 _OLDEST_ARCH = 80
@@ -104,7 +105,7 @@ def cpu_device() -> Device:
     return Device(
         kind="cpu",
         index=0,
-        name=f"{_cpu_model()} ({threads} threads)",
+        name=f"{_cpu_model()} ({counted(threads, 'thread')})",
         arch=_C.cpu_arch(),
         cores=threads,
         l2_bytes=_last_cache_bytes(),

@@ -17,9 +17,9 @@ from autotune.record import DEFAULT_MODE, Mode
 
 _ROUNDS = 11
 _FEW_CORES = 8
-"""Cores that a matmul of side 512 keeps busy for over a millisecond: a larger one would only take longer."""
-_PIECES, _PIECE_ROUNDS = 16, 5
-"""Of the work on a CPU, which others hardly leave it for longer than some milliseconds."""
+"""Cores that a matmul of side 320 keeps busy for long enough: others would interrupt a larger one."""
+_PIECES, _PRODUCTS, _PIECE_ROUNDS = 64, 16, 5
+"""Of the work on a CPU, which others on all its cores leave it whole for a fraction of a millisecond only."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,13 +67,14 @@ def floor_us(problem: Problem, device: Device, fastest_us: float, mode: Mode = D
 def _measure(device: Device, dtype: str) -> Peaks:
     elements, side = (1 << 29, 8192) if device.kind == "cuda" else (1 << 26, 2048)
     if device.kind == "cpu" and device.cores <= _FEW_CORES:
-        elements, side = 1 << 25, 512
+        elements, side = 1 << 25, 320
     multiplied = TORCH_DTYPES[dtype] if device.kind == "cuda" else torch.float32
     stream = torch.ones(elements, dtype=torch.float32, device=device.torch_name)
-    parts = stream.chunk(_PIECES if device.kind == "cpu" else 1)
+    pieces, products = (_PIECES, _PRODUCTS) if device.kind == "cpu" else (1, 1)
+    parts = stream.chunk(pieces)
     read_us = _fast_us([part.sum for part in parts], device)
     a, b = (torch.randn(side, side, device=device.torch_name).to(multiplied) for _ in range(2))
-    multiply_us = _fast_us([lambda: a @ b] * len(parts), device)
+    multiply_us = _fast_us([lambda: a @ b] * products, device)
     return Peaks(parts[0].nbytes / read_us, 2 * side**3 / multiply_us)
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from autotune import _C
 from autotune.config import Config
+from autotune.counts import counted
 from autotune.device import torch_threads
 from autotune.errors import DeviceError, LayerError
 
@@ -209,9 +210,8 @@ def _reject_split(split_k: int, tile_n: int, threads: int, problem: Problem) -> 
         return f"split_k={split_k} leaves parts without a group: there are {problem.layer.groups} along k"
     if problem.m > _SPLIT_TOKENS:
         return f"split_k={split_k} moves too much memory above m={_SPLIT_TOKENS}"
-    half = _tiles(tile_n, problem) * split_k // 2
-    if half >= _BUSY_TASKS * threads:
-        return f"split_k={split_k} is not needed: half as many parts give {threads} threads {half} tasks"
+    if _tiles(tile_n, problem) * split_k // 2 >= _BUSY_TASKS * threads:
+        return f"split_k={split_k} is not needed: half as many parts keep {counted(threads, 'thread')} busy"
     return None
 
 
