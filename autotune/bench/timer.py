@@ -34,6 +34,7 @@ from autotune.kernels.workspace import workspace
 from autotune.record import DEFAULT_MODE, Mode
 
 _HOST_SAMPLE_US = 2000.0
+_CALIBRATIONS = 3
 _RETRY_S, _GIVE_WAY_S = 0.06, 0.002
 _SERVER_CALLS = 8
 _FEEDS, _FEED_ROUNDS = 32, 9
@@ -226,8 +227,8 @@ class HostTimer:
         self._stolen: list[float] = []
         self._calls = 1
         if not idle_s:
-            once_us = min(self.sample_us() for _ in range(2))
-            self._calls = max(1, round(_HOST_SAMPLE_US / once_us))
+            for _ in range(_CALIBRATIONS):  # the first calls are slow, and who makes fewer has dearer ones
+                self._calls = max(1, round(_HOST_SAMPLE_US / self.sample_us()))
 
     def start(self) -> None:
         """Calls on the host start when they are sampled."""
@@ -249,12 +250,17 @@ class HostTimer:
         if self._idle_s:
             time.sleep(self._idle.expovariate(1 / self._idle_s))
         with own_cores():
+            if self._calls > 1:
+                self._call()  # for threads to wake up and the clock to rise
             watch = CpuWatch()
             begin = time.perf_counter_ns()
             for _ in range(self._calls):
-                _run(self._plan, next(self._rotation), next(self._activations), self._scratch)
+                self._call()
             sample = (time.perf_counter_ns() - begin) / 1e3 / self._calls
             return watch.stolen(), sample
+
+    def _call(self) -> None:
+        _run(self._plan, next(self._rotation), next(self._activations), self._scratch)
 
 
 def timer_for(
