@@ -174,7 +174,7 @@ def test_jobs_are_cancelled_and_queued_again_by_number(queue: Queue, tmp_path: P
     running = claim(queue)
     assert running.id == second.id
     for verb, which, words in (
-        ("retry", (first.id, running.id), f"not queued again: job {running.id} is running"),
+        ("retry", (first.id, running.id), f"not queued again: job {running.id} is running already"),
         ("cancel", (third.id, 77), "not cancelled: job 77 is not in the queue"),
     ):
         ended = jobs(tmp_path, verb, *map(str, which))
@@ -182,7 +182,7 @@ def test_jobs_are_cancelled_and_queued_again_by_number(queue: Queue, tmp_path: P
         assert ended.stdout.startswith("1 job ")
     alone = jobs(tmp_path, "cancel", "99", "99", str(third.id))
     assert (alone.returncode, alone.stdout) == (1, "")
-    words = f"job 99 is not in the queue; job {third.id} is cancelled"
+    words = f"job 99 is not in the queue; job {third.id} is cancelled already"
     assert alone.stderr == f"error: not cancelled: {words}\n"
     assert queue.counts() == {"queued": 1, "running": 1, "cancelled": 1}
 

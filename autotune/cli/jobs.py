@@ -184,7 +184,8 @@ def _tell(changed: int, how: str, ids: Sequence[int], left: Sequence[tuple[int, 
     if changed or not ids:
         click.echo(f"{counted(changed, 'job')} {how}")
     if left:
-        reasons = "; ".join(f"job {each} is {state or 'not in the queue'}" for each, state in left)
+        states = ((each, f"{state} already" if state else "not in the queue") for each, state in left)
+        reasons = "; ".join(f"job {each} is {state}" for each, state in states)
         raise AutotuneError(f"not {how}: {reasons}")
 
 
