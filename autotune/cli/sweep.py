@@ -326,7 +326,7 @@ def _summary(outcomes: Sequence[Outcome], seconds: float) -> str:
     noisy = sum(outcome.noisy for outcome in outcomes)
     late = sum(outcome.note == OUT_OF_TIME for outcome in outcomes)
     left = [f"{noisy} noisy"] * bool(noisy) + [f"{late} not begun"] * bool(late)
-    again = f"\nleft to do: {', '.join(left)}; the same command goes on with them" if left else ""
+    again = f"\nleft to do: {', '.join(left)}; run the same command again" if left else ""
     return (
         f"{stored} of {counted(len(outcomes), 'problem')} stored, {resumed} of them from before; "
         f"{counted(trials, 'config')} tried, {failed} failed, {seconds:.0f} s{again}"
