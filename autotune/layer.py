@@ -5,6 +5,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from dataclasses import dataclass, replace
 
+from autotune.counts import counted
 from autotune.errors import LayerError
 
 BUCKETS = (
@@ -75,8 +76,8 @@ class Layer:
 
     @property
     def weight_bytes(self) -> int:
-        """Bytes of nibbles, 16-bit scales and packed zeros, unpadded."""
-        per_group = 2.5 if self.zero_point else 2.0
+        """Bytes of nibbles, scales in the layer's dtype and packed zeros, unpadded."""
+        per_group = (4.0 if self.dtype == "fp32" else 2.0) + (0.5 if self.zero_point else 0.0)
         return int(self.n * (self.k / 2 + self.groups * per_group))
 
     def __str__(self) -> str:
@@ -125,7 +126,7 @@ def shard_layer(layer: Layer, dim: int, of: int) -> Layer:
     """
     name, size = ("n", layer.n) if dim == 0 else ("k", layer.k)
     if of < 1 or size % of:
-        raise LayerError(f"{name}={size} does not split into {of} shards")
+        raise LayerError(f"{name}={size} does not split into {counted(of, 'shard')}")
     part = size // of
     if dim == 0:
         return replace(layer, n=part)
@@ -137,5 +138,6 @@ def shard_layer(layer: Layer, dim: int, of: int) -> Layer:
         if size <= layer.group_size and layer.group_size % size == 0 and part % size == 0
     ]
     if not fitting:
-        raise LayerError(f"k={layer.k} in {of} shards of {part}: no group size of 32 or more divides a shard")
+        parts = f"{counted(of, 'shard')} of {part}"
+        raise LayerError(f"k={layer.k} in {parts}: no group size of 32 or more divides a shard")
     return replace(layer, k=part, group_size=max(fitting))

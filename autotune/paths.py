@@ -6,6 +6,8 @@ from pathlib import Path
 
 import platformdirs
 
+from autotune.urls import looks_like_url, sqlite_file, without_secrets
+
 Location = str | os.PathLike[str]
 """Of a database: a path, sqlite:///path or postgresql://user@host/name."""
 
@@ -26,8 +28,8 @@ def default_database() -> Path:
 def database_url(db: Location | None = None) -> str:
     """The database in force: `db`, else AUTOTUNE_DB, else the user's own; a plain path means SQLite."""
     chosen = os.fsdecode(db or os.environ.get("AUTOTUNE_DB") or default_database())
-    if "://" in chosen:
-        return chosen
+    if looks_like_url(chosen):
+        return chosen  # or a mistyped one; whoever opens it says so, by `why_no_database`
     try:
         return f"sqlite:///{Path(chosen).expanduser().absolute()}"
     except RuntimeError:  # there is no such user; whoever opens it says so, by `why_no_file`
@@ -36,8 +38,13 @@ def database_url(db: Location | None = None) -> str:
 
 def sqlite_path(url: str) -> Path | None:
     """The file behind a SQLite URL, or None for another kind of database."""
-    prefix = "sqlite:///"
-    return Path(url[len(prefix) :]) if url.startswith(prefix) else None
+    file = sqlite_file(url)
+    return None if file is None else Path(file)
+
+
+def shown(db: Location) -> str:
+    """A database as messages, logs and advice show it: as it was given, without its secrets."""
+    return without_secrets(os.fsdecode(db))
 
 
 def why_no_file(path: Path) -> str | None:

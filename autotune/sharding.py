@@ -81,7 +81,7 @@ def _shard(role: str, layer: Layer, heads: Heads, tp: int, whole_groups: bool) -
         return _rows(layer, heads.key_value, part.key_value)
     if role in _ALL_HEADS:
         return _rows(layer, heads.query + 2 * heads.key_value, part.query + 2 * part.key_value)
-    raise ShapesError(f"how {role} is split over tp={tp} devices is not known; give n=...,k=... of its shard")
+    raise ShapesError(f"how {role} is split with tp={tp} is not known; give n=...,k=... of its shard")
 
 
 def _rows(layer: Layer, heads: int, of_them: int) -> Layer:

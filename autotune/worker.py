@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING
 
+from autotune.bench.budget import Budget
 from autotune.config import Config
 from autotune.device import Device
 from autotune.errors import AutotuneError
@@ -55,6 +56,13 @@ class Ready:
 @dataclass(frozen=True, slots=True)
 class Waiting:
     """Nothing runs yet: others use the device."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Unwatched:
+    """What is measured is not checked for all that it should be."""
 
     reason: str
 
@@ -106,13 +114,17 @@ class _Worker:
 
     def do(self, task: Task) -> None:
         """Tune, and send what came of it."""
-        from autotune.bench.monitor import monitor_for
+        from autotune.bench.monitor import monitor_for, unwatched
         from autotune.bench.sharing import wait_until_free
 
         self._cubins |= task.cubins
+        reason = unwatched(self._device)
+        if reason is not None:
+            self._pipe.send(Unwatched(reason))
         if not task.allow_busy:
             wait_until_free(monitor_for(self._device), lambda reason: self._pipe.send(Waiting(reason)))
         self._pipe.send(Testing(None))
+        budget = Budget(task.budget_s)
         try:
             operands = self._operands_of(task.problem)
         except Exception as error:
@@ -125,7 +137,7 @@ class _Worker:
                 operands,
                 task.candidates,
                 self._cubins,
-                task.budget_s,
+                budget.left_s,
                 task.crashed,
                 task.mode,
                 self._announce,

@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-PROGRAM = (sys.executable, "-m", "autotune")
+PROGRAM = (sys.executable, str(Path(__file__).with_name("undisturbed.py")))
 
 
 def autotune(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:

@@ -6,7 +6,8 @@ The tunable `calls` is how often the real kernel runs, so that fewer calls are f
 
 from __future__ import annotations
 
-from autotune import worker
+import undisturbed
+
 from autotune.config import Config
 from autotune.kernels import registry
 from autotune.kernels.cpu import FAMILY as CPU
@@ -69,4 +70,4 @@ def families():
 def work(pipe, device):
     """The worker's entry, with these families instead of the real ones."""
     registry.families = families
-    worker.work(pipe, device)
+    undisturbed.work(pipe, device)

@@ -11,7 +11,9 @@ import os
 import signal
 from pathlib import Path
 
-from autotune import _C, worker
+import undisturbed
+
+from autotune import _C
 from autotune.config import Config
 from autotune.kernels import compiler, mma, registry
 from autotune.kernels.cpu import FAMILY as CPU
@@ -186,7 +188,7 @@ def families():
 def work(pipe, device):
     """The worker's entry, with these families instead of the real ones."""
     registry.families = families
-    worker.work(pipe, device)
+    undisturbed.work(pipe, device)
 
 
 def work_without_start(pipe, device):  # noqa: ARG001

@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import crashing
+import undisturbed
+from command_line import PROGRAM
 
-from autotune import worker
 from autotune.daemon.events import log_to_stderr
 from autotune.daemon.service import serve
 from autotune.daemon.settings import Settings
@@ -93,7 +94,7 @@ class Daemon:
 def command_line(folder: Path, *arguments: str, env: Mapping[str, str] | None = None) -> Daemon:
     """`autotune daemon` for the CPU, with the real families."""
     arguments = ("--device", "cpu", "--db", "here.db", *arguments)
-    return Daemon(folder, "-m", "autotune", "daemon", *arguments, env=env)
+    return Daemon(folder, *PROGRAM[1:], "daemon", *arguments, env=env)
 
 
 def special(
@@ -135,8 +136,9 @@ def _run(
         registry.families = crashing.families
         if not acts:
             crashing.Crashing.default = lambda *_: None
+    undisturbed.believe_all()
     log_to_stderr()
-    family = worker if acts is None else crashing
+    family = undisturbed if acts is None else crashing
     alone = len(entries) == 1
     executors = [
         LocalExecutor(cpu_device(), entry=getattr(family, entry), allow_busy=not alone) for entry in entries

@@ -55,3 +55,8 @@ def with_its_own_layout(x, weight, out, *, parts):
 
 
 not_a_kernel = multiply
+
+
+@autotune.kernel(space={"split_k": (1, 2)})
+def for_gpus(x, weight, out, *, split_k):
+    """Never runs where there is no GPU."""

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+import undisturbed
 
-from autotune import worker
 from autotune.bench.operands import Operands
 from autotune.bench.peer import Peer
 from autotune.packing import dequantize
@@ -58,4 +58,4 @@ def work_with_a_peer_that_crashes(pipe: Any, device: Any) -> None:
 
 def _work(pipe: Any, device: Any, make: Callable[[Operands], Peer]) -> None:
     peer.vllm_peer = make
-    worker.work(pipe, device)
+    undisturbed.work(pipe, device)

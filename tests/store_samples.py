@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import sysconfig
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from unittest import SkipTest
 
+import autotune
 from autotune.config import Config
 from autotune.device import Device
 from autotune.layer import Layer, Problem
@@ -99,12 +102,19 @@ def reachable_folder() -> Iterator[Path]:
 
 @contextmanager
 def as_ordinary_user() -> Iterator[None]:
-    """Root may write everywhere; permissions hold for what runs in here."""
+    """Root may write everywhere; permissions hold for what runs in here.
+
+    The test is skipped where others than root may not read what is imported meanwhile.
+    """
     if os.geteuid() != 0:
         yield
         return
+    imported = (Path(autotune.__file__).parent, *map(sysconfig.get_path, ("stdlib", "purelib")))
     os.seteuid(65534)
     try:
+        for folder in imported:
+            if not os.access(folder, os.R_OK | os.X_OK, effective_ids=True):
+                raise SkipTest(f"only root may read {folder}: run the tests as its owner, or elsewhere")
         yield
     finally:
         os.seteuid(0)

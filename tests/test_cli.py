@@ -11,6 +11,7 @@ import pytest
 from command_line import autotune
 
 from autotune.cli import VERBS
+from autotune.device import cuda_devices
 
 EXIT_ERROR, EXIT_USAGE = 1, 2
 
@@ -38,6 +39,9 @@ def test_version(tmp_path: Path) -> None:
         ["sweep", "--shapes", "llama7b", "--tp", "0"],
         ["sweep", "--shapes", "llama7b", "--budget", "soon"],
         ["sweep", "--shapes", "llama7b", "--budget", "0s"],
+        ["sweep", "--shapes", "llama7b", "--budget", "5"],
+        ["sweep", "--shapes", "llama7b", "--kernel", "kernels.py"],
+        ["sweep", "--serving", "llama7b", "--max-num-seqs", "8", "--max-num-batched-tokens", "4"],
         ["sweep", "--shapes", "llama7b", "--dtype", "int8"],
         ["lookup"],
         ["lookup", "--n", "4096"],
@@ -62,15 +66,36 @@ def test_wrong_usage(arguments: list[str], tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
+        (["jobs", "add", "--shapes", "nonsense"], ["'nonsense'"]),
+        (["bench", "--shapes", "nonsense"], ["'nonsense'"]),
+        (["bench", "--shapes", "llama7b", "--device", "all"], ["'all'"]),
+        (["daemon", "--device", "cpu,tpu"], ["'tpu'"]),
         (["sweep", "--shapes", "lama7b"], ["'lama7b'", "did you mean llama7b"]),
         (["sweep", "--shapes", "n=60,k=128"], ["n=60", "multiple of 8"]),
         (["sweep", "--shapes", "n=64,k=100,group_size=100"], ["k=100", "multiple of 8"]),
         (["sweep", "--shapes", "n=64,k=96"], ["k=96", "group_size=128"]),
         (["sweep", "--shapes", "llama7b", "--group-size", "100"], ["group_size=100"]),
         (["sweep", "--shapes", "llama7b", "--tp", "3"], ["tp=3", "num_attention_heads=32"]),
-        (["sweep", "--shapes", "n=64,k=128", "--device", "cuda:99"], ["cuda:99"]),
         (["sweep", "--shapes", "n=64,k=128", "--device", "tpu"], ["'tpu'"]),
         (["lookup", "--n", "60", "--k", "128", "--device", "cpu"], ["n=60"]),
+    ],
+    ids=lambda value: " ".join(value) if len(value) > 2 else None,
+)
+def test_a_value_that_means_nothing_is_wrong_usage(
+    arguments: list[str], words: list[str], tmp_path: Path
+) -> None:
+    ended = autotune(*arguments, cwd=tmp_path)
+    assert ended.returncode == EXIT_USAGE
+    assert ended.stdout == ""
+    last = ended.stderr.splitlines()[-1]
+    assert last.startswith("Error: ")
+    assert all(word in last for word in words)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["sweep", "--shapes", "n=64,k=128", "--device", "cuda:99"], ["cuda:99"]),
         (["sweep", "--shapes", "n=64,k=128", "--device", "cpu", "--db", "mysql://here/db"], ["mysql://"]),
     ],
     ids=lambda value: " ".join(value) if len(value) > 2 else None,
@@ -85,6 +110,16 @@ def test_an_error_is_one_line_that_names_the_value(
     assert len(lines) == 1
     assert lines[0].startswith("error: ")
     assert all(word in lines[0] for word in words)
+
+
+@pytest.mark.skipif(bool(cuda_devices()), reason="there is a GPU")
+@pytest.mark.parametrize("verb", [["sweep", "--shapes", "n=64,k=128"], ["daemon"]], ids=lambda verb: verb[0])
+def test_all_gpus_are_asked_for_where_there_is_none(verb: list[str], tmp_path: Path) -> None:
+    ended = autotune(*verb, "--device", "all", "--db", "here.db", cwd=tmp_path)
+    assert (ended.returncode, ended.stdout) == (EXIT_ERROR, "")
+    (line,) = ended.stderr.splitlines()
+    assert line.startswith("error: device 'all': no NVIDIA GPU here (")
+    assert line.endswith("); use --device cpu")
 
 
 def test_unfused_leaves_out_what_is_fused(tmp_path: Path) -> None:

@@ -84,9 +84,9 @@ def test_a_models_problems_are_added_and_listed(tmp_path: Path) -> None:
     numbers = ("--shapes", "n=64,k=64,group_size=64", "--m", "1,3", "--device", "cpu")
     added = jobs(tmp_path, "add", *numbers)
     assert (added.returncode, added.stderr) == (0, "m=3 is served by the bucket m=4\n")
-    assert added.stdout == f"2 jobs queued for {DEVICE.name}; 0 were there already\n"
+    assert added.stdout == f"2 jobs queued for {DEVICE.name}, 0 there already\n"
     again = jobs(tmp_path, "add", *numbers, "--m", "1,2", "--priority", "5")
-    assert again.stdout == f"1 jobs queued for {DEVICE.name}; 1 were there already\n"
+    assert again.stdout == f"1 job queued for {DEVICE.name}, 1 there already\n"
 
     urgent, also, later = listed(tmp_path)
     assert [each["m"] for each in (urgent, also, later)] == [1, 4, 2]
@@ -112,6 +112,19 @@ def test_a_models_problems_are_added_and_listed(tmp_path: Path) -> None:
     assert header.split()[:5] == ["job", "state", "layer", "m", "device"]
     assert first.split()[:4] == ["1", "queued", "64x64", "g64"]
     assert len(table.stdout.splitlines()) == 4
+    column = header.index("priority")
+    shown = [line[column:].split()[0] for line in table.stdout.splitlines()]
+    assert shown == ["priority", "user", "user", "5"]
+
+
+def test_a_queue_without_jobs_and_a_database_without_workers_say_so(tmp_path: Path) -> None:
+    for verb, arguments, words in (
+        ("jobs", (), "the queue is empty; autotune jobs add --shapes MODEL fills it\n"),
+        ("jobs", ("--state", "parked"), "no such job; autotune jobs shows all\n"),
+        ("devices", (), "no worker in the last week; autotune daemon starts one\n"),
+    ):
+        shown = autotune(verb, *arguments, "--db", "here.db", cwd=tmp_path)
+        assert (shown.returncode, shown.stdout, shown.stderr) == (0, "", words)
 
 
 def test_jobs_are_added_for_a_device_model_that_is_elsewhere(queue: Queue, tmp_path: Path) -> None:
@@ -122,7 +135,7 @@ def test_jobs_are_added_for_a_device_model_that_is_elsewhere(queue: Queue, tmp_p
     with Store.open(str(tmp_path / "here.db")) as store:
         store.begin_sweep(H100, ENVIRONMENT, {})
     added = jobs(tmp_path, "add", *numbers)
-    assert added.stdout == "33 jobs queued for NVIDIA H100; 0 were there already\n"
+    assert added.stdout == "33 jobs queued for NVIDIA H100, 0 there already\n"
     hashes = {family.name: family.source_hash() for family in registry.families_of(H100)}
     assert {(job.device, job.arch, job.source_hash) for job in queue.jobs()} == {
         (H100.name, H100.arch, sources_digest(hashes))
@@ -149,7 +162,7 @@ def test_parked_jobs_are_seen_with_their_reason_and_tried_again(queue: Queue, tm
     assert len(shown) == 2
     assert shown[1].endswith("no config passed: launch failed")
     retried = jobs(tmp_path, "retry", "--parked")
-    assert (retried.returncode, retried.stdout) == (0, "1 jobs queued again\n")
+    assert (retried.returncode, retried.stdout) == (0, "1 job queued again\n")
     assert queue.counts() == {"queued": 1}
 
 
@@ -157,17 +170,20 @@ def test_jobs_are_cancelled_and_queued_again_by_number(queue: Queue, tmp_path: P
     first, second, third = fill(queue, 1, 2, 4)
     assert jobs(tmp_path, "cancel", str(first.id), str(second.id)).stdout == "2 jobs cancelled\n"
     assert queue.counts() == {"cancelled": 2, "queued": 1}
-    assert jobs(tmp_path, "retry", str(second.id)).stdout == "1 jobs queued again\n"
+    assert jobs(tmp_path, "retry", str(second.id)).stdout == "1 job queued again\n"
     running = claim(queue)
     assert running.id == second.id
     for verb, which, words in (
-        ("retry", (first.id, running.id), "1 of 2 jobs could be changed; the others run"),
-        ("cancel", (third.id, 77), "1 of 2 jobs could be changed; the others are over"),
+        ("retry", (first.id, running.id), f"not queued again: job {running.id} is running already"),
+        ("cancel", (third.id, 77), "not cancelled: job 77 is not in the queue"),
     ):
         ended = jobs(tmp_path, verb, *map(str, which))
-        assert ended.returncode == 1
-        assert len(ended.stderr.splitlines()) == 1
-        assert words in ended.stderr
+        assert (ended.returncode, ended.stderr) == (1, f"error: {words}\n")
+        assert ended.stdout.startswith("1 job ")
+    alone = jobs(tmp_path, "cancel", "99", "99", str(third.id))
+    assert (alone.returncode, alone.stdout) == (1, "")
+    words = f"job 99 is not in the queue; job {third.id} is cancelled already"
+    assert alone.stderr == f"error: not cancelled: {words}\n"
     assert queue.counts() == {"queued": 1, "running": 1, "cancelled": 1}
 
 

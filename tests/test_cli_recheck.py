@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 from command_line import autotune
+from store_samples import record as sample_record
 
+from autotune.cli.output import microseconds
+from autotune.cli.recheck import _cells
+from autotune.search.recheck import Rechecked
 from autotune.store.store import Store
 
 
@@ -17,11 +22,12 @@ def test_the_command_says_what_became_of_each_record(tmp_path: Path):
     assert swept.returncode == 0, swept.stderr
     shown = autotune("sweep", "--recheck", *two, *place, cwd=tmp_path)
     assert shown.returncode == 0, shown.stderr
-    header, first, second = (line.split() for line in shown.stdout.splitlines())
+    header, *rows = (line.split() for line in shown.stdout.splitlines())
+    first, second = sorted(rows)
     assert header[:3] == ["layer", "m", "verdict"]
     assert first[1] == "1"
     assert first[2] in ("kept", "replaced")
-    assert second[1:3] == ["4", "unchecked"]
+    assert second[1:5] == ["4", "unchecked", "-", "-"]
     again = autotune("sweep", "--recheck", *one, *place, "--json", cwd=tmp_path)
     (line,) = map(json.loads, again.stdout.splitlines())
     with Store.open(str(tmp_path / "here.db")) as database:
@@ -39,10 +45,10 @@ def test_without_shapes_every_record_of_the_device_is_rechecked(tmp_path: Path):
     assert none.returncode == 1
     assert "has no record of" in none.stderr.splitlines()[-1]
     layers = ("--shapes", "n=64,k=128,dtype=fp32", "--m", "1,4")
-    swept = autotune("sweep", *layers, *place, "--budget", "2s", cwd=tmp_path)
+    swept = autotune("sweep", *layers, *place, "--budget", "30s", cwd=tmp_path)
     assert swept.returncode == 0, swept.stderr
     for more, expected in ((), [1, 4]), (("--m", "3"), [4]):
-        shown = autotune("sweep", "--recheck", *more, *place, "--budget", "2s", "--json", cwd=tmp_path)
+        shown = autotune("sweep", "--recheck", *more, *place, "--budget", "30s", "--json", cwd=tmp_path)
         assert shown.returncode == 0, shown.stderr
         lines = list(map(json.loads, shown.stdout.splitlines()))
         assert [(line["n"], line["dtype"]) for line in lines] == [(64, "fp32")] * len(expected)
@@ -83,3 +89,13 @@ def test_evidence_is_explained_and_samples_are_exported(tmp_path: Path):
     _, *rows = map(json.loads, (tmp_path / samples).read_text(encoding="utf-8").splitlines())
     assert [row["config"] for row in rows] == [str(trial.config) for trial in trials]
     assert [len(row["samples_us"]) for row in rows] == [len(trial.samples_us) for trial in trials]
+
+
+def test_what_was_not_measured_has_no_time_of_now():
+    """As when the budget ended before its turn: the record stays, but its old time is not today's."""
+    record = sample_record()
+    unchecked = Rechecked(
+        record.problem, "unchecked", record, record, "the time budget ended before its turn"
+    )
+    assert _cells(unchecked)[:3] == ("unchecked", microseconds(record.median_us), "-")
+    assert _cells(replace(unchecked, verdict="kept"))[2] == microseconds(record.median_us)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from dataclasses import replace
 
 import counted
 import pytest
@@ -78,7 +77,7 @@ def test_a_problem_is_tuned_while_kernels_of_others_are_compiled(family, source,
 
 
 def test_who_counts_can_end_it_with_the_rest_uncompiled(family, source, monkeypatch):
-    monkeypatch.setattr(building, "cpu_device", lambda: replace(cpu_device(), cores=1))
+    monkeypatch.setattr(building, "usable_cpus", lambda: 1)
     family(lambda config, layer: (source, 100 * layer.n + config["calls"]))
     problems = [Problem(Layer(n=64 * number, k=64, group_size=64), 1) for number in range(1, 13)]
     seen = []
@@ -95,7 +94,7 @@ def test_who_counts_can_end_it_with_the_rest_uncompiled(family, source, monkeypa
 
 
 def test_few_tokens_come_first_then_the_least_to_compile(family, source, monkeypatch):
-    monkeypatch.setattr(building, "cpu_device", lambda: replace(cpu_device(), cores=1))
+    monkeypatch.setattr(building, "usable_cpus", lambda: 1)
 
     def needs(config, layer):
         return source, 50 if config["calls"] == 50 else config["calls"] + layer.n * (layer == LARGE)

@@ -77,6 +77,12 @@ def test_a_sweep_decides_between_mma_and_matmul_where_nobody_has_measured(layer,
         assert families[m] >= {registry.default_config(Problem(layer, m), device).family}
 
 
+@pytest.mark.parametrize("device", [A40, L40S, B200, RTX5090], ids=lambda device: device.arch)
+def test_what_runs_beside_hopper(device):
+    spaces = (registry.space(Problem(layer, m), device) for layer in LLAMA7B for m in (1, 64, 4096))
+    assert {config.family for space in spaces for config in space} == {"mma", "dequant_matmul"}
+
+
 @pytest.mark.parametrize(("m", "some"), {1: True, 4: True, 5: False, 16: False}.items())
 def test_decode_is_for_up_to_four_tokens(m, some):
     problem, family = Problem(Layer(4096, 4096), m), registry.families()["decode"]

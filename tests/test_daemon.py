@@ -12,6 +12,7 @@ from command_line import autotune
 from daemons import CRASHING, LAYER, LIMIT_S, PROBLEM, add, command_line, job, special
 from databases import query
 
+from autotune.daemon.stop import Signals
 from autotune.device import cpu_device
 from autotune.executors.line import Line
 from autotune.job import Worker
@@ -140,13 +141,14 @@ def test_a_second_signal_ends_the_grace(tmp_path, db, fifo):
     assert (job(db).state, job(db).attempts) == ("queued", 0)
 
 
-def test_a_signal_to_the_workers_too_ends_no_job(tmp_path, db, fifo):
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_to_the_workers_too_ends_no_job(tmp_path, db, fifo, number):
     add(db, source_hash=CRASHING)
     with special(tmp_path, WAIT, grace_s=LIMIT_S) as daemon:
         pid = int(fifo.read_text())
-        daemon.signal_all(signal.SIGTERM)
-        daemon.until("stopping")
-        daemon.signal_all(signal.SIGTERM)
+        daemon.signal_all(number)
+        assert daemon.until("stopping")["signal"] == number.name
+        daemon.signal_all(number)
         assert daemon.until("given back", "done", "failed")["event"] == "given back"
         assert daemon.end() == 0
     assert (job(db).state, job(db).attempts) == ("queued", 0)
@@ -162,6 +164,17 @@ def test_a_job_is_finished_although_the_workers_were_told_to_end(tmp_path, db):
         daemon.until("done")
         assert daemon.end() == 0
     assert {each["status"] for each in query(str(db), "SELECT status FROM trial")} <= {"ok", "pruned"}
+
+
+def test_a_hangup_that_nohup_had_ignored_stays_ignored():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with Signals() as signals:
+            os.kill(os.getpid(), signal.SIGHUP)
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert signals.wait(LIMIT_S) == ["SIGTERM"]
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_the_job_of_a_killed_daemon_is_done_by_another(tmp_path, db, fifo):
@@ -196,7 +209,7 @@ def test_another_autotune_that_measures_is_waited_for(tmp_path, db):
     with device_lock(cpu_device()):
         daemon = special(tmp_path, once=True)
         with daemon:
-            assert "another autotune measures" in daemon.until("waiting")["reason"]
+            assert "another autotune" in daemon.until("waiting")["reason"]
             assert worker(db).state == "waiting"
             device_lock(cpu_device()).release()
             daemon.until("done")

@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import os
 import resource
+import socket
+import threading
 
 import crashing
 import pytest
 from command_line import autotune
-from daemons import CRASHING, LAYER, PROBLEM, add, command_line, job, special
+from daemons import CRASHING, LAYER, LIMIT_S, PROBLEM, add, command_line, job, special
 from databases import query
 
+from autotune.daemon.link import Link
+from autotune.daemon.serving import Serving
+from autotune.daemon.settings import Settings
+from autotune.daemon.stop import Stop
 from autotune.device import cpu_device
+from autotune.errors import DeviceError
+from autotune.executors.local import LocalExecutor
 from autotune.layer import Problem
 from autotune.store.queue import Queue
 from autotune.store.store import Store
@@ -88,6 +98,44 @@ def test_a_full_disk_keeps_the_result(tmp_path, db):
         assert daemon.stop() == 0
     assert job(db).state == "done"
     assert query(str(db), "PRAGMA integrity_check") == [{"integrity_check": "ok"}]
+
+
+def test_descriptors_that_run_out_are_waited_for(tmp_path, db):
+    with special(tmp_path, PASSES, port=0) as daemon:
+        port = int(daemon.until("start")["http"].rpartition(":")[2])
+        daemon.until("database here")
+        before = resource.prlimit(daemon.process.pid, resource.RLIMIT_NOFILE)
+        resource.prlimit(daemon.process.pid, resource.RLIMIT_NOFILE, (5, before[1]))
+        add(db, source_hash=CRASHING)
+        with socket.create_connection(("127.0.0.1", port), timeout=LIMIT_S) as client:
+            client.sendall(b"GET /healthz HTTP/1.0\r\n\r\n")
+            event = daemon.until("waiting", "database away")
+            assert "Too many open files" in event["reason"] or "cannot be opened" in event["reason"]
+            resource.prlimit(daemon.process.pid, resource.RLIMIT_NOFILE, before)
+            assert client.recv(100).startswith(b"HTTP/1.0 ")
+        assert daemon.stop() == 0
+    assert job(db).attempts <= 1
+    assert job(db).state in ("queued", "done")
+
+
+class Lacking(LocalExecutor):
+    """An executor of a machine that has no descriptor left for a worker's pipe."""
+
+    def start(self):
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+
+def test_a_job_that_lacks_a_descriptor_goes_back_to_the_queue(db):
+    add(db)
+    ended = threading.Event()
+    with contextlib.closing(Link(str(db))) as link:
+        executor = Lacking(cpu_device(), allow_busy=True)
+        loop = Serving("me", executor, None, link, Settings(once=True), Stop())
+        loop.start(on_end=ended.set)
+        assert ended.wait(LIMIT_S)
+    assert "Too many open files" in str(loop.error)
+    assert isinstance(loop.error, DeviceError)
+    assert (job(db).state, job(db).attempts) == ("queued", 0)
 
 
 @pytest.fixture

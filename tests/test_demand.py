@@ -231,6 +231,20 @@ def test_a_file_that_cannot_be_put_aside_is_an_error_that_names_it(tmp_path: Pat
             queue_misses(store, file)
 
 
+@pytest.mark.parametrize("aside", ["", ".1"])
+def test_a_link_in_place_of_the_notes_is_an_error_and_not_followed(
+    store: Store, file: Path, tmp_path: Path, aside: str
+) -> None:
+    append(tmp_path / "elsewhere", miss())
+    link = file.with_name(file.name + aside)
+    link.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(AutotuneError, match="cannot be taken"):
+        queue_misses(store, file)
+    assert link.is_symlink()
+    assert (tmp_path / "elsewhere").exists()
+    assert Queue(store).jobs() == []
+
+
 def test_saved_time_follows_the_nearest_default_and_the_mean_share_of_its_bucket() -> None:
     near = replace(record(m=1), median_us=9.0, default_us=10.0)
     far = replace(record(m=64), median_us=5.0, default_us=20.0)

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
-from external_kernels import few_tokens, repeating, with_its_own_layout
+from external_kernels import few_tokens, for_gpus, repeating, with_its_own_layout
 
 import autotune
 from autotune.bench.operands import Operands
 from autotune.bench.verify import Verifier
 from autotune.config import Config
-from autotune.device import cpu_device
+from autotune.device import cpu_device, cuda_devices
 from autotune.errors import ConfigError, DeviceError, LaunchError, LayerError
 from autotune.executors.kernel import KernelExecutor, kernel_executors
 from autotune.kernels import registry
@@ -148,6 +149,23 @@ def test_its_executor_is_for_its_kind_of_device():
     assert executor.device == cpu_device()
     with pytest.raises(DeviceError, match="repeating runs on cpu, not on"):
         KernelExecutor(replace(DEVICE, kind="cuda"), f"{HERE}/external_kernels.py:repeating")
+
+
+@pytest.mark.skipif(bool(cuda_devices()), reason="there is a GPU")
+def test_a_kernel_for_gpus_says_the_same_whatever_device_is_asked_for_without_one():
+    """And it sends nobody to a device that it would refuse next."""
+    reference = f"{HERE}/external_kernels.py:for_gpus"
+    asked = [partial(kernel_executors, reference, names) for names in ("auto", "all", "cpu", "cuda:0")]
+    asked += [partial(for_gpus.lookup, device) for device in (None, "cpu", "cuda")]
+    said = set()
+    for ask in asked:
+        with pytest.raises(DeviceError) as error:
+            ask()
+        said.add(str(error.value))
+    (line,) = said
+    assert line.startswith("kernel for_gpus is for GPUs: no NVIDIA GPU here (")
+    assert 'device="cpu"' in line
+    assert "--device" not in line
 
 
 def test_copies_are_in_its_layout_and_exceed_the_cache():

@@ -12,12 +12,10 @@ from external_kernels import BUG, CRASH, FAST, RIGHT, WRONG, repeating, with_its
 
 from autotune.config import Config
 from autotune.device import cpu_device
-from autotune.executors.kernel import KernelExecutor
 from autotune.layer import Layer, Problem
 from autotune.packing import random_weight, reference_matmul
 from autotune.runtime.linear import Int4Linear
 from autotune.runtime.lookup import Lookup
-from autotune.search.sweep import sweep
 from autotune.store.store import Store
 
 HERE = Path(__file__).resolve().parent
@@ -61,7 +59,8 @@ def test_its_records_and_ours_share_a_database_and_never_meet(tmp_path):
     other = with_its_own_layout.best(LAYER, 1, db=db)
     assert other.reason == "no record of this problem, and none is near"
     ours = Lookup(cpu_device(), db).answer(Problem(LAYER, 1))
-    assert (ours.config.family, ours.source) != ("repeating", "exact")
+    assert (ours.config.family, ours.source) == ("cpu", "default")
+    assert ours.reason == "no record of this problem, and none is near"
     weight = random_weight(LAYER, torch.Generator().manual_seed(0))
     linear = Int4Linear.from_quantized(weight, lookup=Lookup(cpu_device(), db))
     assert {answer.config.family for answer in linear.plans.answers} == {"cpu"}
@@ -99,13 +98,10 @@ def test_a_changed_file_is_measured_again_and_nothing_else_is(tmp_path):
 def test_what_goes_wrong_is_a_trial_and_the_rest_goes_on(tmp_path):
     problem = Problem(LAYER, 2)
     reference = f"{HERE}/external_kernels.py:troubled"
-    with (
-        Store.open(str(tmp_path / "here.db")) as store,
-        KernelExecutor(cpu_device(), reference) as executor,
-    ):
-        (outcome,) = sweep([problem], store, [executor])
+    (outcome,) = swept(tmp_path, "--m", "2", "--kernel", reference)
+    with Store.open(str(tmp_path / "here.db")) as store:
         trials = {trial.config["act"]: trial for trial in store.trials(problem, cpu_device())}
-    assert outcome.record.config == Config.of("troubled", act=FAST)
+    assert outcome["config"] == str(Config.of("troubled", act=FAST))
     statuses = {act: trial.status for act, trial in trials.items()}
     assert statuses == {RIGHT: "ok", FAST: "ok", WRONG: "wrong", CRASH: "failed", BUG: "failed"}
     assert "signal 11" in trials[CRASH].error
@@ -118,7 +114,7 @@ def test_a_kernel_that_is_never_right_gets_no_record(tmp_path):
         "sweep", *SHAPE, "--m", "1", "--kernel", f"{HERE}/external_kernels.py:hopeless", cwd=tmp_path
     )
     assert ended.returncode == 1
-    assert "no problem has a config that passed" in ended.stderr
+    assert "no problem has a record; the first: no config passed" in ended.stderr
     assert json.loads(ended.stdout)["config"] is None
 
 
@@ -133,4 +129,4 @@ def test_problems_that_it_cannot_do_are_left_out(tmp_path):
     assert "m=8 is more than 4" in ended.stderr
     ended = autotune("sweep", *SHAPE, "--m", "8", "--kernel", kernel, cwd=tmp_path)
     assert ended.returncode == 1
-    assert ended.stderr.count("leaves out 1 of 1 problems") == 1
+    assert ended.stderr.count("leaves out 1 of 1 problem;") == 1

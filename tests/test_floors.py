@@ -16,6 +16,7 @@ VALUES = (
     "paths",
     "layer",
     "config",
+    "counts",
     "device",
     "fusion",
     "job",
@@ -26,6 +27,7 @@ VALUES = (
     "shapes",
     "sharding",
     "stored_layers",
+    "urls",
     "weights",
 )
 FLOORS = {

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 from store_samples import A100, ENVIRONMENT, EVIDENCE, H200, LAYER, SOURCES, config, record
+from undisturbed import work
 
 from autotune.config import Config
 from autotune.device import cpu_device
@@ -207,7 +208,7 @@ def test_a_sweep_measures_what_is_missing_and_no_more(store):
     """For real: a database that lacks one trial of each problem of a finished sweep."""
     device = cpu_device()
     problems = [Problem(Layer(n=128, k=256, group_size=64), m) for m in (1, 2)]
-    with LocalExecutor(device) as executor:
+    with LocalExecutor(device, entry=work) as executor:
         first = {each.problem: each for each in sweep(problems, store, [executor])}
         with Store.open(f"{store.name}.copy") as other:
             environment = current_environment(device)
@@ -246,7 +247,7 @@ def test_a_budget_that_is_spent_leaves_the_stored_winner(store):
         source_hash=registry.family_of(best).source_hash(),
     )
     add(store, [], stored, current_environment(device), device)
-    with LocalExecutor(device) as executor:
+    with LocalExecutor(device, entry=work) as executor:
         (outcome,) = sweep([problem], store, [executor], budget_s=1e-9)
     assert outcome.record == stored
     assert store.records(device) == [stored]

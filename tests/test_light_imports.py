@@ -46,6 +46,7 @@ def test_imports_stay_light(code: str, allowed: set[str], tmp_path: Path) -> Non
 def test_public_names() -> None:
     import autotune
 
+    assert set(dir(autotune)) == {*autotune.__all__, "__version__"}
     for name in autotune.__all__:
         assert getattr(autotune, name).__name__ == name
     with pytest.raises(AttributeError, match="no attribute 'nonsense'"):

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import warnings
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -71,7 +72,7 @@ def applied(db: Path, linears: int = 1) -> torch.nn.Sequential:
     model = model_of(linears)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        warnings.filterwarnings("ignore", message=".* linears run configs that were not measured")
+        warnings.filterwarnings("ignore", message="no config was measured")
         apply(model, db=str(db))
     return model
 
@@ -286,3 +287,29 @@ def test_a_line_that_is_torn_or_not_ours_is_passed_over(foreign: str, tmp_path: 
     text = f"{LINE}\n{foreign}\n{LINE}\n"
     (tmp_path / "notes").write_bytes(text.encode(errors="surrogateescape"))
     assert list(read(tmp_path / "notes")) == [MISS, MISS]
+
+
+def test_a_link_is_not_followed(tmp_path: Path) -> None:
+    target, link = tmp_path / "target", tmp_path / "notes"
+    link.symlink_to(target)
+    assert not append(link, MISS)
+    assert not target.exists()
+    target.write_text(LINE + "\n")
+    assert not append(link, MISS)
+    assert target.read_text() == LINE + "\n"
+    with pytest.raises(OSError, match="symbolic"):
+        list(read(link))
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir])
+def test_only_a_regular_file_is_read(make: Callable[[Path], None], tmp_path: Path) -> None:
+    make(tmp_path / "notes")
+    assert not append(tmp_path / "notes", MISS)
+    with pytest.raises(OSError, match="no file"):
+        list(read(tmp_path / "notes"))
+
+
+def test_no_more_is_read_than_the_file_may_grow_to(tmp_path: Path) -> None:
+    lines = LIMIT_BYTES // (len(LINE) + 1)
+    (tmp_path / "notes").write_text((LINE + "\n") * (lines + 10))
+    assert len(list(read(tmp_path / "notes"))) == lines

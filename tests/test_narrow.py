@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from lookup_world import SmallFamily
 from store_samples import ENVIRONMENT, EVIDENCE, H200, record
+from undisturbed import work
 
 from autotune.config import Config
 from autotune.daemon.tuner import Tuner
@@ -128,7 +129,7 @@ def records_of(store: Store, problems: Sequence[Problem]) -> list[Record]:
 
 @pytest.fixture(scope="module")
 def executor() -> Iterator[LocalExecutor]:
-    with LocalExecutor(CPU, allow_busy=True) as local:
+    with LocalExecutor(CPU, entry=work, allow_busy=True) as local:
         yield local
 
 

@@ -10,11 +10,13 @@ from pathlib import Path
 import peers
 import pytest
 from command_line import PROGRAM, autotune
+from databases import query
 
 from autotune.bench.operands import Operands
 from autotune.bench.peer import Peer
 from autotune.cli.explanation import fields, lines
-from autotune.cli.sweep import _winners
+from autotune.cli.output import microseconds
+from autotune.cli.sweep import _cells, _rows
 from autotune.device import cpu_device
 from autotune.executors.local import LocalExecutor
 from autotune.kernels import registry
@@ -111,9 +113,10 @@ def test_a_record_without_a_peer_is_raced_again_in_short(store, monkeypatch):
         (timed,) = sweep([PROBLEM], store, [executor], peer=True)
         assert 1 <= timed.trials <= 2 < first.trials
         assert [name for name, _ in timed.record.evidence.peers] == [peers.NAME]
-        head, row = _winners([timed], [Shape((), LAYER)]).splitlines()
-        assert "  vLLM us  " in head
-        assert f" {timed.record.evidence.peers[0][1]:.1f} " in row
+        rows = _rows([Shape((), LAYER)], peer=True)
+        row = rows.row(PROBLEM, *_cells(timed, peer=True))
+        assert "   vLLM us  " in rows.head()
+        assert f" {microseconds(timed.record.evidence.peers[0][1])} " in row
         (done,) = sweep([PROBLEM], store, [executor], peer=True)
         assert done.resumed
         (rechecked,) = recheck([PROBLEM], store, [executor])
@@ -125,6 +128,16 @@ def test_a_record_without_a_peer_is_raced_again_in_short(store, monkeypatch):
     explanation = lookup.explain(answer)
     assert f"in the same rounds: {name} {median_us:.2f} us" in lines(answer, explanation)
     assert fields(answer, explanation)["peers"] == [[name, median_us]]
+
+
+def test_a_stale_record_leaves_its_successor_the_peer(store, monkeypatch):
+    monkeypatch.setattr(incremental, "vllm_is_here", lambda: True)
+    with LocalExecutor(cpu_device(), entry=peers.work, allow_busy=True) as executor:
+        assert next(sweep([PROBLEM], store, [executor], peer=True)).record is not None
+        for table in ("record", "trial"):
+            query(store.name, f"UPDATE {table} SET source_hash = '0123456789abcdef'")
+        (again,) = sweep([PROBLEM], store, [executor])
+    assert [name for name, _ in again.record.evidence.peers] == [peers.NAME]
 
 
 def test_a_race_for_a_peer_that_is_not_to_be_had_leaves_the_record(store, monkeypatch):

@@ -13,6 +13,7 @@ import pytest
 from command_line import PROGRAM
 
 import autotune
+from autotune import counts
 from autotune.device import cpu_device
 from autotune.errors import DeviceError
 from autotune.kernels import registry
@@ -31,14 +32,17 @@ MANY = sorted(Problem(each.layer, m) for each in PROBLEMS for m in (each.m, 8 * 
 """So many that some are left when the loss of a node is noticed."""
 
 
+CPUS = cpu_device().cores
+"""Of a node: Ray limits its actors to so many threads, and fewer threads are another device."""
+
 SOON = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 100}
 """A head that looks every 100 ms whether its nodes live; one that is only slow has as long as ever."""
 
 
 @pytest.fixture(scope="module")
 def cluster():
-    """A node with a CPU, which a test may double, and one that says it has a GPU."""
-    started = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "_system_config": SOON})
+    """A node with CPUs, which a test may double, and one that says it has a GPU."""
+    started = Cluster(initialize_head=True, head_node_args={"num_cpus": CPUS, "_system_config": SOON})
     started.add_node(num_cpus=0, num_gpus=1, resources={"accelerator_type:H200": 1})
     yield started
     ray.shutdown()
@@ -60,7 +64,7 @@ def executors(cluster):
 
 
 def test_the_problems_of_a_node_that_is_killed_are_tuned_elsewhere(cluster, executors, tmp_path, caplog):
-    lost = cluster.add_node(num_cpus=1)
+    lost = cluster.add_node(num_cpus=CPUS)
     two = executors()
     assert [each.device for each in two] == [cpu_device()] * 2
     with Store.open(str(tmp_path / "ray.db")) as store:
@@ -85,7 +89,7 @@ def notice_lost_nodes(left):
 
 def test_a_node_that_returns_is_used_again(cluster, executors, monkeypatch):
     notice_lost_nodes(2)
-    node = cluster.add_node(num_cpus=1)
+    node = cluster.add_node(num_cpus=CPUS)
     two = executors()
     assert len(two) == 2
     candidates = registry.space(PROBLEMS[0], cpu_device())[:2]
@@ -101,7 +105,7 @@ def test_a_node_that_returns_is_used_again(cluster, executors, monkeypatch):
     with pytest.raises(DeviceError, match=r"^node .*: it was not free within"):
         lost[0].tune(PROBLEMS[0], candidates, {}, 1.0)
     monkeypatch.undo()
-    another = cluster.add_node(num_cpus=1)
+    another = cluster.add_node(num_cpus=CPUS)
     assert another.node_id != node.node_id
     assert lost[0].tune(PROBLEMS[0], candidates, {}, 1.0).record is not None
     cluster.remove_node(another)
@@ -123,7 +127,7 @@ def test_an_interrupted_sweep_on_a_cluster_goes_on_where_it_stopped(cluster, tmp
         rest, errors = running.communicate()
     assert running.returncode == 130, errors
     done = [first, *map(json.loads, rest.splitlines())]
-    assert errors.splitlines()[-1] == f"interrupted: {len(done)} problems stored"
+    assert errors.splitlines()[-1] == f"interrupted: {counts.counted(len(done), 'problem')} stored"
     assert "Traceback" not in errors
     finished = subprocess.run((*PROGRAM, *ARGUMENTS), cwd=tmp_path, capture_output=True, text=True)
     assert finished.returncode == 0, finished.stderr

@@ -14,7 +14,7 @@ from runtime_tools import AwqLinear, assert_is_linear, store_records, tokens_of,
 
 from autotune.config import Config
 from autotune.device import cpu_device
-from autotune.errors import DeviceError
+from autotune.errors import DeviceError, FormatError
 from autotune.kernels import registry
 from autotune.kernels.cpu import CpuFamily
 from autotune.layer import COARSE, Layer, Problem
@@ -134,7 +134,7 @@ def test_report_of_a_model_that_is_tuned_in_part(tmp_path: Path) -> None:
 
 
 def test_the_warning_is_one_and_its_command_names_every_untuned_layer(empty: str) -> None:
-    with pytest.warns(UserWarning, match="not measured") as caught:
+    with pytest.warns(UserWarning, match="no config was measured") as caught:
         apply(model_of(), db=empty)
     assert len(caught) == 1
     assert caught[0].filename == __file__
@@ -150,7 +150,7 @@ def test_the_text_of_the_report(full: str) -> None:
     model[3].register_buffer("qweight", torch.zeros(8, dtype=torch.int32))
     report = apply(model, db=full)
     lines = str(report).splitlines()
-    assert lines[0].startswith("6 linears of 2 layers tuned")
+    assert lines[0].startswith("6 linears swapped, 2 layers, 2 tuned (")
     assert lines[1] == "100% of layer x bucket from records: 26 hit, 0 near, 0 default"
     config = report.layers[1].answers[0].config
     assert lines[2:5] == ["", f"3 x {UP}", "  on cpu: 13 exact"]
@@ -270,6 +270,22 @@ def test_a_model_on_the_meta_device_and_a_bare_linear_are_skipped(empty: str) ->
     assert isinstance(bare.qweight, torch.Tensor)
 
 
+@pytest.mark.parametrize("model", [None, "path/to/checkpoint"])
+def test_what_is_no_model_is_an_error(model: object) -> None:
+    with pytest.raises(FormatError, match=rf"not {type(model).__name__}; load takes a folder$"):
+        apply(model)
+
+
+@pytest.mark.parametrize(("name", "reason"), [("Linear4bit", "NF4"), ("Linear8bitLt", "8 bits")])
+def test_linears_of_bitsandbytes_stay_and_the_report_says_why(name: str, reason: str, empty: str) -> None:
+    """Their weight is uint8 codes or int8, in a tensor of the name that a dense linear's has."""
+    theirs = type(name, (torch.nn.Linear,), {})(64, 64)
+    theirs.weight = torch.nn.Parameter(torch.zeros(64 * 32, 1, dtype=torch.uint8), requires_grad=False)
+    report = apply(torch.nn.Sequential(theirs), db=empty)
+    assert not report.applied
+    assert reason in report.skipped["0"]
+
+
 def test_a_layer_that_no_kernel_can_do_keeps_its_tensors(monkeypatch: pytest.MonkeyPatch, empty: str) -> None:
     class OnlyUp(CpuFamily):
         def default(self, problem, device):
@@ -278,8 +294,8 @@ def test_a_layer_that_no_kernel_can_do_keeps_its_tensors(monkeypatch: pytest.Mon
     monkeypatch.setattr(registry, "families", lambda: {"cpu": OnlyUp()})
     model = model_of(2)
     down = model[0].mlp["down"]
-    match = "2 int4 linears stay as they were: no kernel family"
-    with pytest.warns(UserWarning, match="not measured"), pytest.warns(UserWarning, match=match):
+    match = "left alone: 2 int4 linears; the first: no kernel family"
+    with pytest.warns(UserWarning, match="no config was measured"), pytest.warns(UserWarning, match=match):
         report = apply(model, db=empty)
     assert report.applied == ("0.up", "1.up")
     assert "no kernel family" in report.skipped["0.mlp.down"]

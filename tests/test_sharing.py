@@ -10,12 +10,14 @@ import time
 from pathlib import Path
 
 import pytest
+from command_line import PROGRAM
 
 from autotune import _C
 from autotune.bench.cores import own_cores
 from autotune.bench.monitor import Reading, monitor_for
 from autotune.bench.sharing import wait_until_free
 from autotune.device import cpu_device, find_device
+from autotune.executors.line import Line
 from autotune.locks import device_lock
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -57,7 +59,7 @@ def test_a_device_that_others_use_is_waited_for():
 
 
 def sweep(folder, *arguments):
-    command = (sys.executable, "-m", "autotune", *SWEEP, "--db", "here.db", *arguments)
+    command = (*PROGRAM, *SWEEP, "--db", "here.db", *arguments)
     return subprocess.Popen(
         command,
         cwd=folder,
@@ -76,6 +78,19 @@ def test_a_sweep_waits_for_another_one_on_the_device(tmp_path):
     out, _ = process.communicate(timeout=120)
     assert process.returncode == 0
     assert json.loads(out)["config"]
+
+
+def test_who_waits_is_told_the_process_and_its_database(tmp_path):
+    line = Line(cpu_device(), "/home/u/mine.db")
+    assert line.take(0.0)
+    try:
+        process = sweep(tmp_path)
+        told = next(line for line in process.stderr if "waiting" in line)
+        assert f"(process {os.getpid()}, database /home/u/mine.db)" in told
+        process.kill()
+        process.communicate(timeout=120)
+    finally:
+        line.leave()
 
 
 def test_allow_busy_waits_for_nobody(tmp_path):

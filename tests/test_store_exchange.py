@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 
 import pytest
@@ -24,7 +25,7 @@ from autotune.errors import DatabaseError
 from autotune.kernels import registry
 from autotune.layer import BUCKETS, Layer
 from autotune.runtime import stored
-from autotune.store.exchange import export, write_text
+from autotune.store.exchange import export, file_names, write_text
 from autotune.store.store import Store
 from autotune.store.text import read_text
 
@@ -197,6 +198,31 @@ def test_samples_are_exported_beside_the_records_of_their_problems(tmp_path):
         "samples_us": [5.0, 5.25, 5.5],
     }
     assert (lines[5]["status"], lines[5]["samples_us"]) == ("failed", [])
+
+
+@pytest.mark.usefixtures("families")
+def test_devices_that_share_a_name_have_files_of_their_own(tmp_path):
+    other = replace(H200, arch="sm_91")
+    with Store.open(str(tmp_path / "mine.db")) as store:
+        for device, m in ((H200, 1), (other, 2), (A100, 4)):
+            store.add_result(store.begin_sweep(device, ENVIRONMENT, {}), [], record(m=m), None)
+        written = export(store, tmp_path / "out", samples=True)
+    records = [path for path in written if not path.name.endswith(".samples.jsonl")]
+    assert len(set(written)) == 6
+    found = {path.name: [each.arch for each in read_text(path)[1]] for path in records}
+    assert found == {
+        "nvidia-a100.jsonl": ["sm_80"],
+        "nvidia-h200-sm-90.jsonl": ["sm_90"],
+        "nvidia-h200-sm-91.jsonl": ["sm_91"],
+    }
+
+
+def test_no_two_devices_have_one_file_name():
+    names = ["CPU", "cpu", "C-P-U", "CPU a", "CPU!", "処理装置", "装置", ""]
+    devices = [replace(H200, name=name, arch=arch) for name in names for arch in ("a", "b", "a b", "")]
+    found = file_names(devices)
+    assert len(set(found.values())) == len(devices)
+    assert all(re.fullmatch("[a-z0-9][a-z0-9-]*", name) for name in found.values())
 
 
 @pytest.mark.usefixtures("families")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from undisturbed import work
 
 from autotune.bench import measure as bench_measure
 from autotune.bench import race
@@ -41,7 +42,7 @@ def store(tmp_path):
 
 @pytest.fixture(scope="module")
 def executor():
-    with LocalExecutor(cpu_device()) as local:
+    with LocalExecutor(cpu_device(), entry=work) as local:
         yield local
 
 

@@ -12,7 +12,9 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from command_line import PROGRAM
 
+from autotune.counts import counted
 from autotune.device import cpu_device
 from autotune.layer import Layer, Problem
 from autotune.store.store import Store
@@ -22,7 +24,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="finds processes
 ROOT = Path(__file__).resolve().parent.parent
 LAYER = Layer(256, 256)
 ARGUMENTS = (
-    "sweep", "--shapes", "n=256,k=256", "--m", "1,2,4,8", "--device", "cpu", "--budget", "8s",
+    "sweep", "--shapes", "n=256,k=256", "--m", "1,2,4,8", "--device", "cpu", "--budget", "60s",
     "--db", "here.db", "--json",
 )  # fmt: skip
 
@@ -30,7 +32,7 @@ ARGUMENTS = (
 def begin(folder):
     """A sweep in a process group of its own, as from a terminal."""
     return subprocess.Popen(
-        (sys.executable, "-m", "autotune", *ARGUMENTS),
+        (*PROGRAM, *ARGUMENTS),
         cwd=folder,
         env=os.environ | {"PYTHONPATH": str(ROOT)},
         stdout=subprocess.PIPE,
@@ -101,7 +103,7 @@ def test_an_interrupt_ends_the_worker_at_once_and_quietly(tmp_path):
         rest, errors = sweep.communicate()
     assert sweep.returncode == 130, errors
     assert "Traceback" not in errors
-    assert errors.splitlines()[-1] == f"interrupted: {1 + len(rest.splitlines())} problems stored"
+    assert errors.splitlines()[-1] == f"interrupted: {counted(1 + len(rest.splitlines()), 'problem')} stored"
     assert workers
     assert all_end(workers)
     with Store.open(str(tmp_path / "here.db")) as store:

@@ -62,6 +62,27 @@ def test_timers_share_one_rotation_so_that_none_meets_what_another_has_just_read
     assert len(touched) == len(set(touched))
 
 
+def test_slow_first_calls_do_not_decide_how_many_a_sample_has(operands, monkeypatch):
+    """Who made fewer calls at a time would pay more for each."""
+    now_ns = [0]
+    monkeypatch.setattr(time, "perf_counter_ns", lambda: now_ns[0])
+
+    class Counting(Noting):
+        def run(self, x, weight, bias, out, workspace) -> None:
+            super().run(x, weight, bias, out, workspace)
+            now_ns[0] += 10_000_000 if len(self.weights) <= self.slow else 100_000
+
+    calls = []
+    for slow in (0, 2):
+        plan = Counting()
+        plan.slow = slow
+        timer = timer_of(plan, operands)
+        before = len(plan.weights)
+        assert timer.sample_us() == 100
+        calls.append(len(plan.weights) - before)
+    assert calls[0] == calls[1]
+
+
 def test_a_hot_timer_stays_with_one_weight(operands):
     plan = Noting()
     timer_of(plan, operands, "hot").sample_us()

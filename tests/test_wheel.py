@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import sysconfig
+import tarfile
 import venv
 import zipfile
 from pathlib import Path
@@ -66,6 +68,22 @@ def test_wheel_carries_what_is_read_at_run_time(wheel: Path) -> None:
         assert files, f"nothing in {folder}"
         assert files <= inside
     assert not [name for name in inside if name.startswith(("csrc/cpu", "tests", ".whl"))]
+
+
+def test_an_sdist_of_a_checkout_that_was_installed_carries_sources_only(tmp_path: Path) -> None:
+    checkout = tmp_path / "checkout"
+    shutil.copytree(ROOT, checkout, ignore=shutil.ignore_patterns(".git", ".venv*", "build", "*.so"))
+    built = checkout / "build" / "tag" / "CMakeFiles" / "_C.dir" / "csrc" / "cpu" / "pool.cpp.o"
+    built.parent.mkdir(parents=True)
+    built.write_bytes(b"\x7fELF")
+    code = "from scikit_build_core.build import build_sdist; build_sdist('..')"
+    done = run(sys.executable, "-c", code, cwd=checkout)
+    assert done.returncode == 0, done.stderr
+    (archive,) = tmp_path.glob("autotune_int4-*.tar.gz")
+    with tarfile.open(archive) as opened:
+        inside = {name.partition("/")[2] for name in opened.getnames()}
+    assert {"csrc/cpu/pool.cpp", "csrc/cuda/mma.cu", "migrations/env.py", "db/nvidia-h200.jsonl"} <= inside
+    assert not [name for name in inside if name.startswith("build/") or name.endswith((".o", ".whl"))]
 
 
 def test_shipped_files_are_found_from_the_wheel(installed: Path, tmp_path: Path) -> None:

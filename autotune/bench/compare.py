@@ -8,19 +8,22 @@ from dataclasses import dataclass, replace
 import torch
 
 from autotune.bench.monitor import monitor_for
+from autotune.bench.noise import DISTURBED, is_narrow, is_possible, spread
 from autotune.bench.operands import Operands
 from autotune.bench.race import Rounds, Runner
-from autotune.bench.roofline import Peaks
+from autotune.bench.roofline import floor_us
 from autotune.bench.statistics import Estimate, median_interval
-from autotune.bench.timer import timer_for
+from autotune.bench.timer import Timer, timer_for
 from autotune.bench.verify import Verifier
 from autotune.config import Config
 from autotune.errors import AutotuneError
 from autotune.kernels.family import Plan
 from autotune.layer import Problem
 from autotune.packing import PackedWeight, dequantize
+from autotune.record import DEFAULT_MODE
 
 _ROUNDS = 25
+_NAMES = ("stored config", "default config", "matmul")
 # OpenMP's threads spin for some milliseconds after torch's matmul, on a core that the next sample needs.
 _HOST_PAUSE_S = 0.01
 
@@ -35,7 +38,11 @@ class Comparison:
     matmul: Estimate
     gain: Estimate
     """Default time over stored time, round by round."""
+    speedup: Estimate
+    """Matmul time over stored time, round by round."""
     floor_us: float
+    noisy: str = ""
+    """Why the times cannot be believed, in one line."""
 
 
 class Matmul:
@@ -61,7 +68,6 @@ def compare(
     stored: Config,
     default: Config,
     plan_of: Callable[[Config], Plan],
-    peaks: Peaks,
 ) -> Comparison:
     """Verify and time the two configs and torch's matmul on dense copies, interleaved.
 
@@ -70,7 +76,7 @@ def compare(
     """
     activations = operands.activations(problem.m)
     verifier = Verifier(operands, problem.m, seed=1)
-    timers = []
+    timers: list[Timer] = []
     for config in (stored, default):
         plan = plan_of(config)
         wrong = verifier.error(plan)
@@ -85,8 +91,22 @@ def compare(
     rounds.run(runners)
     samples = [rounds.run(runners) for _ in range(_ROUNDS)]
     stored_us, default_us, matmul_us = (median_interval(each) for each in zip(*samples, strict=True))
-    gain = median_interval([each[1] / each[0] for each in samples])
-    return Comparison(problem, stored_us, default_us, matmul_us, gain, peaks.floor_us(problem))
+    gain, speedup = (median_interval([each[other] / each[0] for each in samples]) for other in (1, 2))
+    floor = floor_us(problem, operands.device, stored_us.median)
+    estimates = (stored_us, default_us, matmul_us)
+    reasons = list(filter(None, map(_why_noisy, _NAMES, estimates, timers)))
+    if not is_possible(stored_us.median, floor, DEFAULT_MODE):
+        reasons.append(f"{stored_us.median:.1f} us is not possible: the roofline's time is {floor:.1f} us")
+    noisy = "; ".join(reasons)
+    return Comparison(problem, stored_us, default_us, matmul_us, gain, speedup, floor, noisy)
+
+
+def _why_noisy(name: str, estimate: Estimate, timer: Timer) -> str:
+    if timer.disturbed():
+        return f"{name}: {DISTURBED}"
+    if not is_narrow(estimate):
+        return f"{name}: {spread(estimate)}"
+    return ""
 
 
 def dense_operands(operands: Operands, dtype: torch.dtype) -> Operands:

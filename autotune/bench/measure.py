@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import statistics
-import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
+from autotune.bench.budget import Budget
 from autotune.bench.monitor import monitor_for
 from autotune.bench.operands import Operands
 from autotune.bench.peer import Beside, MakePeer, examine_peer
@@ -42,7 +42,7 @@ class Measured:
     """One trial per candidate, the ids of other processes that used the device meanwhile, and its medians.
 
     `peers` are kernels of others, timed beside them, each with its median in microseconds; `note` says why
-    one was not.
+    one was not. Others took CPU time from most samples of those that are `disturbed`.
     """
 
     trials: tuple[Trial, ...]
@@ -51,17 +51,7 @@ class Measured:
     power_w: int | None
     peers: tuple[tuple[str, float], ...] = ()
     note: str = ""
-
-
-class Budget:
-    """Seconds that a piece of work may take; None is no limit."""
-
-    def __init__(self, seconds: float | None) -> None:
-        self._end = None if seconds is None else time.monotonic() + seconds
-
-    def spent(self) -> bool:
-        """Whether the time is up."""
-        return self._end is not None and time.monotonic() >= self._end
+    disturbed: tuple[Config, ...] = ()
 
 
 def measure(
@@ -120,6 +110,7 @@ def measure(
         _median(reading.power_w for reading in readings),
         beside.times,
         beside.note,
+        tuple(each.config for each in passed if each.runner.timer.disturbed()),
     )
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import functools
 import os
+import sys
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-import torch
-
 from autotune.device import Device, device_id
+
+_UNSEEN = "its clock is not seen, nor whether others compute there"
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,22 +75,53 @@ def _others(processes: list[Any]) -> tuple[int, ...]:
     ids = [process.pid for process in processes]
     if os.getpid() in ids:
         ids.remove(os.getpid())
-    elif ids and torch.cuda.is_initialized():
+    elif ids and _has_context():
         ids.pop()
     return tuple(sorted(ids))
 
 
-@functools.cache
+def _has_context() -> bool:
+    """Whether this process computes on a GPU, which takes torch; to read a GPU does not."""
+    torch: Any = sys.modules.get("torch")
+    return torch is not None and torch.cuda.is_initialized()
+
+
 def monitor_for(device: Device) -> Monitor:
     """The device's monitor; one that reads nothing for a CPU, and where NVML is not to be had."""
+    return _found(device)[0]
+
+
+def unwatched(device: Device) -> str | None:
+    """What of a GPU cannot be read, so that measurements there are not checked for it; None: nothing.
+
+    A slice of a GPU (MIG) tells no use, for one.
+    """
+    return _found(device)[1]
+
+
+@functools.cache
+def _found(device: Device) -> tuple[Monitor, str | None]:
     if device.kind != "cuda":
-        return _HostMonitor()
+        return _HostMonitor(), None
+    name = f"{device.name} ({device_id(device)})"
     try:
         import pynvml
-
-        pynvml.nvmlInit()
-        return _GpuMonitor(pynvml, pynvml.nvmlDeviceGetHandleByUUID(device_id(device)))
     except ImportError:
-        return _HostMonitor()
-    except pynvml.NVMLError:
-        return _HostMonitor()
+        return _HostMonitor(), f"{name}: {_UNSEEN}, because pynvml is missing; pip install nvidia-ml-py"
+    try:
+        pynvml.nvmlInit()
+        monitor = _GpuMonitor(pynvml, _handle(pynvml, device_id(device)))
+    except pynvml.NVMLError as error:
+        return _HostMonitor(), f"{name}: {_UNSEEN}, because NVML does not find it ({error})"
+    reading = monitor.read()
+    told = {"its clock": reading.clock_mhz, "whether others compute there": reading.used_percent}
+    missing = [what for what, value in told.items() if value is None]
+    return monitor, f"{name}: NVML does not tell {' and '.join(missing)}" if missing else None
+
+
+def _handle(nvml: Any, uuid: str) -> Any:
+    """NVML's handle of a GPU; CUDA gives a slice of one (MIG) an id that NVML knows by another prefix."""
+    try:
+        return nvml.nvmlDeviceGetHandleByUUID(uuid)
+    except nvml.NVMLError:
+        return nvml.nvmlDeviceGetHandleByUUID(uuid.replace("GPU-", "MIG-", 1))

@@ -48,6 +48,9 @@ class _Rested:
         time.sleep(_HOST_PAUSE_S)
         return sample
 
+    def disturbed(self) -> bool:
+        return self._timer.disturbed()
+
 
 @dataclass(frozen=True, slots=True)
 class Beside:

@@ -15,7 +15,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from autotune.bench.monitor import Monitor, Reading
-from autotune.bench.statistics import can_decide, median_interval, ratio_interval
+from autotune.bench.noise import is_narrow
+from autotune.bench.statistics import Estimate, can_decide, median_interval, ratio_interval
 from autotune.bench.timer import Timer, time_round
 
 MARGIN = 0.005
@@ -41,7 +42,12 @@ class Runner:
     @property
     def median_us(self) -> float:
         """Median of the samples so far."""
-        return median_interval(self.samples_us).median
+        return self.estimate.median
+
+    @property
+    def estimate(self) -> Estimate:
+        """Median of the samples so far, with its interval."""
+        return median_interval(self.samples_us)
 
 
 class Rounds:
@@ -94,7 +100,8 @@ def race(
 ) -> None:
     """Time the runners until all but one have left, the last look is over, or `is_over()`.
 
-    `keep` is timed to the end even when it has left. Those `beside` are timed in every round and have no part
+    The last one is timed on until its interval is narrow. `keep` is timed to the end even when it has left.
+    Those `beside` are timed in every round and have no part
     in who leaves or when the race ends. Samples stay with the runners, the n-th of each from the n-th round.
     """
     running = list(runners)
@@ -111,7 +118,7 @@ def race(
         for runner in running:
             if runner is not leader and is_slower(runner.samples_us, leader.samples_us, confidence):
                 runner.left_after = runner.left_after or number
-        if sum(runner.left_after is None for runner in runners) == 1:
+        if sum(runner.left_after is None for runner in runners) == 1 and is_narrow(leader.estimate):
             return
         running = [runner for runner in running if runner.left_after is None or runner is keep]
 

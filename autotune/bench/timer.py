@@ -25,13 +25,17 @@ from typing import Any, Protocol
 import torch
 
 from autotune.bench.cores import own_cores
+from autotune.bench.noise import is_clean, is_disturbed
 from autotune.bench.operands import Activation, Operands
+from autotune.bench.stolen import CpuWatch
 from autotune.errors import LaunchError
 from autotune.kernels.family import Plan
 from autotune.kernels.workspace import workspace
 from autotune.record import DEFAULT_MODE, Mode
 
 _HOST_SAMPLE_US = 2000.0
+_CALIBRATIONS = 3
+_RETRY_S, _GIVE_WAY_S = 0.06, 0.002
 _SERVER_CALLS = 8
 _FEEDS, _FEED_ROUNDS = 32, 9
 _SERVER_IDLE_S = 1e-3
@@ -39,14 +43,21 @@ _SERVER_IDLE_S = 1e-3
 _LEAD_CYCLES = 40_000
 
 
-class Timer(Protocol):
-    """One plan made ready for timing."""
+class Timed(Protocol):
+    """What can be sampled."""
 
     def start(self) -> None:
         """Enqueue one rotation through the weight copies, where calls can be enqueued."""
 
     def sample_us(self) -> float:
         """Microseconds per call, once what was started has ended."""
+
+
+class Timer(Timed, Protocol):
+    """One plan made ready for timing."""
+
+    def disturbed(self) -> bool:
+        """Whether others took CPU time from most of the samples."""
 
 
 class GraphTimer:
@@ -89,6 +100,9 @@ class GraphTimer:
 
     def sample_us(self) -> float:
         return self._graph.sample_us() / self._calls - self._feed_us
+
+    def disturbed(self) -> bool:
+        return False
 
 
 class _Graph:
@@ -181,6 +195,9 @@ class ServerTimer:
             samples.append(self._call())
         return sum(samples) / len(samples)
 
+    def disturbed(self) -> bool:
+        return False
+
     def _call(self) -> float:
         # A short spin keeps the host's launch latency out of the time between the events.
         torch.cuda._sleep(_LEAD_CYCLES)
@@ -192,7 +209,10 @@ class ServerTimer:
 
 
 class HostTimer:
-    """Calls by the host's clock, on weights from `rotation`, each sample after an idle time of `idle_s`."""
+    """Calls by the host's clock, on weights from `rotation`, each sample after an idle time of `idle_s`.
+
+    A sample during which others took CPU time is taken again, for a while; the least disturbed one counts.
+    """
 
     def __init__(
         self,
@@ -204,21 +224,43 @@ class HostTimer:
         self._plan, self._rotation, self._activations = plan, rotation, itertools.cycle(activations)
         self._scratch = _workspace(plan, activations)
         self._idle, self._idle_s = random.Random(0), idle_s
+        self._stolen: list[float] = []
         self._calls = 1
         if not idle_s:
-            self._calls = max(1, round(_HOST_SAMPLE_US / self.sample_us()))
+            for _ in range(_CALIBRATIONS):  # the first calls are slow, and who makes fewer has dearer ones
+                self._calls = max(1, round(_HOST_SAMPLE_US / self.sample_us()))
 
     def start(self) -> None:
         """Calls on the host start when they are sampled."""
 
     def sample_us(self) -> float:
+        end = time.monotonic() + _RETRY_S
+        stolen, sample = self._once()
+        while not is_clean(stolen) and time.monotonic() < end:
+            time.sleep(_GIVE_WAY_S)  # who has slept runs before who has computed
+            stolen, sample = min((stolen, sample), self._once())
+        self._stolen.append(stolen)
+        return sample
+
+    def disturbed(self) -> bool:
+        return is_disturbed(self._stolen)
+
+    def _once(self) -> tuple[float, float]:
+        """The share of the CPU time that others took, and the microseconds per call."""
         if self._idle_s:
             time.sleep(self._idle.expovariate(1 / self._idle_s))
         with own_cores():
+            if self._calls > 1:
+                self._call()  # for threads to wake up and the clock to rise
+            watch = CpuWatch()
             begin = time.perf_counter_ns()
             for _ in range(self._calls):
-                _run(self._plan, next(self._rotation), next(self._activations), self._scratch)
-            return (time.perf_counter_ns() - begin) / 1e3 / self._calls
+                self._call()
+            sample = (time.perf_counter_ns() - begin) / 1e3 / self._calls
+            return watch.stolen(), sample
+
+    def _call(self) -> None:
+        _run(self._plan, next(self._rotation), next(self._activations), self._scratch)
 
 
 def timer_for(
@@ -238,7 +280,7 @@ def timer_for(
     return HostTimer(plan, rotation, activations, idle_s=_SERVER_IDLE_S if mode == "server" else 0.0)
 
 
-def time_round(timers: Sequence[Timer], pause_s: float = 0.0) -> list[float]:
+def time_round(timers: Sequence[Timed], pause_s: float = 0.0) -> list[float]:
     """One sample of every timer, in order, each after `pause_s` seconds of rest.
 
     A GPU gets the whole round before anyone waits, behind one rotation that is not sampled: while it runs the

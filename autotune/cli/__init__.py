@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import click
 
 from autotune.cli.progress import Interrupted
+from autotune.counts import counted
 from autotune.errors import AutotuneError
 
 # A verb is the module of this folder with its name; its click command is the module's `command`.
@@ -61,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         click.echo(f"error: {_line(error)}", err=True)
         return 1
     except KeyboardInterrupt as error:
-        stored = f": {error.stored} problems stored" if isinstance(error, Interrupted) else ""
+        stored = f": {counted(error.stored, 'problem')} stored" if isinstance(error, Interrupted) else ""
         click.echo(f"interrupted{stored}", err=True)
         return 130
     except BrokenPipeError:

@@ -3,25 +3,26 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from autotune.cli.options import (
     answered_problems,
+    chosen_device,
     chosen_shapes,
     chosen_tokens,
     model_options,
     tuned_problems,
 )
-from autotune.cli.output import layer_name, microseconds, problem_fields, table
+from autotune.cli.output import Rows, layer_name, microseconds, problem_fields
+from autotune.counts import counted
 
 if TYPE_CHECKING:
     from autotune.bench.compare import Comparison
     from autotune.bench.statistics import Estimate
     from autotune.runtime.lookup import Answer
-    from autotune.shapes import Shape
 
 _EXAMPLES = """\b
 Examples:
@@ -40,20 +41,29 @@ def command(m: tuple[int, ...] | None, device: str, db: str | None, as_json: boo
     than moving the bytes once, or doing the operations, at the rates that this device reached just now.
     """
     shapes = chosen_shapes(**layers)
-    from autotune.device import find_device
     from autotune.runtime.lookup import Lookup
     from autotune.search.comparison import compare_problems
 
-    found = find_device(device)
+    found = chosen_device(device)
     tokens, lookup = chosen_tokens(m, found), Lookup(found, db)
     problems = tuned_problems(shapes, tokens) if m else answered_problems(shapes, tokens, lookup)
-    compared = []
+    times = (("us", 8), ("default us", 8), ("matmul us", 8), ("floor us", 8))
+    rows = Rows(shapes, *times, ("over default", 18), ("over matmul", 7), ("of floor", 4), ("config", 0))
+    if not as_json:
+        click.echo(rows.head())
+    noisy = []
     for answer, comparison in compare_problems(problems, lookup):
-        compared.append((answer, comparison))
+        if comparison.noisy:
+            noisy.append(comparison)
         if as_json:
             click.echo(json.dumps(_fields(answer, comparison)))
-    if not as_json:
-        click.echo(_table(compared, shapes))
+        else:
+            click.echo(rows.row(comparison.problem, *_cells(answer, comparison)))
+    if noisy:
+        problem = noisy[0].problem
+        of = f"{len(noisy)} of {counted(len(problems), 'problem')}"
+        first = f"{layer_name(problem.layer, shapes)} m={problem.m}, {noisy[0].noisy}"
+        click.echo(f"noisy, measure again: {of}; the first: {first}", err=True)
 
 
 def _fields(answer: Answer, comparison: Comparison) -> dict[str, Any]:
@@ -66,7 +76,9 @@ def _fields(answer: Answer, comparison: Comparison) -> dict[str, Any]:
         "default_us": _interval(comparison.default),
         "matmul_us": _interval(comparison.matmul),
         "gain": _interval(comparison.gain),
+        "speedup": _interval(comparison.speedup),
         "floor_us": comparison.floor_us,
+        "noisy": comparison.noisy,
     }
 
 
@@ -74,25 +86,20 @@ def _interval(estimate: Estimate) -> list[float]:
     return [estimate.median, estimate.low, estimate.high]
 
 
-def _table(compared: Iterable[tuple[Answer, Comparison]], shapes: list[Shape]) -> str:
-    rows = []
-    order = {shape.layer: index for index, shape in enumerate(shapes)}
-    ranked = sorted(compared, key=lambda each: (order[each[1].problem.layer], each[1].problem.m))
-    for answer, comparison in ranked:
-        gain = comparison.gain
-        rows.append(
-            (
-                layer_name(comparison.problem.layer, shapes),
-                str(comparison.problem.m),
-                microseconds(comparison.stored.median),
-                microseconds(comparison.default.median),
-                microseconds(comparison.matmul.median),
-                microseconds(comparison.floor_us),
-                f"{gain.median:.2f}x [{gain.low:.2f}, {gain.high:.2f}]",
-                f"{comparison.matmul.median / comparison.stored.median:.2f}x",
-                f"{100 * comparison.floor_us / comparison.stored.median:.0f}%",
-                f"{answer.source} {answer.config}",
-            )
-        )
-    times = ("us", "default us", "matmul us", "floor us")
-    return table(("layer", "m", *times, "over default", "over matmul", "of floor", "config"), rows)
+def _cells(answer: Answer, comparison: Comparison) -> Sequence[str]:
+    medians = (comparison.stored.median, comparison.default.median, comparison.matmul.median)
+    ratios = ("noisy",) * 3 if comparison.noisy else _ratios(comparison)
+    return (
+        *map(microseconds, (*medians, comparison.floor_us)),
+        *ratios,
+        f"{answer.source} {answer.config}",
+    )
+
+
+def _ratios(comparison: Comparison) -> tuple[str, str, str]:
+    gain = comparison.gain
+    return (
+        f"{gain.median:.2f}x [{gain.low:.2f}, {gain.high:.2f}]",
+        f"{comparison.speedup.median:.2f}x",
+        f"{100 * comparison.floor_us / comparison.stored.median:.0f}%",
+    )

@@ -41,9 +41,9 @@ def command(
 ) -> None:
     """Tune queued problems for the devices, one after the other, until it is told to stop.
 
-    It works while nobody else uses the device: a GPU that another process holds is waited for. SIGTERM and
-    Ctrl-C let the running job end within 10 s, else it is given back to the queue; so it is when a second
-    one comes.
+    It works while nobody else uses the device: a GPU that another process holds is waited for. SIGTERM,
+    SIGHUP and Ctrl-C let the running job end within 10 s, else it is given back to the queue; so it is when
+    a second one comes.
     A database that is away is waited for; results are kept until they can be stored.
 
     Events go to stderr, as JSON Lines where that is no terminal.
@@ -54,5 +54,5 @@ def command(
 
     log_to_stderr()
     settings = Settings(budget_s=budget, allow_busy=allow_busy, once=once)
-    executors = chosen_executors(device, executor, address, allow_busy)
+    executors = chosen_executors(device, executor, address, allow_busy, db)
     serve(executors, db, settings, port, here=executor == "local")

@@ -19,9 +19,8 @@ def upgrade(db: str | None) -> None:
 
     Where there is no database, one is created.
     """
-    from autotune.paths import database_url, sqlite_path
+    from autotune.paths import database_url, shown
     from autotune.store.schema import upgrade as upgrade_schema
 
     revision = upgrade_schema(db)
-    where = sqlite_path(database_url(db))
-    click.echo(f"{where or 'database'} is at schema revision {revision}")
+    click.echo(f"{shown(database_url(db))} is at schema revision {revision}")

@@ -33,6 +33,9 @@ def command(as_json: bool, db: str | None) -> None:
         shown = [asdict(worker) | {"seen_s": age} for worker, age in zip(workers, ages, strict=True)]
         click.echo(json.dumps(shown, indent=2))
         return
+    if not workers:
+        click.echo("no worker in the last week; autotune daemon starts one", err=True)
+        return
     header = ("device", "arch", "state", "job", "seen", "worker")
     rows = [
         (each.device, each.arch, each.state, str(each.job_id or "-"), _ago(age), each.name)

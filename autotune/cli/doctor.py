@@ -18,10 +18,12 @@ import click
 from autotune import __version__
 from autotune.cli.options import database_option
 from autotune.cli.output import table
+from autotune.counts import counted
 from autotune.errors import AutotuneError, DatabaseError
 
 if TYPE_CHECKING:
     from autotune.record import Record
+    from autotune.store.store import Store
 
 _OLDEST_ARCH = 80
 
@@ -93,6 +95,7 @@ def _extension() -> Check:
 
 def _devices() -> Iterator[Check]:
     from autotune import _C
+    from autotune.bench.monitor import unwatched
     from autotune.device import cpu_device, cuda_devices
 
     cpu = cpu_device()
@@ -111,6 +114,9 @@ def _devices() -> Iterator[Check]:
             yield _missing(gpu.torch_name, detail, f"the CUDA kernels need sm_{_OLDEST_ARCH} or later")
         else:
             yield _ok(gpu.torch_name, detail)
+            reason = unwatched(gpu)
+            if reason is not None:
+                yield _missing(f"watch on {gpu.torch_name}", reason, "tune when nobody else computes there")
     yield _ok("driver", f"CUDA {_C.cuda_driver_version()}")
 
 
@@ -126,7 +132,7 @@ def _compiler() -> Iterator[Check]:
     cache = cubin_cache()
     kernels = list(cache.glob("*")) if cache.is_dir() else []
     size = sum(path.stat().st_size for path in kernels)
-    yield _ok("kernel cache", f"{cache}, {len(kernels)} kernels, {_size(size)}")
+    yield _ok("kernel cache", f"{cache}, {counted(len(kernels), 'kernel')}, {_size(size)}")
 
 
 def _torch() -> Iterator[Check]:
@@ -173,7 +179,9 @@ def _shipped() -> Iterator[Check]:
             bad.append(f"{path}: its lines are not sorted, and look-up misses some")
     if bad:
         yield _broken(
-            "shipped records", f"{len(bad)} lines do not read; the first: {bad[0]}", "reinstall autotune"
+            "shipped records",
+            f"{counted(len(bad), 'damaged line')}; the first: {bad[0]}",
+            "reinstall autotune",
         )
         return
     current = [record for record in records if is_current(record, device)]
@@ -210,12 +218,28 @@ def _database(db: str | None) -> Iterator[Check]:
         database.check_pages()
         with Store.open(db) as store:
             count = len(store.records())
+            stale = list(_stale(store))
     except AutotuneError as error:
         sound = harmless or "locked by another process" in str(error)
         remedy = "until then models load with shipped records and default configs"
         yield (_missing if sound else _broken)("database", str(error), remedy)
         return
-    yield _ok("database", f"{database.name}, schema revision {revision}, {count} records")
+    yield _ok("database", f"{database.name}, schema revision {revision}, {counted(count, 'record')}")
+    yield from stale
+
+
+def _stale(store: Store) -> Iterator[Check]:
+    from autotune.device import cpu_device, cuda_devices
+    from autotune.kernels.registry import families
+    from autotune.search.stale import stale_problems
+
+    models = {device.name: device for device in (*reversed(cuda_devices()), cpu_device())}
+    for device in models.values():
+        count = len(stale_problems(store, device, families()))
+        if count:
+            remedy = f"tune them again: autotune sweep --stale --device {device.torch_name}"
+            detail = f"{counted(count, 'problem')} of {device.name}, with records of other kernels only"
+            yield Check("stale records", "stale", detail, remedy)
 
 
 def _size(count: int) -> str:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from autotune.counts import counted
+
 if TYPE_CHECKING:
     from autotune.record import Environment, Evidence, Record
     from autotune.runtime.explain import Explanation
@@ -66,7 +68,7 @@ def _times(explanation: Explanation) -> list[str]:
     if evidence is not None:
         state = ((evidence.clock_mhz, "MHz"), (evidence.temperature_c, "°C"), (evidence.power_w, "W"))
         known = (f"{value} {unit}" for value, unit in state if value is not None)
-        timing += ", ".join(("", f"{evidence.rounds} rounds", f"mode {evidence.mode}", *known))
+        timing += ", ".join(("", counted(evidence.rounds, "round"), f"mode {evidence.mode}", *known))
     gain, low, high = explanation.gain
     interval = "" if low is None or high is None else f", 95 % interval {low:.3f} to {high:.3f}"
     return [
@@ -100,7 +102,7 @@ def _quality(explanation: Explanation) -> list[str]:
     if evidence is not None and evidence.deviation is not None:
         shown.append(f"error: {evidence.deviation:.3g} of the tolerance against the fp32 reference")
     days = explanation.age_days()
-    age = "unknown" if days is None else f"{days} day{'' if days == 1 else 's'}"
+    age = "unknown" if days is None else counted(days, "day")
     shown.append(f"age: {age}, measured {record.created_at}")
     shown.append(f"kernel: {record.source_hash}")
     if explanation.environment is not None:

@@ -15,6 +15,7 @@ import click
 
 from autotune.cli.options import chosen_shapes, chosen_tokens, database_option, model_options, tuned_problems
 from autotune.cli.output import layer_name, problem_fields, table
+from autotune.counts import counted
 from autotune.errors import AutotuneError
 from autotune.job import STATES, Job
 
@@ -67,14 +68,18 @@ def list_jobs(state: str | None, device: str | None, as_json: bool, db: str | No
     """Show jobs in the order in which they are claimed.
 
     The priority is how many microseconds a record may save over all calls that models made; what a user added
-    comes first. A job that failed three times is parked, with its last reason.
+    comes first, and has `user` there. A job that failed three times is parked, with its last reason.
     """
     with _opened(db) as (_, queue):
         jobs = queue.jobs(state, None if device is None else _model_name(device))
     if as_json:
         click.echo(json.dumps([_fields(job) for job in jobs], indent=2))
-    else:
+    elif jobs:
         click.echo(_table(jobs))
+    elif state or device:
+        click.echo("no such job; autotune jobs shows all", err=True)
+    else:
+        click.echo("the queue is empty; autotune jobs add --shapes MODEL fills it", err=True)
 
 
 @command.command(epilog="\b\nExample:\n  autotune jobs add --shapes llama3-8b --device 'NVIDIA H100'")
@@ -105,7 +110,8 @@ def add(
         for model in models_named(store, device):
             problems = tuned_problems(chosen, chosen_tokens(m, model))
             new = ask(store, problems, model, ASKED if priority is None else priority)
-            click.echo(f"{new} jobs queued for {model.name}; {len(problems) - new} were there already")
+            there = f"{len(problems) - new} there already"
+            click.echo(f"{counted(new, 'job')} queued for {model.name}, {there}")
 
 
 @command.command(epilog="\b\nExamples:\n  autotune jobs retry 12 13\n  autotune jobs retry --parked")
@@ -117,9 +123,9 @@ def retry(ids: tuple[int, ...], parked: bool, db: str | None) -> None:
     if bool(ids) == parked:
         raise click.UsageError("Give the numbers of jobs, or --parked.")
     with _opened(db) as (_, queue):
+        before = _states(queue, ids)
         changed = queue.retry(None if parked else ids)
-    click.echo(f"{changed} jobs queued again")
-    _expect(changed, () if parked else ids, "the others run, or are not in the queue")
+    _tell(changed, "queued again", ids, [each for each in before if each[1] in ("running", None)])
 
 
 @command.command(epilog="\b\nExample:\n  autotune jobs cancel 12 13")
@@ -131,9 +137,9 @@ def cancel(ids: tuple[int, ...], db: str | None) -> None:
     A worker that has one discards what it measured.
     """
     with _opened(db) as (_, queue):
+        before = _states(queue, ids)
         changed = queue.cancel(ids)
-    click.echo(f"{changed} jobs cancelled")
-    _expect(changed, ids, "the others are over, or not in the queue")
+    _tell(changed, "cancelled", ids, [each for each in before if each[1] in ("done", "cancelled", None)])
 
 
 @command.command(epilog="\b\nExample:\n  autotune jobs watch | jq 'select(.state == \"parked\")'")
@@ -167,10 +173,20 @@ def _model_name(device: str) -> str:
     return device if here is None else here.name
 
 
-def _expect(changed: int, ids: Sequence[int], otherwise: str) -> None:
-    asked = len(set(ids))
-    if changed < asked:
-        raise AutotuneError(f"only {changed} of {asked} jobs could be changed; {otherwise}: autotune jobs")
+def _states(queue: Queue, ids: Sequence[int]) -> list[tuple[int, str | None]]:
+    """The state of each of these jobs, None of one that is not in the queue."""
+    states: dict[int, str] = {job.id: job.state for job in queue.jobs()} if ids else {}
+    return [(each, states.get(each)) for each in dict.fromkeys(ids)]
+
+
+def _tell(changed: int, how: str, ids: Sequence[int], left: Sequence[tuple[int, str | None]]) -> None:
+    """Say how many jobs were changed, and of those that were named which were not, and why."""
+    if changed or not ids:
+        click.echo(f"{counted(changed, 'job')} {how}")
+    if left:
+        states = ((each, f"{state} already" if state else "not in the queue") for each, state in left)
+        reasons = "; ".join(f"job {each} is {state}" for each, state in states)
+        raise AutotuneError(f"not {how}: {reasons}")
 
 
 def _fields(job: Job) -> dict[str, Any]:
@@ -180,6 +196,8 @@ def _fields(job: Job) -> dict[str, Any]:
 
 
 def _table(jobs: Sequence[Job]) -> str:
+    from autotune.search.demand import ASKED
+
     header = ("job", "state", "layer", "m", "device", "priority", "attempts", "worker", "reason")
     rows = [
         (
@@ -188,7 +206,7 @@ def _table(jobs: Sequence[Job]) -> str:
             layer_name(job.problem.layer, ()),
             str(job.problem.m),
             job.device,
-            f"{job.priority:.3g}",
+            "user" if job.priority == ASKED else f"{job.priority:.3g}",
             str(job.attempts),
             job.worker or "-",
             " ".join((job.reason or "").split()),
@@ -222,6 +240,6 @@ def _show(queue: Queue) -> None:
             rows = console.height - 3
             jobs = [job for state in _ON_SCREEN for job in queue.jobs(state, limit=rows)]
             counts = ", ".join(f"{count} {state}" for state, count in sorted(queue.counts().items()))
-            text = f"{counts or 'no jobs'}\n{_table(jobs[:rows])}"
+            text = f"{counts}\n{_table(jobs[:rows])}" if counts else "the queue is empty"
             live.update(Text(text, no_wrap=True, overflow="ellipsis"), refresh=True)
             time.sleep(_REFRESH_S)

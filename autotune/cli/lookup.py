@@ -11,6 +11,7 @@ import click
 from autotune.cli import explanation
 from autotune.cli.options import (
     answered_problems,
+    chosen_device,
     chosen_shapes,
     chosen_tokens,
     model_options,
@@ -18,6 +19,7 @@ from autotune.cli.options import (
     serving_options,
 )
 from autotune.cli.output import layer_name, microseconds, problem_fields, table
+from autotune.counts import counted
 from autotune.layer import Problem
 
 if TYPE_CHECKING:
@@ -79,10 +81,10 @@ def command(
         shapes = (f"n={n},k={k}",)
     served = served_tokens(m, serving, max_num_seqs, max_num_batched_tokens)
     chosen = chosen_shapes(shapes, serving=serving, **layers)
-    from autotune.device import find_device
+    from autotune.runtime.advice import sweep_command
     from autotune.runtime.lookup import Lookup
 
-    found = find_device(device)
+    found = chosen_device(device)
     tokens = chosen_tokens(m, found, served)
     lookup = Lookup(found, db)
     asked = (Problem(shape.layer, each) for shape in chosen for each in tokens)
@@ -96,12 +98,14 @@ def command(
         click.echo("\n\n".join(explanation.lines(each, lookup.explain(each)) for each in answers))
     else:
         click.echo(_table(answers, chosen))
+    if all(answer.source == "default" for answer in answers):
+        advised = sweep_command((shape.layer for shape in chosen), found.kind == "cpu", db, m)
+        click.echo(f"nothing is tuned here; to tune: {advised}", err=True)
     unmet = [answer for answer in answers if answer.source not in _MEASURED]
     if require and unmet:
         first = f"{unmet[0].problem} is answered by {unmet[0].source}"
-        click.echo(
-            f"{len(unmet)} of {len(answers)} problems have no exact record; the first: {first}", err=True
-        )
+        of = f"{len(unmet)} of {counted(len(answers), 'problem')}"
+        click.echo(f"without an exact record: {of}; the first: {first}", err=True)
         click.get_current_context().exit(_REQUIREMENT_NOT_MET)
 
 

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from autotune.errors import LayerError, ShapesError
 from autotune.layer import BUCKETS, DTYPES, Problem, bucket_of
+from autotune.paths import database_url, shown
 from autotune.shapes import PRESETS, Shape, parse_shapes
 
 if TYPE_CHECKING:
@@ -20,7 +22,8 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 
 # Beyond these a CPU's time for one call is seconds, and no one decodes or prefills there.
 _CPU_BUCKETS = tuple(bucket for bucket in BUCKETS if bucket <= 32)
-_UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
+_UNITS = {"s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
+_DEVICE = re.compile(r"auto|cpu|cuda(:[0-9]+)?")
 
 
 def _tokens(_: click.Context, __: click.Parameter, text: str | None) -> tuple[int, ...] | None:
@@ -38,12 +41,12 @@ def _tokens(_: click.Context, __: click.Parameter, text: str | None) -> tuple[in
 
 
 def seconds(_: click.Context, __: click.Parameter, text: str | None) -> float | None:
-    """Seconds, from `90`, `90s`, `5m` or `1h`; the callback of an option."""
+    """Seconds, from `90s`, `5m` or `1h`; the callback of an option."""
     if text is None:
         return None
     match = re.fullmatch(r"([0-9]*\.?[0-9]+)\s*([a-z]*)", text.strip())
     if match is None or match[2] not in _UNITS or float(match[1]) == 0:
-        raise click.BadParameter(f"{text!r} is not a duration; give it as 60s, 5m or 1h")
+        raise click.BadParameter(f"{text!r} is not a duration; give it with its unit, as 60s, 5m or 1h")
     return float(match[1]) * _UNITS[match[2]]
 
 
@@ -99,7 +102,7 @@ _PLACES = (
         default="auto",
         metavar="auto|all|cpu|cuda:N[,...]",
         help="Where: cuda:0,cuda:1 share the work, all is every GPU; with Ray also a model, as H200.  "
-        "[default: a GPU if any; with Ray all]",
+        "[default: a GPU if any; with Ray all, or every CPU of a cluster without GPUs]",
     ),
     click.option(
         "--executor",
@@ -133,6 +136,27 @@ def serving_options(command: Command) -> Command:
     return command
 
 
+def chosen_device(name: str) -> Device:
+    """The device that --device names.
+
+    Raises:
+        UsageError: the name means nothing.
+        DeviceError: there is no such device.
+    """
+    if not _DEVICE.fullmatch(name):
+        raise click.UsageError(f"device {name!r} is not auto, cpu, cuda or cuda:N")
+    from autotune.device import find_device
+
+    return find_device(name)
+
+
+def check_devices(names: str) -> None:
+    """Raise UsageError when one of the names, joined by commas, means nothing; `all` stands alone."""
+    for name in map(str.strip, names.split(",")):
+        if names != "all" and not _DEVICE.fullmatch(name):
+            raise click.UsageError(f"device {name!r} is not auto, all, cpu, cuda or cuda:N")
+
+
 def place_options(command: Command) -> Command:
     """--device for several devices, --executor, --address and --allow-busy."""
     for option in reversed(_PLACES):
@@ -164,8 +188,8 @@ def chosen_shapes(
     """The layers that the options name.
 
     Raises:
-        UsageError: there is neither --shapes nor --serving, or both.
-        ShapesError, LayerError: a value means nothing or its numbers do not fit together.
+        UsageError: there is neither --shapes nor --serving, or both; a value means nothing, or its numbers do
+            not fit together.
     """
     if serving and (shapes or unfused):
         both = "--shapes" if shapes else "--unfused"
@@ -173,7 +197,10 @@ def chosen_shapes(
     if not shapes and not serving:
         raise click.UsageError("Missing option '--shapes'; give a model, as --shapes llama7b.")
     models = ";".join(serving or shapes)
-    return parse_shapes(models, group_size, dtype, zero_point, tp, unfused, bool(serving))
+    try:
+        return parse_shapes(models, group_size, dtype, zero_point, tp, unfused, bool(serving))
+    except (ShapesError, LayerError) as error:
+        raise click.UsageError(str(error)) from None
 
 
 def names_no_layer(
@@ -193,11 +220,13 @@ def names_no_layer(
     )
 
 
-def chosen_executors(device: str, executor: str, address: str | None, allow_busy: bool) -> Sequence[Executor]:
-    """One executor for each device that the options name.
+def chosen_executors(
+    device: str, executor: str, address: str | None, allow_busy: bool, db: str | None
+) -> Sequence[Executor]:
+    """One executor for each device that the options name; they measure for the database.
 
     Raises:
-        UsageError: there is an --address without Ray.
+        UsageError: there is an --address without Ray, or a name means nothing.
         DeviceError: there is no such device, or no such cluster.
     """
     if executor == "ray":
@@ -206,9 +235,10 @@ def chosen_executors(device: str, executor: str, address: str | None, allow_busy
         return ray_executors(address, device, allow_busy)
     if address is not None:
         raise click.UsageError("--address is a Ray cluster's; give it with --executor ray.")
+    check_devices(device)
     from autotune.executors.local import local_executors
 
-    return local_executors(device, allow_busy)
+    return local_executors(device, allow_busy, shown(database_url(db)))
 
 
 def served_tokens(
@@ -220,8 +250,7 @@ def served_tokens(
     """The buckets that an engine of these limits runs; None without --serving, or where --m names them.
 
     Raises:
-        UsageError: a limit is given beside --m or without --serving.
-        LayerError: the limits do not fit together.
+        UsageError: a limit is given beside --m or without --serving, or the limits do not fit together.
     """
     limited = max_num_seqs is not None or max_num_batched_tokens is not None
     if limited and (m or not serving):
@@ -232,7 +261,10 @@ def served_tokens(
         return None
     from autotune.serving.tokens import served_buckets
 
-    return served_buckets(max_num_seqs, max_num_batched_tokens)
+    try:
+        return served_buckets(max_num_seqs, max_num_batched_tokens)
+    except LayerError as error:
+        raise click.UsageError(str(error)) from None
 
 
 def chosen_tokens(

@@ -27,6 +27,31 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(lines)
 
 
+class Rows:
+    """A table of problems that is printed row by row: layer and m, then what else is told of each.
+
+    A further column is a name and the width that its numbers take; texts, of width 0, come last.
+    """
+
+    def __init__(self, shapes: Sequence[Shape], *columns: tuple[str, int]) -> None:
+        self._shapes = shapes
+        self._names = ("layer", "m", *(name for name, _ in columns))
+        widest = max(len(layer_name(shape.layer, shapes)) for shape in shapes)
+        self._widths = (widest, 4, *(max(width, len(name)) if width else 0 for name, width in columns))
+
+    def head(self) -> str:
+        """The first line."""
+        return self._line(self._names)
+
+    def row(self, problem: Problem, *cells: str) -> str:
+        """The line of a problem."""
+        return self._line((layer_name(problem.layer, self._shapes), str(problem.m), *cells))
+
+    def _line(self, cells: Sequence[str]) -> str:
+        first, *others = zip(cells, self._widths, strict=True)
+        return "  ".join((first[0].ljust(first[1]), *(cell.rjust(width) for cell, width in others))).rstrip()
+
+
 def _is_number(cell: str) -> bool:
     return cell == "-" or cell.rstrip("x").replace(".", "", 1).isdecimal()
 

@@ -1,17 +1,28 @@
-"""A progress bar with the time left, on a terminal only."""
+"""What a long command shows while it runs: on a terminal a bar, elsewhere a line from time to time."""
 
 from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Callable, Generator, Iterator
+import threading
+import time
+from collections.abc import Callable, Generator, Iterator, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, TypeVar, cast
 
+import click
+
+from autotune.cli.output import layer_name
+from autotune.counts import counted
+
 if TYPE_CHECKING:
-    from rich.progress import Progress, TaskID
+    from autotune.cli.bar import Bar
+    from autotune.search.executor import At, Executor
+    from autotune.shapes import Shape
 
 Result = TypeVar("Result")
+
+_EVERY_S = 30.0
 
 
 class Interrupted(KeyboardInterrupt):
@@ -22,31 +33,35 @@ class Interrupted(KeyboardInterrupt):
 
 
 class ProblemProgress:
-    """Counts finished problems on stderr; silent where stderr is not a terminal.
+    """Counts finished problems on stderr, and says which problem each executor is at.
 
-    Ctrl-C leaves it as Interrupted, with how many of the problems are stored.
+    A terminal gets a bar; anything else a line every `every_s` seconds. Ctrl-C leaves it as Interrupted, with
+    how many of the problems are stored.
     """
 
-    def __init__(self, total: int) -> None:
-        self._total = total
-        self._stored = 0
-        self._bar: Progress | None = None
-        self._task: TaskID | None = None
+    def __init__(
+        self,
+        total: int,
+        executors: Sequence[Executor],
+        shapes: Sequence[Shape],
+        every_s: float = _EVERY_S,
+    ) -> None:
+        self._total, self._executors, self._shapes = total, executors, shapes
+        self._every_s = every_s
+        self._done = self._stored = 0
+        self._stage = "starts"
+        self._bar: Bar | None = None
+        self._over = threading.Event()
+        self._reporter = threading.Thread(target=self._report, name="progress", daemon=True)
 
     def __enter__(self) -> ProblemProgress:
         if sys.stderr.isatty():
-            from rich.console import Console
-            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+            from autotune.cli.bar import Bar
 
-            columns = (
-                TextColumn("{task.description}"),
-                BarColumn(),
-                MofNCompleteColumn(),
-                TimeRemainingColumn(),
-            )
-            self._bar = Progress(*columns, console=Console(stderr=True), transient=True)
-            self._task = self._bar.add_task("problems", total=self._total)
+            self._bar = Bar(self._total, self._now)
             self._bar.start()
+        else:
+            self._reporter.start()
         return self
 
     def __exit__(
@@ -54,26 +69,54 @@ class ProblemProgress:
     ) -> None:
         if self._bar is not None:
             self._bar.stop()
+        else:
+            self._over.set()
+            self._reporter.join()
         if isinstance(error, KeyboardInterrupt):
             raise Interrupted(self._stored) from None
 
     def stage(self, stage: str, done: int, total: int) -> None:
-        """Say what goes on before and between problems: `compile 12/40`."""
-        if self._bar is not None and self._task is not None:
-            self._bar.update(
-                self._task, description=f"{stage} {done}/{total}" if done < total else "problems"
-            )
+        """Say what goes on while no problem is measured: `compile 12/40`."""
+        self._stage = f"{stage} {done}/{total}" if done < total else ""
+
+    def show(self, text: str, err: bool = False) -> None:
+        """Print a result, or to stderr a message. A bar on the same terminal makes room for it."""
+        paused = self._bar if err or sys.stdout.isatty() else None
+        if paused is not None:
+            paused.stop()
+        click.echo(text, err=err)
+        if paused is not None:
+            paused.start()
 
     def follow(
-        self, running: Iterator[Result], is_stored: Callable[[Result], bool], show: Callable[[Result], None]
+        self, running: Iterator[Result], is_stored: Callable[[Result], bool], text: Callable[[Result], str]
     ) -> list[Result]:
-        """All that a sweep yields, each shown as it comes."""
+        """All that a sweep yields, each printed as it comes."""
         results: list[Result] = []
         with contextlib.closing(cast("Generator[Result, None, None]", running)):
             for result in running:
                 results.append(result)
                 self._stored += is_stored(result)
-                show(result)
-                if self._bar is not None and self._task is not None:
-                    self._bar.advance(self._task)
+                self._done += 1
+                if self._bar is not None:
+                    self._bar.advance()
+                self.show(text(result))
         return results
+
+    def _now(self) -> str:
+        at = [each.at for each in self._executors]
+        busy = [self._at(each) for each in at if each is not None]
+        more = f"{counted(len(busy), 'device')}, " if busy[1:] else ""
+        return more + busy[0] if busy else self._stage
+
+    def _at(self, at: At) -> str:
+        problem, tried = at.problem, "" if at.done is None else f"{at.done}/"
+        # The layer comes last, because its name may be too long for the line.
+        return f"m={problem.m}: {tried}{at.configs} configs of {layer_name(problem.layer, self._shapes)}"
+
+    def _report(self) -> None:
+        begin, of = time.monotonic(), counted(self._total, "problem")
+        while not self._over.wait(self._every_s):
+            seconds = time.monotonic() - begin
+            parts = (f"{self._done}/{of}, {seconds:.0f} s", self._now())
+            click.echo("; ".join(filter(None, parts)), err=True)

@@ -7,10 +7,9 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-import click
-
-from autotune.cli.output import layer_name, microseconds, model_name, problem_fields, table
+from autotune.cli.output import Rows, microseconds, model_name, problem_fields
 from autotune.cli.progress import ProblemProgress
+from autotune.counts import counted
 from autotune.errors import AutotuneError
 from autotune.layer import Problem, bucket_of
 from autotune.shapes import Shape
@@ -46,7 +45,23 @@ def stored_shapes(
             f"{store.name} has no record of {device.name}{of_m}; autotune sweep --shapes MODEL makes some"
         )
     problems = list(dict.fromkeys(record.problem for record in records))
-    return problems, [Shape((), layer) for layer in dict.fromkeys(problem.layer for problem in problems)]
+    return problems, _shapes_of(problems)
+
+
+def stale_shapes(
+    store: Store, executor: Executor, m: Sequence[int] | None
+) -> tuple[list[Problem], list[Shape]]:
+    """Those of `stored_shapes` that have no record of the kernels of this autotune; there may be none."""
+    from autotune.search.stale import stale_problems
+
+    buckets = None if m is None else {bucket_of(each) for each in m}
+    stale = stale_problems(store, executor.device, executor.environment.sources)
+    problems = [problem for problem in stale if buckets is None or problem.m in buckets]
+    return problems, _shapes_of(problems)
+
+
+def _shapes_of(problems: Sequence[Problem]) -> list[Shape]:
+    return [Shape((), layer) for layer in dict.fromkeys(problem.layer for problem in problems)]
 
 
 def run_recheck(
@@ -62,17 +77,21 @@ def run_recheck(
     """Recheck the problems' records on executors of one device model, and print what became of each."""
     from autotune.search.recheck import recheck
 
-    def show(result: Rechecked) -> None:
+    rows = Rows(shapes, ("verdict", 9), ("us before", 8), ("us now", 8), ("why", 0))
+
+    def text(result: Rechecked) -> str:
         if as_json:
-            click.echo(json.dumps(_fields(result, executors[0].device)))
+            return json.dumps(_fields(result, executors[0].device))
+        return rows.row(result.problem, *_cells(result))
 
     begin = time.monotonic()
-    click.echo(f"records of {len(problems)} problems on {model_name(executors)}, in {store.name}", err=True)
+    of = f"{counted(len(problems), 'problem')} on {model_name(executors)}"
+    progress.show(f"records of {of}, in {store.name}", err=True)
     running = recheck(problems, store, executors, budget_s, progress.stage, peer)
-    results = progress.follow(running, lambda result: result.trials > 0, show)
     if not as_json:
-        click.echo(_table(results, shapes))
-    click.echo(_summary(results, time.monotonic() - begin), err=True)
+        progress.show(rows.head())
+    results = progress.follow(running, lambda result: result.trials > 0, text)
+    progress.show(_summary(results, time.monotonic() - begin), err=True)
     if all(result.before is None for result in results):
         raise AutotuneError(f"there is nothing to recheck; the first: {results[0].reason}")
 
@@ -98,25 +117,13 @@ def _record(record: Record | None) -> dict[str, Any] | None:
     return {"config": str(record.config), **times, "default_us": record.default_us}
 
 
-def _table(results: Sequence[Rechecked], shapes: Sequence[Shape]) -> str:
-    order = {shape.layer: index for index, shape in enumerate(shapes)}
-    rows = []
-    for result in sorted(results, key=lambda each: (order[each.problem.layer], each.problem.m)):
-        before, after = result.before, result.after
-        rows.append(
-            (
-                layer_name(result.problem.layer, shapes),
-                str(result.problem.m),
-                result.verdict,
-                microseconds(before.median_us if before else None),
-                microseconds(after.median_us if after else None),
-                result.reason,
-            )
-        )
-    return table(("layer", "m", "verdict", "us before", "us now", "why"), rows)
+def _cells(result: Rechecked) -> Sequence[str]:
+    before, after = result.before, None if result.verdict == "unchecked" else result.after
+    times = (microseconds(record.median_us if record else None) for record in (before, after))
+    return (result.verdict, *times, result.reason)
 
 
 def _summary(results: Sequence[Rechecked], seconds: float) -> str:
     counts = (f"{sum(each.verdict == verdict for each in results)} {verdict}" for verdict in _VERDICTS)
     trials = sum(each.trials for each in results)
-    return f"{', '.join(counts)}; {trials} configs tried, {seconds:.0f} s"
+    return f"{', '.join(counts)}; {counted(trials, 'config')} tried, {seconds:.0f} s"

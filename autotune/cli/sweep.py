@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from autotune.cli.options import (
+    check_devices,
     chosen_executors,
     chosen_shapes,
     chosen_tokens,
@@ -21,9 +22,11 @@ from autotune.cli.options import (
     serving_options,
     tuned_problems,
 )
-from autotune.cli.output import layer_name, microseconds, model_name, problem_fields, table
+from autotune.cli.output import Rows, microseconds, model_name, problem_fields
 from autotune.cli.progress import ProblemProgress
+from autotune.counts import counted
 from autotune.errors import AutotuneError
+from autotune.paths import database_url, shown
 from autotune.record import DEFAULT_MODE, MODES, Mode
 
 if TYPE_CHECKING:
@@ -35,6 +38,8 @@ if TYPE_CHECKING:
     from autotune.shapes import Shape
     from autotune.store.store import Store
 
+# What a problem takes at least, until it has a record.
+_LEAST_S = {"cpu": 1.0, "cuda": 0.1}
 # Llama-7B in under two minutes on two cores, with what a start takes around it.
 _CPU_BUDGET_S = 90.0
 
@@ -45,6 +50,7 @@ Examples:
   autotune sweep --shapes n=4096,k=4096,group_size=64 --budget 60s --json
   autotune sweep --serving ./my-model --tp 2
   autotune sweep --recheck
+  autotune sweep --stale
   autotune sweep --shapes llama7b --kernel ./kernels.py:my_gemm"""
 
 
@@ -55,7 +61,8 @@ Examples:
     "--budget",
     callback=seconds,
     metavar="DURATION",
-    help="Time to share among the problems, as 60s.  [default: 90s on a CPU, none on a GPU]",
+    help="Time to share among the problems, as 60s; what does not begin in it is left to the next sweep. "
+    "Waiting for others is not counted.  [default: 90s on a CPU, none on a GPU]",
 )
 @click.option(
     "--kernel",
@@ -66,6 +73,11 @@ Examples:
     "--recheck",
     is_flag=True,
     help="Only measure stored winners, their rivals and the default again; without --shapes all of them.",
+)
+@click.option(
+    "--stale",
+    is_flag=True,
+    help="In place of --shapes: all that has records, but none of the kernels of this autotune.",
 )
 @click.option(
     "--mode",
@@ -88,6 +100,7 @@ def command(
     max_num_batched_tokens: int | None,
     kernel: str | None,
     recheck: bool,
+    stale: bool,
     mode: Mode | None,
     as_json: bool,
     **layers: Any,
@@ -103,18 +116,16 @@ def command(
     model is swept for itself, one after the other.
 
     After a driver or compiler change, --recheck confirms stored records in seconds: it keeps, replaces or
-    drops each, and says why.
+    drops each, and says why. After an upgrade of autotune, --stale tunes again what changed.
     """
     served = served_tokens(m, serving, max_num_seqs, max_num_batched_tokens)
     layers["serving"] = serving
-    shapes = None if recheck and names_no_layer(**layers) else chosen_shapes(**layers)
-    if recheck and mode is not None:
-        raise click.UsageError("--recheck times each record in its own mode; leave --mode out.")
+    shapes = _shapes(recheck, stale, mode, layers)
     peer = _times_vllm(serving)
     from autotune.search.executor import by_model
 
     with contextlib.ExitStack() as stack:
-        executors = _executors(kernel, device, executor, address, allow_busy)
+        executors = _executors(kernel, device, executor, address, allow_busy, db)
         for each in executors:
             stack.enter_context(each)
         groups = by_model(executors)
@@ -124,15 +135,30 @@ def command(
         from autotune.store.store import Store
 
         store = stack.enter_context(Store.open(db))
-        plans = [_chosen(kernel, shapes, m, served, group[0], store) for group in groups]
-        progress = stack.enter_context(ProblemProgress(sum(len(problems) for problems, _ in plans)))
+        plans = [_chosen(kernel, shapes, stale, m, served, group[0], store) for group in groups]
+        total = sum(len(problems) for problems, _ in plans)
+        every_shape = list(dict.fromkeys(shape for _, named in plans for shape in named))
+        progress = stack.enter_context(ProblemProgress(total, executors, every_shape))
         for group, (problems, named) in zip(groups, plans, strict=True):
             limit_s = _CPU_BUDGET_S if budget is None and group[0].device.kind == "cpu" else budget
             share_s = None if limit_s is None else limit_s / len(groups)
-            if recheck:
+            if not problems:
+                click.echo(f"nothing of {group[0].device.name} in {store.name} is stale", err=True)
+            elif recheck:
                 run_recheck(problems, named, group, store, progress, share_s, as_json, peer)
             else:
                 _run(problems, named, group, store, progress, share_s, as_json, mode or DEFAULT_MODE, peer)
+
+
+def _shapes(recheck: bool, stale: bool, mode: Mode | None, layers: dict[str, Any]) -> list[Shape] | None:
+    """The layers that the options name; None for those of records."""
+    unnamed = names_no_layer(**layers)
+    if stale and (recheck or not unnamed):
+        other = "--recheck" if recheck else "--shapes and what else chooses layers"
+        raise click.UsageError(f"--stale tunes what the database has records of; leave {other} out.")
+    if recheck and mode is not None:
+        raise click.UsageError("--recheck times each record in its own mode; leave --mode out.")
+    return None if (recheck or stale) and unnamed else chosen_shapes(**layers)
 
 
 def _times_vllm(serving: Sequence[str]) -> bool:
@@ -147,21 +173,25 @@ def _times_vllm(serving: Sequence[str]) -> bool:
 
 
 def _executors(
-    kernel: str | None, device: str, executor: str, address: str | None, allow_busy: bool
+    kernel: str | None, device: str, executor: str, address: str | None, allow_busy: bool, db: str | None
 ) -> Sequence[Executor]:
     """Those of the options, with autotune's families or the kernel."""
     if kernel is None:
-        return chosen_executors(device, executor, address, allow_busy)
+        return chosen_executors(device, executor, address, allow_busy, db)
     if executor != "local":
         raise click.UsageError("--kernel names a file of this machine; leave --executor out.")
+    if not all(kernel.rpartition(":")):
+        raise click.UsageError(f"--kernel {kernel} is not FILE.py:NAME or MODULE:NAME.")
+    check_devices(device)
     from autotune.executors.kernel import kernel_executors
 
-    return kernel_executors(kernel, device, allow_busy)
+    return kernel_executors(kernel, device, allow_busy, shown(database_url(db)))
 
 
 def _chosen(
     kernel: str | None,
     shapes: Sequence[Shape] | None,
+    stale: bool,
     m: tuple[int, ...] | None,
     served: tuple[int, ...] | None,
     executor: Executor,
@@ -169,9 +199,9 @@ def _chosen(
 ) -> tuple[Sequence[Problem], Sequence[Shape]]:
     """The problems of these shapes, or those that have records, with the shapes that name them."""
     if shapes is None:
-        from autotune.cli.recheck import stored_shapes
+        from autotune.cli.recheck import stale_shapes, stored_shapes
 
-        return stored_shapes(store, executor, m)
+        return (stale_shapes if stale else stored_shapes)(store, executor, m)
     problems = tuned_problems(shapes, chosen_tokens(m, executor.device, served))
     return _doable(kernel, problems, executor.device), shapes
 
@@ -186,7 +216,8 @@ def _doable(kernel: str | None, problems: Sequence[Problem], device: Device) -> 
     done = [problem for problem, reason in reasons.items() if reason is None]
     left_out = [f"{problem}: {reason}" for problem, reason in reasons.items() if reason is not None]
     if left_out:
-        note = f"{kernel} leaves out {len(left_out)} of {len(problems)} problems; the first: {left_out[0]}"
+        of = f"{len(left_out)} of {counted(len(problems), 'problem')}"
+        note = f"{kernel} leaves out {of}; the first: {left_out[0]}"
         if not done:
             raise AutotuneError(note)
         click.echo(note, err=True)
@@ -207,19 +238,42 @@ def _run(
     """Sweep the problems on executors of one device model, and print what became of each."""
     from autotune.search.sweep import sweep
 
-    def show(outcome: Outcome) -> None:
+    rows = _rows(shapes, peer)
+
+    def text(outcome: Outcome) -> str:
         if as_json:
-            click.echo(json.dumps(_fields(outcome, executors[0].device)))
+            return json.dumps(_fields(outcome, executors[0].device))
+        return rows.row(outcome.problem, *_cells(outcome, peer))
 
     begin = time.monotonic()
-    click.echo(f"{len(problems)} problems on {model_name(executors)}, into {store.name}", err=True)
+    of = f"{counted(len(problems), 'problem')} on {model_name(executors)}"
+    progress.show(f"{of}, into {store.name}", err=True)
+    _warn_of_budget(problems, executors, budget_s, progress)
     running = sweep(problems, store, executors, budget_s, progress.stage, mode, peer)
-    outcomes = progress.follow(running, lambda outcome: outcome.record is not None, show)
     if not as_json:
-        click.echo(_winners(outcomes, shapes))
-    click.echo(_summary(outcomes, time.monotonic() - begin), err=True)
+        progress.show(rows.head())
+    outcomes = progress.follow(running, lambda outcome: outcome.record is not None, text)
+    progress.show(_summary(outcomes, time.monotonic() - begin), err=True)
     if all(outcome.record is None for outcome in outcomes):
-        raise AutotuneError(f"no problem has a config that passed; the first: {outcomes[0].note}")
+        raise AutotuneError(f"no problem has a record; the first: {outcomes[0].note}")
+
+
+def _warn_of_budget(
+    problems: Sequence[Problem],
+    executors: Sequence[Executor],
+    budget_s: float | None,
+    progress: ProblemProgress,
+) -> None:
+    """Say on stderr that the budget is hardly enough for all."""
+    if budget_s is None:
+        return
+    each_s, least_s = budget_s * len(executors) / len(problems), _LEAST_S[executors[0].device.kind]
+    if each_s < least_s:
+        progress.show(
+            f"a budget of {budget_s:g} s is {each_s:.2f} s for each problem, and one takes {least_s:g} s or "
+            "more: those whose turn does not come are left to the next sweep",
+            err=True,
+        )
 
 
 def _fields(outcome: Outcome, device: Device) -> dict[str, Any]:
@@ -239,6 +293,7 @@ def _fields(outcome: Outcome, device: Device) -> dict[str, Any]:
         "trials": outcome.trials,
         "failed": outcome.failed,
         "elapsed_s": round(outcome.elapsed_s, 3),
+        "noisy": outcome.noisy,
         "note": outcome.note,
     }
 
@@ -247,29 +302,32 @@ def _peers(record: Record | None) -> tuple[tuple[str, float], ...]:
     return () if record is None or record.evidence is None else record.evidence.peers
 
 
-def _winners(outcomes: Sequence[Outcome], shapes: Sequence[Shape]) -> str:
-    order = {shape.layer: index for index, shape in enumerate(shapes)}
-    rows = []
-    has_peers = any(_peers(outcome.record) for outcome in outcomes)
-    for outcome in sorted(outcomes, key=lambda each: (order[each.problem.layer], each.problem.m)):
-        name, m, record = layer_name(outcome.problem.layer, shapes), str(outcome.problem.m), outcome.record
-        if record is None:
-            rows.append((name, m, "-", "-", "-", *(["-"] if has_peers else []), outcome.note))
-            continue
-        peers = " ".join(microseconds(time) for _, time in _peers(record)) or "-"
-        times = microseconds(record.median_us), microseconds(record.default_us)
-        gain = f"{record.default_us / record.median_us:.2f}x"
-        shown = (name, m, *times, gain, *([peers] if has_peers else []))
-        rows.append((*shown, f"{record.config}  {outcome.note}".rstrip()))
-    header = ("layer", "m", "us", "default us", "gain", *(["vLLM us"] if has_peers else []), "config")
-    return table(header, rows)
+def _rows(shapes: Sequence[Shape], peer: bool) -> Rows:
+    times = (("us", 8), ("default us", 8), ("gain", 6), *([("vLLM us", 8)] if peer else []))
+    return Rows(shapes, *times, ("config", 0))
+
+
+def _cells(outcome: Outcome, peer: bool) -> Sequence[str]:
+    record = outcome.record
+    if record is None:
+        return ("-", "-", "-", *(["-"] if peer else []), outcome.note)
+    peers = " ".join(microseconds(time) for _, time in _peers(record)) or "-"
+    times = microseconds(record.median_us), microseconds(record.default_us)
+    gain = f"{record.default_us / record.median_us:.2f}x"
+    return (*times, gain, *([peers] if peer else []), f"{record.config}  {outcome.note}".rstrip())
 
 
 def _summary(outcomes: Sequence[Outcome], seconds: float) -> str:
+    from autotune.search.fleet import OUT_OF_TIME
+
     stored = sum(outcome.record is not None for outcome in outcomes)
     resumed = sum(outcome.resumed for outcome in outcomes)
     trials, failed = sum(each.trials for each in outcomes), sum(each.failed for each in outcomes)
+    noisy = sum(outcome.noisy for outcome in outcomes)
+    late = sum(outcome.note == OUT_OF_TIME for outcome in outcomes)
+    left = [f"{noisy} noisy"] * bool(noisy) + [f"{late} not begun"] * bool(late)
+    again = f"\nleft to do: {', '.join(left)}; run the same command again" if left else ""
     return (
-        f"{stored} of {len(outcomes)} problems stored, {resumed} of them from before; "
-        f"{trials} configs tried, {failed} failed, {seconds:.0f} s"
+        f"{stored} of {counted(len(outcomes), 'problem')} stored, {resumed} of them from before; "
+        f"{counted(trials, 'config')} tried, {failed} failed, {seconds:.0f} s{again}"
     )

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import json
+import socket
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
 from socketserver import ThreadingMixIn
 from typing import Any
@@ -14,6 +16,10 @@ from autotune.errors import AutotuneError
 
 PORT = 9464
 HOST = "127.0.0.1"
+MOST = 16
+LIMIT_S = 10.0
+"""Prometheus waits as long for an answer, unless it is told otherwise."""
+_LOOK_S = 0.5
 
 App = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 """A WSGI application."""
@@ -22,7 +28,48 @@ Health = Callable[[], tuple[list[str], dict[str, Any]]]
 
 
 class _Server(ThreadingMixIn, WSGIServer):
+    """Has at most MOST connections at once, and none for longer than LIMIT_S; others wait to be accepted.
+
+    So do all of them while no file descriptor is left.
+    """
+
     daemon_threads = True
+    request_queue_size = 64
+
+    def __init__(self, *arguments: Any) -> None:
+        self._places = threading.BoundedSemaphore(MOST)
+        self._ends: dict[socket.socket, float] = {}
+        super().__init__(*arguments)
+
+    def get_request(self) -> tuple[socket.socket, Any]:
+        """Accept a connection; an OSError has the caller look again."""
+        if not self._places.acquire(timeout=_LOOK_S):
+            raise TimeoutError
+        try:
+            connection, client = super().get_request()
+        except OSError:
+            self._places.release()
+            time.sleep(_LOOK_S)  # it is still there to be accepted, and would be tried without a pause
+            raise
+        self._ends[connection] = time.monotonic() + LIMIT_S
+        return connection, client
+
+    def service_actions(self) -> None:
+        """Cut off who has had his time; called again and again."""
+        now = time.monotonic()
+        for connection, end in list(self._ends.items()):
+            if now >= end:
+                with contextlib.suppress(OSError):
+                    connection.shutdown(socket.SHUT_RDWR)
+
+    def shutdown_request(self, request: Any) -> None:
+        """End a connection, once, whatever became of it."""
+        del self._ends[request]
+        super().shutdown_request(request)
+        self._places.release()
+
+    def handle_error(self, *_: object) -> None:
+        """Who goes away before he is answered is of no interest."""
 
 
 class _Quiet(WSGIRequestHandler):

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from autotune.daemon.events import say
+from autotune.daemon.shortage import shortage
 from autotune.errors import DatabaseError
 from autotune.runtime.misses import miss_file
 from autotune.store.store import Store
@@ -44,7 +45,7 @@ class Link:
             DatabaseError: the database is away, full, or `is_final` of the error.
         """
         try:
-            result = action(self._reached())
+            result = self._done(action)
         except DatabaseError as error:
             if str(error) != self.trouble:
                 self.trouble = str(error)
@@ -84,6 +85,15 @@ class Link:
         """Close every connection."""
         if self._store is not None:
             self._store.close()
+
+    def _done(self, action: Callable[[Store], Result]) -> Result:
+        try:
+            return action(self._reached())
+        except Exception as error:
+            lack = shortage(error)
+            if lack is None:
+                raise
+            raise DatabaseError(f"the database cannot be used: {lack}") from error
 
     def _reached(self) -> Store:
         """The store; one that was there is never created anew, and its schema may have been upgraded."""

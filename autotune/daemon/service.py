@@ -22,6 +22,7 @@ from autotune.daemon.turn import Turn
 from autotune.device import Device
 from autotune.errors import DatabaseError, DeviceError
 from autotune.locks import device_lock
+from autotune.paths import database_url, shown
 from autotune.search.executor import Executor
 
 _LOOK_S = 1.0
@@ -36,7 +37,7 @@ def serve(
     port: int | None = None,
     here: bool = True,
 ) -> None:
-    """Work the queue of the database on every executor's device, until SIGTERM or SIGINT.
+    """Work the queue of the database on every executor's device, until SIGTERM, SIGINT or SIGHUP.
 
     Devices that are `here` have one daemon and are shared with others of this machine; elsewhere that is a
     matter of whoever placed the executors. Health and metrics are at `port` of the loopback, 0 being any free
@@ -59,7 +60,9 @@ def serve(
         for number, executor in enumerate(executors):
             place = executor.device.torch_name if here else number
             name = f"{socket.gethostname()}:{os.getpid()}:{place}"
-            turn = Turn(executor.device) if here and not settings.allow_busy else None
+            turn = (
+                Turn(executor.device, shown(database_url(url))) if here and not settings.allow_busy else None
+            )
             loops.append(Serving(name, executor, turn, link, settings, stop))
         address = stack.enter_context(watched(port, loops, link))
         say("start", workers=", ".join(loop.name for loop in loops), http=address)

@@ -12,8 +12,9 @@ from collections.abc import Callable, Sequence
 
 from autotune.daemon.budget import Budget
 from autotune.daemon.events import say
-from autotune.daemon.link import Link
+from autotune.daemon.link import Link, is_final
 from autotune.daemon.settings import Settings
+from autotune.daemon.shortage import shortage
 from autotune.daemon.stop import Stop
 from autotune.daemon.tally import Tally
 from autotune.daemon.tuner import Dropped, Plan, Result, Tuner
@@ -21,7 +22,7 @@ from autotune.daemon.turn import Turn
 from autotune.errors import AutotuneError, CompileError, DatabaseError, DeviceError, LeaseLost
 from autotune.job import Job, Worker
 from autotune.record import DEFAULT_MODE, Trial, sources_digest
-from autotune.search.demand import queue_misses
+from autotune.search.demand import queue_misses, queue_stale
 from autotune.search.executor import Executor
 from autotune.store.queue import Queue
 from autotune.store.store import Store
@@ -83,7 +84,8 @@ class Serving:
         try:
             self._beat()
             self._link.until(self._stop.soon, lambda store: store.add_device(self._device))
-            while not self._stop.soon.is_set() and self._step():
+            self._link.until(self._stop.soon, self._queue_stale)
+            while not self._stop.soon.is_set() and self._step_or_rest():
                 pass
         except Exception as error:
             if not (isinstance(error, DatabaseError) and self._stop.soon.is_set()):
@@ -95,6 +97,15 @@ class Serving:
             self._state("stopped")
             self._ended.set()
             self._on_end()
+
+    def _step_or_rest(self) -> bool:
+        try:
+            return self._step()
+        except Exception as error:
+            lack = shortage(error)
+            if lack is None:
+                raise
+            return self._rest(DeviceError(lack))
 
     def _step(self) -> bool:
         """Do one job, or wait a little; False when there is nothing to do and nobody is to wait for it."""
@@ -137,6 +148,18 @@ class Serving:
         else:
             if new:
                 say("misses queued", jobs=new)
+
+    def _queue_stale(self, store: Store) -> None:
+        """Once, because what runs here does not change."""
+        try:
+            new = queue_stale(store, self._device)
+        except DatabaseError as error:
+            if not is_final(error):
+                raise
+            say("stale records stay", logging.WARNING, device=self._device.name, reason=str(error))
+        else:
+            if new:
+                say("stale queued", device=self._device.name, jobs=new)
 
     def _do(self, job: Job) -> AutotuneError | None:
         """Bring the job to an end and say which; what is wrong with the device, if anything."""
@@ -186,6 +209,11 @@ class Serving:
             result = self._tuner.tune(job, plan)
         except (CompileError, DeviceError) as error:  # no job is to blame for it
             raise _DeviceTrouble(str(error)) from error
+        except Exception as error:
+            lack = shortage(error)
+            if lack is None:
+                raise
+            raise _DeviceTrouble(lack) from error
         finally:
             self.tally.tuning_s += self._budget.spend(begin)
         self._rest_s = _FIRST_REST_S

@@ -19,9 +19,10 @@ class Stop:
 
 
 class Signals:
-    """SIGTERM and SIGINT while the block runs; only the main thread may use it.
+    """SIGTERM, SIGINT and SIGHUP while the block runs; only the main thread may use it.
 
-    The handlers do nothing: the interpreter writes each signal to a socket, whatever thread it interrupts.
+    A SIGHUP that was ignored, as `nohup` does, stays so. The handlers do nothing: the interpreter writes each
+    signal to a socket, whatever thread it interrupts.
     """
 
     def __init__(self) -> None:
@@ -30,9 +31,10 @@ class Signals:
     def __enter__(self) -> Signals:
         for end in (self._ours, self._theirs):
             end.setblocking(False)
-        self._before = {
-            number: signal.signal(number, lambda *_: None) for number in (signal.SIGTERM, signal.SIGINT)
-        }
+        wanted = [signal.SIGTERM, signal.SIGINT]
+        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+            wanted.append(signal.SIGHUP)
+        self._before = {number: signal.signal(number, lambda *_: None) for number in wanted}
         self._fd_before = signal.set_wakeup_fd(self._theirs.fileno(), warn_on_full_buffer=False)
         return self
 
@@ -54,5 +56,5 @@ class Signals:
         """Wait for a signal, `wake` or the limit; the names of the signals that came."""
         if not select.select([self._ours], [], [], limit_s)[0]:
             return []
-        wanted = {int(number): number.name for number in (signal.SIGTERM, signal.SIGINT)}
+        wanted = {int(number): number.name for number in self._before}
         return [wanted[number] for number in self._ours.recv(64) if number in wanted]

@@ -12,7 +12,14 @@ from autotune.layer import Problem
 from autotune.record import DEFAULT_MODE, Binary, Record, Trial
 from autotune.search.binary import binary_of
 from autotune.search.executor import Executor
-from autotune.search.incremental import candidates_to_do, current_record, neighbours, outlasts, wants_peer
+from autotune.search.incremental import (
+    candidates_to_do,
+    current_record,
+    last_record,
+    neighbours,
+    outlasts,
+    wants_peer,
+)
 from autotune.search.tune import compile_candidates
 from autotune.store.store import Store
 
@@ -72,7 +79,8 @@ class Tuner:
         around = neighbours(problem, device, store, environment, DEFAULT_MODE)
         candidates = candidates_to_do(problem, device, store, environment, DEFAULT_MODE, around=around)
         learned_from = [record.problem.m for record in around]
-        return Plan(problem, known, candidates or (), wants_peer(known, asked=False), learned_from)
+        peer = wants_peer(last_record(problem, device, store, environment), asked=False)
+        return Plan(problem, known, candidates or (), peer, learned_from)
 
     def tune(self, job: Job, plan: Plan) -> Result:
         """Measure the candidates.

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from autotune.bench.monitor import monitor_for
+from autotune.counts import counted
 from autotune.device import Device
 from autotune.executors.line import Line
+from autotune.locks import who_measures
 
 _IDLE_PERCENT = 5
 
@@ -15,8 +18,8 @@ class Turn:
     than not, and its next request should not meet a tuning.
     """
 
-    def __init__(self, device: Device) -> None:
-        self._device, self._line = device, Line(device)
+    def __init__(self, device: Device, database: str = "") -> None:
+        self._device, self._line = device, Line(device, database)
 
     def take(self, warm: bool) -> str | None:
         """Take the turn, or look again whether it may be kept for one more job; None, or why not.
@@ -30,7 +33,7 @@ class Turn:
         elif self._line.has_turn and self._line.wanted:
             hindrance = f"another autotune wants to measure on {self._device.name}"
         elif not self._line.take(0.0):
-            hindrance = f"another autotune measures on {self._device.name}"
+            hindrance = f"{who_measures(self._device)} measures on {self._device.name}"
         return hindrance
 
     def pause(self) -> None:
@@ -45,12 +48,11 @@ class Turn:
     def _hindrance(self, warm: bool) -> str | None:
         if self._device.kind != "cuda":
             return None  # a CPU is always shared
-        from autotune.bench.monitor import monitor_for  # imports torch, which takes seconds
-
         reading = monitor_for(self._device).read()
         others = len(reading.others) - warm  # counted, for in a container the worker goes by another number
         if others > 0:
-            return f"{others} other processes hold {self._device.name}; --allow-busy does not wait for them"
+            holders = counted(others, "other process")
+            return f"{self._device.name} is held by {holders}; --allow-busy does not wait"
         used = reading.used_percent or 0
         if not warm and used > _IDLE_PERCENT:
             return f"{self._device.name} is used, by {used} %; --allow-busy does not wait"

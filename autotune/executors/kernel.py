@@ -6,7 +6,6 @@ import functools
 from multiprocessing.connection import Connection
 
 from autotune.device import Device
-from autotune.errors import DeviceError
 from autotune.executors.local import LocalExecutor, local_executors
 from autotune.kernels.external import ExternalFamily, load_kernel
 from autotune.record import Environment
@@ -23,15 +22,16 @@ class KernelExecutor(LocalExecutor):
     """
 
     def __init__(
-        self, device: Device, reference: str, limit_s: float | None = None, allow_busy: bool = False
+        self,
+        device: Device,
+        reference: str,
+        limit_s: float | None = None,
+        allow_busy: bool = False,
+        database: str = "",
     ) -> None:
         self.kernel: ExternalFamily = load_kernel(reference)
-        if device.kind != self.kernel.kind:
-            raise DeviceError(
-                f"kernel {self.kernel.name} runs on {self.kernel.kind}, not on {device.name};"
-                f" use --device {self.kernel.kind}"
-            )
-        super().__init__(device, limit_s, functools.partial(_work, reference), allow_busy)
+        self.kernel.expect_kind(device)
+        super().__init__(device, limit_s, functools.partial(_work, reference), allow_busy, database)
 
     @property
     def environment(self) -> Environment:
@@ -39,15 +39,18 @@ class KernelExecutor(LocalExecutor):
         return current_environment(self.device, (self.kernel.name,))
 
 
-def kernel_executors(reference: str, names: str = "auto", allow_busy: bool = False) -> list[KernelExecutor]:
+def kernel_executors(
+    reference: str, names: str = "auto", allow_busy: bool = False, database: str = ""
+) -> list[KernelExecutor]:
     """One executor for each device, by the names of `local_executors`; `auto` is the kernel's kind.
 
     Raises:
         ConfigError, DeviceError: as `KernelExecutor` and `local_executors`.
     """
-    names = load_kernel(reference).kind if names == "auto" else names
+    default = load_kernel(reference).find_device()  # a kernel that can run nowhere here says so first
+    names = default.kind if names == "auto" else names
     return [
-        KernelExecutor(each.device, reference, allow_busy=allow_busy)
+        KernelExecutor(each.device, reference, allow_busy=allow_busy, database=database)
         for each in local_executors(names, allow_busy)
     ]
 

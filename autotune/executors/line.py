@@ -5,7 +5,7 @@ from __future__ import annotations
 from filelock import Timeout
 
 from autotune.device import Device
-from autotune.locks import device_lock
+from autotune.locks import device_lock, say_who_measures
 
 
 class Line:
@@ -15,7 +15,8 @@ class Line:
     that it is `wanted`, and who leaves and comes again is behind those that waited.
     """
 
-    def __init__(self, device: Device) -> None:
+    def __init__(self, device: Device, database: str = "") -> None:
+        self._device, self._database = device, database
         self._turn, self._next = device_lock(device), device_lock(device, "next")
         self._has_turn = self._is_next = False
 
@@ -46,6 +47,7 @@ class Line:
         except Timeout:
             return False
         self._has_turn = True
+        say_who_measures(self._device, self._database)
         self._leave_place()
         return True
 

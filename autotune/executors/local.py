@@ -3,34 +3,31 @@
 from __future__ import annotations
 
 import logging
-import multiprocessing
-import signal
 import threading
-import weakref
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from multiprocessing import resource_tracker
-from multiprocessing.connection import Connection, wait
-from multiprocessing.context import SpawnProcess
-from typing import Any
+from multiprocessing.connection import Connection
 
 from autotune.config import Config
-from autotune.device import Device, cuda_devices, find_device
+from autotune.device import Device, cuda_devices, find_device, gpu_trouble
 from autotune.errors import DeviceError
 from autotune.executors.line import Line
+from autotune.executors.process import WorkerProcess, unsent
 from autotune.layer import Problem
+from autotune.locks import who_measures
 from autotune.record import DEFAULT_MODE, Environment, Mode, Trial
 from autotune.search.environment import current_environment
+from autotune.search.executor import At
 from autotune.search.tune import Cubins, Tuned
-from autotune.worker import Broken, Ready, Task, Testing, Waiting, work
+from autotune.worker import Broken, Task, Testing, Unwatched, Waiting, work
 
 _LOG = logging.getLogger(__name__)
 _START_LIMIT_S = 300.0
 _GPU_LIMIT_S = 30.0
 _CPU_LIMIT_S = 120.0
 _OUTSIDE_LIMIT_S = 120.0
-_EXIT_LIMIT_S = 30.0
 _LOCK_POLL_S = 1.0
 _CPU_OPERATIONS_PER_LIMIT = 2.5e8
 """Operations of a problem from which on its limit grows: all rounds of a race take far less per operation."""
@@ -54,7 +51,8 @@ class LocalExecutor:
 
     A config that does not end within `limit_s` seconds (30 on a GPU; on a CPU 120, and more for a large
     problem) is given up with its worker. `entry` is what the worker runs. Executors of other processes of the
-    user and others who compute on the device are waited for, unless `allow_busy`.
+    user and others who compute on the device are waited for, unless `allow_busy`. They are told the name of
+    the `database` that it measures for.
     """
 
     def __init__(
@@ -63,11 +61,14 @@ class LocalExecutor:
         limit_s: float | None = None,
         entry: Callable[[Connection, Device], None] = work,
         allow_busy: bool = False,
+        database: str = "",
     ) -> None:
         self._device, self._limit_s, self._entry, self._allow_busy = device, limit_s, entry, allow_busy
-        self._line = Line(device)
-        self._worker: _Process | None = None
-        self._cancelled = False
+        self._line = Line(device, database)
+        self._worker: WorkerProcess | None = None
+        self._at: At | None = None
+        self._cancelled = self._is_told = False
+        self._waited_s = 0.0
         self._guard = threading.Lock()  # between whoever cancels and a worker that is about to start
 
     def __enter__(self) -> LocalExecutor:
@@ -85,6 +86,11 @@ class LocalExecutor:
     def environment(self) -> Environment:
         """What else its measurements depend on, as of now."""
         return current_environment(self._device)
+
+    @property
+    def at(self) -> At | None:
+        """What `tune` is at; a config counts as done when the next one begins."""
+        return self._at
 
     @property
     def worker_pid(self) -> int | None:
@@ -114,7 +120,7 @@ class LocalExecutor:
             if self._cancelled:
                 raise DeviceError(f"tuning on {self._device.name} was cancelled")
             if self._worker is None:
-                self._worker = _STARTER.submit(_Process, self._entry, self._device).result()
+                self._worker = _STARTER.submit(WorkerProcess, self._entry, self._device).result()
 
     def _may_measure(self, limit_s: float) -> bool:
         return self._allow_busy or self._line.take(limit_s)
@@ -145,6 +151,7 @@ class LocalExecutor:
         """
         crashed: dict[Config, str] = {}
         blameless, note = 0, ""
+        self._waited_s = 0.0
         while True:
             try:
                 task = Task(problem, candidates, cubins, budget_s, crashed, mode, self._allow_busy, peer)
@@ -152,8 +159,10 @@ class LocalExecutor:
             except BaseException:
                 self._end_worker()  # a worker amid a problem would answer the next one with this one's result
                 raise
+            finally:
+                self._at = None
             if isinstance(ended, Tuned):
-                return ended.noted(note)
+                return replace(ended.noted(note), waited_s=self._waited_s)
             if ended.testing.peer:
                 peer, note = False, f"the other engine's kernel is not timed: {ended.reason}"
                 continue
@@ -173,6 +182,9 @@ class LocalExecutor:
             _give_up_family(config.family, candidates, crashed)
 
     def _attempt(self, task: Task) -> Tuned | _Crash:
+        begin: float | None = time.monotonic()
+        done, configs = len(task.crashed), len(task.candidates)
+        self._at = At(task.problem, done, configs)
         worker = self._ready_worker()
         testing = Testing(None)
         waiting = ""
@@ -191,11 +203,21 @@ class LocalExecutor:
                 self._end_worker()
                 return _Crash(testing, reason)
             if isinstance(message, Testing):
+                if begin is not None:  # the first: until then nothing was measured
+                    self._waited_s += time.monotonic() - begin
+                    begin = None
+                if testing.config is not None:
+                    done = done + 1 if message.config is not None else configs  # else the race begins
                 testing = message
+                self._at = At(task.problem, done, configs)
             elif isinstance(message, Waiting):
                 if message.reason != waiting:
                     _LOG.warning(message.reason)
                 waiting = message.reason
+            elif isinstance(message, Unwatched):
+                if not self._is_told:
+                    _LOG.warning(message.reason)
+                self._is_told = True
             elif isinstance(message, Broken):
                 if message.lost:
                     self._end_worker()
@@ -204,12 +226,14 @@ class LocalExecutor:
                 assert isinstance(message, Tuned)
                 return message
 
-    def _ready_worker(self) -> _Process:
+    def _ready_worker(self) -> WorkerProcess:
         """A worker whose device works; a start that fails is tried once more."""
         reason = ""
         for _ in range(2):
             if not self._may_measure(0.0):
-                _LOG.warning("waiting for another autotune, which measures on %s", self._device.name)
+                _LOG.warning(
+                    "waiting for %s, which measures on %s", who_measures(self._device), self._device.name
+                )
             while not self._cancelled and not self._may_measure(_LOCK_POLL_S):
                 pass
             self._start()
@@ -233,26 +257,24 @@ class LocalExecutor:
         return _CPU_LIMIT_S * max(1.0, problem.operations / _CPU_OPERATIONS_PER_LIMIT)
 
 
-def local_executors(names: str = "auto", allow_busy: bool = False) -> list[LocalExecutor]:
+def local_executors(names: str = "auto", allow_busy: bool = False, database: str = "") -> list[LocalExecutor]:
     """One executor for each device: `auto`, `cpu`, `cuda:N`, several as `cuda:0,cuda:1`, or `all`.
 
-    `all` is every GPU that the kernels run on, and the CPU where there is no GPU.
+    `all` is every GPU that the kernels run on.
 
     Raises:
         DeviceError: there is no such device, or it is older than sm_80.
     """
     if names == "all":
-        devices = list(_usable_gpus()) or [find_device()]
+        devices = list(_usable_gpus())
+        if not devices:
+            none = "no usable NVIDIA GPU here" if cuda_devices() else f"no NVIDIA GPU here ({gpu_trouble()})"
+            raise DeviceError(f"device 'all': {none}; use --device cpu")
     else:
         devices = [find_device(name.strip()) for name in names.split(",")]
-    return [LocalExecutor(device, allow_busy=allow_busy) for device in dict.fromkeys(devices)]
-
-
-def unsent(cubins: Cubins, has: set[str]) -> Cubins:
-    """Those that a receiver which `has` some lacks; it has them from now on."""
-    more = {key: cubin for key, cubin in cubins.items() if key not in has}
-    has |= more.keys()
-    return more
+    return [
+        LocalExecutor(device, allow_busy=allow_busy, database=database) for device in dict.fromkeys(devices)
+    ]
 
 
 def _usable_gpus() -> Iterator[Device]:
@@ -261,99 +283,6 @@ def _usable_gpus() -> Iterator[Device]:
             yield find_device(gpu.torch_name)
         except DeviceError as error:
             _LOG.warning("left out: %s", error)
-
-
-class _Process:
-    """A worker process, the parent's end of its pipe, and the keys of the cubins that it `has`."""
-
-    def __init__(self, entry: Callable[[Connection, Device], None], device: Device) -> None:
-        self.has: set[str] = set()
-        self._is_ready = False
-        context = multiprocessing.get_context("spawn")
-        self._pipe, theirs = context.Pipe()
-        self._process: SpawnProcess = context.Process(
-            target=entry, args=(theirs, device), name="autotune-worker", daemon=True
-        )
-        # What a terminal or a service manager sends to every process must not reach the child, which inherits
-        # the mask: it would look like a config that crashes. Starting the tracker resets the mask, so that
-        # comes first.
-        resource_tracker.ensure_running()
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
-        try:
-            self._process.start()
-        finally:
-            theirs.close()
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
-        weakref.finalize(self, self._process.kill)  # at exit too, where multiprocessing would send a SIGTERM
-
-    @property
-    def pid(self) -> int | None:
-        """Its process id."""
-        return self._process.pid
-
-    def wait_ready(self, limit_s: float) -> str | None:
-        """Wait until it can take tasks; why it cannot, or None.
-
-        Raises:
-            TimeoutError, EOFError: as `receive`.
-        """
-        if self._is_ready:
-            return None
-        message = self.receive(limit_s)
-        assert isinstance(message, Ready)
-        self._is_ready = message.error is None
-        return message.error
-
-    def send(self, task: Task) -> None:
-        """Give it a task; when it has died, `receive` will tell."""
-        try:
-            self._pipe.send(task)
-        except (BrokenPipeError, ConnectionResetError):
-            return
-
-    def receive(self, limit_s: float) -> Any:
-        """Its next message.
-
-        Raises:
-            TimeoutError: there is none within the limit.
-            EOFError: it has died.
-        """
-        if not wait([self._pipe], limit_s):
-            raise TimeoutError
-        try:
-            return self._pipe.recv()
-        except ConnectionResetError:
-            raise EOFError from None
-
-    def kill(self) -> None:
-        """Have it end, without waiting for it; `receive` will tell."""
-        self._process.kill()
-
-    def died(self) -> str:
-        """How it ended, once its pipe is closed."""
-        self._process.join(_EXIT_LIMIT_S)
-        return _ending(self._process.exitcode)
-
-    def end(self) -> None:
-        """End it at once; what it has on the device goes with it."""
-        self._process.kill()
-        self._process.join(_EXIT_LIMIT_S)
-        self._pipe.close()
-        if self._process.exitcode is None:
-            _LOG.warning("worker %s does not end: the driver still holds it", self._process.pid)
-
-
-def _ending(code: int | None) -> str:
-    if code is None:
-        return "it closed its worker's pipe"
-    if code >= 0:
-        return f"it ended its worker with exit code {code}"
-    try:
-        name = f" ({signal.Signals(-code).name})"
-    except ValueError:
-        name = ""
-    memory = ", as the system does when memory runs out" if -code == signal.SIGKILL else ""
-    return f"it crashed its worker: signal {-code}{name}{memory}"
 
 
 def _give_up_family(family: str, candidates: Sequence[Config], crashed: dict[Config, str]) -> None:

@@ -15,10 +15,12 @@ import autotune
 from autotune.config import Config
 from autotune.device import Device, find_device
 from autotune.errors import AutotuneError, DeviceError
-from autotune.executors.local import LocalExecutor, unsent
+from autotune.executors.local import LocalExecutor
+from autotune.executors.process import unsent
 from autotune.kernels import compiler, registry
 from autotune.layer import Problem
 from autotune.record import DEFAULT_MODE, Environment, Mode
+from autotune.search.executor import At
 from autotune.search.tune import Cubins, Tuned
 
 try:
@@ -99,6 +101,7 @@ class RayExecutor:
         self._actor, self._place, self._device, self._environment = actor, place, device, environment
         self._opened: Any = None  # the answer to come of an actor that is not known to be like the first one
         self._sent: set[str] = set()
+        self._at: At | None = None
         self._cancelled = False
         self._guard = threading.Lock()
 
@@ -117,6 +120,11 @@ class RayExecutor:
     def environment(self) -> Environment:
         """What else its measurements depend on: the node's versions, and the compiler of this process."""
         return self._environment
+
+    @property
+    def at(self) -> At | None:
+        """What `tune` is at; how far, only the node knows."""
+        return self._at
 
     def start(self) -> None:
         """Begin to start the worker on the node; do not wait for it."""
@@ -137,6 +145,7 @@ class RayExecutor:
             DeviceError: the node or the device is lost, or it was cancelled.
         """
         actor = self._running_actor()
+        self._at = At(problem, None, len(candidates))
         try:
             self._check_opened()
             more = unsent(cubins, self._sent)
@@ -146,6 +155,8 @@ class RayExecutor:
         except (RayError, DeviceError) as error:
             self._end_actor()  # another one has no cubins, and may be where this one is lost
             raise DeviceError(f"{self._place.name}: {_reason(error)}") from None
+        finally:
+            self._at = None
         return tuned
 
     def cancel(self) -> None:
@@ -191,11 +202,11 @@ class RayExecutor:
 def ray_executors(
     address: str | None = None, device: str = "auto", allow_busy: bool = False
 ) -> list[RayExecutor]:
-    """One executor for each GPU of a Ray cluster, or for each node's CPU where the cluster has no GPU.
+    """One executor for each GPU of a Ray cluster, or for each node's CPU.
 
-    `address` is RAY_ADDRESS by default, or else the cluster that runs on this machine. `device` is `auto` or
-    `all`, `cpu`, or a model of GPU by Ray's name for it, as `H200`. What others use is waited for a minute,
-    then left out, and so is a node with another autotune.
+    `address` is RAY_ADDRESS by default, or else the cluster that runs on this machine. `device` is `all`
+    (every GPU), `auto` (these, or CPUs where there is none), `cpu`, or a model by Ray's name, as `H200`.
+    What others use is waited for a minute, then left out, and so is a node with another autotune.
 
     Raises:
         DeviceError: there is no cluster, or nothing of it can be used.
@@ -246,7 +257,9 @@ def _connect(address: str | None) -> None:
 def _places(device: str, allow_busy: bool) -> Iterator[_Place]:
     nodes = [node for node in ray.nodes() if node["Alive"]]
     gpus = [node for node in nodes if node["Resources"].get("GPU", 0) >= 1]
-    if device == "cpu" or (device in ("auto", "all") and not gpus):
+    if device == "all" and not gpus:
+        raise DeviceError("device 'all': no GPU in the Ray cluster; use --device cpu")
+    if device == "cpu" or (device == "auto" and not gpus):
         for node in nodes:
             cores = node["Resources"].get("CPU", 0)
             if cores >= 1:

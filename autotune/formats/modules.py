@@ -29,7 +29,11 @@ _REFUSED_NAMES = {
     "ipex": "may have repacked its weights for IPEX",
     "qqq": "quantizes activations too",
     "paro": "rotates x before the matmul",
+    "linear4bit": "holds codes of bitsandbytes (FP4 or NF4), which are no int4",
+    "linear8bitlt": "has weights of 8 bits",
 }
+# Those of bitsandbytes, whose tensors have the names of a dense linear's.
+_KNOWN_BY_NAME = ("Linear4bit", "Linear8bitLt")
 # Attributes that say so when they are there and neither None nor False.
 _REFUSED_ATTRIBUTES = {
     "q_handle": "had its weights shuffled in place by ExLlama",
@@ -79,6 +83,8 @@ class Found:
 
 def is_quantized(module: torch.nn.Module) -> bool:
     """Whether the module looks like a linear with quantized weights, of whatever kind."""
+    if type(module).__name__ in _KNOWN_BY_NAME:
+        return True
     held = _held(module, "qweight", "weight_packed", "weight_scale", "B", "s")
     return bool(held.keys() & {"qweight", "weight_packed", "weight_scale"}) or held.keys() == {"B", "s"}
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 
-from autotune.device import cpu_device
+from autotune.device import usable_cpus
 from autotune.errors import CompileError
 from autotune.kernels.compiler import build, cached, compiler_version
 from autotune.kernels.family import Unit
@@ -36,14 +36,14 @@ def build_all(
     """Cubins by `unit.key`, built in parallel; a unit that does not build has its error instead.
 
     Equal units are built once, in the order in which they come, the first while others are still to come.
-    `workers` is the usable cores by default. `processes` may be started where threads would gain nothing more
+    `workers` is the usable CPUs by default. `processes` may be started where threads would gain nothing more
     from the cores; like all that multiprocessing spawns they import the main module.
     `on_done(key, what was built)` is called from this thread after each unit.
 
     Raises:
         CompileError: there is no compiler at all.
     """
-    cores = workers or cpu_device().cores
+    cores = workers or usable_cpus()
     pool = _processes(cores) if processes and cores > _USEFUL_THREADS else _threads(cores)
     built: Built = {}
     wanted: dict[str, Unit] = {}

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 
 from autotune import _C
 from autotune.config import Config
+from autotune.counts import counted
+from autotune.device import torch_threads
 from autotune.errors import DeviceError, LayerError
 
 if TYPE_CHECKING:
@@ -54,13 +56,20 @@ _DEFAULT_SHAPES = ((64, 1), (32, 1), (64, 2), (32, 2), (32, 4), (32, 8), (16, 8)
 
 
 class CpuPlan:
-    """One config of one layer. Scratch memory belongs to the C++ side, so there is no workspace."""
+    """One config of one layer. Scratch memory belongs to the C++ side, so there is no workspace.
+
+    After `torch.set_num_threads` calls use no more threads than that, and give the same bits.
+    """
 
     def __init__(self, config: Config, layer: Layer) -> None:
+        import torch
+
         self.layer = layer
-        tunables = (config["split_k"], config["tile_n"], config["unpack_m"], config["threads"])
+        tunables = (config["split_k"], config["tile_n"], config["unpack_m"])
         sizes = (layer.n, layer.k, layer.group_size, _DTYPE_CODES[layer.dtype])
         self._numbers = (*sizes, *tunables)
+        self._threads = config["threads"]
+        self._torch_has, self._torch_takes = torch.get_num_threads, torch_threads()
 
     def workspace_bytes(self, m: int) -> int:  # noqa: ARG002
         """Always 0."""
@@ -92,7 +101,11 @@ class CpuPlan:
 
     def launch(self, m: int, x: int, qweight: int, scales: int, zeros: int, bias: int, out: int) -> None:
         """The same of addresses, 0 of zeros or a bias that is not there, and without the checks."""
-        _C.cpu_matmul(*self._numbers, m, x, qweight, scales, zeros, bias, out)
+        threads, allowed = self._threads, self._torch_has()
+        # By itself torch has one thread for a core, which limits nobody: a sweep may find two to be faster.
+        if allowed < self._torch_takes and allowed < threads:
+            threads = allowed
+        _C.cpu_matmul(*self._numbers, threads, m, x, qweight, scales, zeros, bias, out)
 
 
 class CpuFamily:
@@ -197,9 +210,8 @@ def _reject_split(split_k: int, tile_n: int, threads: int, problem: Problem) -> 
         return f"split_k={split_k} leaves parts without a group: there are {problem.layer.groups} along k"
     if problem.m > _SPLIT_TOKENS:
         return f"split_k={split_k} moves too much memory above m={_SPLIT_TOKENS}"
-    half = _tiles(tile_n, problem) * split_k // 2
-    if half >= _BUSY_TASKS * threads:
-        return f"split_k={split_k} is not needed: half as many parts give {threads} threads {half} tasks"
+    if _tiles(tile_n, problem) * split_k // 2 >= _BUSY_TASKS * threads:
+        return f"split_k={split_k} is not needed: half as many parts keep {counted(threads, 'thread')} busy"
     return None
 
 

@@ -15,7 +15,8 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from autotune.config import Config
-from autotune.errors import AutotuneError, ConfigError, LaunchError
+from autotune.device import cuda_devices, find_device, gpu_trouble
+from autotune.errors import AutotuneError, ConfigError, DeviceError, LaunchError
 from autotune.kernels import registry
 
 if TYPE_CHECKING:
@@ -109,6 +110,28 @@ class ExternalFamily:
         self.origin = f"{file}:{getattr(function, '__qualname__', self.name)}"
         self._source_hash = _hash(self.name, file, *filter(None, map(_file_of, (pack, supports))))
         registry.register(self)
+
+    def find_device(self, name: str = "auto") -> Device:
+        """The device of this name (`cpu`, `cuda:N`) that the kernel runs on; by default of its own kind.
+
+        Raises:
+            DeviceError: there is none of its kind, no such device, or the name is of another kind.
+        """
+        if self.kind == "cuda" and not cuda_devices():
+            raise DeviceError(
+                f"kernel {self.name} is for GPUs: no NVIDIA GPU here ({gpu_trouble()}); one for the CPU"
+                ' says device="cpu" in @autotune.kernel'
+            )
+        device = find_device(self.kind if name == "auto" else name)
+        self.expect_kind(device)
+        return device
+
+    def expect_kind(self, device: Device) -> None:
+        """Raise DeviceError when the kernel is for another kind of device."""
+        if device.kind != self.kind:
+            raise DeviceError(
+                f"kernel {self.name} runs on {self.kind}, not on {device.name}; use --device {self.kind}"
+            )
 
     def source_hash(self) -> str:
         """Hash of the name and of the files as they were when the kernel was defined."""

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
+from autotune.counts import counted
 from autotune.errors import FormatError, LayerError
 from autotune.layer import Layer, shard_layer
 
@@ -92,7 +93,7 @@ def shard(weight: QuantizedWeight, dim: int, rank: int, of: int) -> QuantizedWei
         LayerError: as `shard_layer`, or rank is not one of the shards.
     """
     if not 0 <= rank < of:
-        raise LayerError(f"rank={rank} is not one of {of} shards")
+        raise LayerError(f"rank={rank} is not one of {counted(of, 'shard')}")
     layer = shard_layer(weight.layer, dim, of)
     return window(weight, layer, *((rank * layer.n, 0) if dim == 0 else (0, rank * layer.k)))
 

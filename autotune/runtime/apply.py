@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shlex
 import time
 import warnings
 from collections.abc import Sequence
@@ -12,11 +10,13 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from autotune.counts import counted
 from autotune.device import find_device
 from autotune.errors import AutotuneError, FormatError
 from autotune.formats import modules
 from autotune.layer import Problem
 from autotune.paths import Location
+from autotune.runtime.advice import sweep_command
 from autotune.runtime.extras import check_extras, take_over
 from autotune.runtime.linear import Int4Linear
 from autotune.runtime.lookup import Lookup
@@ -56,7 +56,11 @@ def apply(
 
     Raises:
         DeviceError: `device` names none that is here.
+        FormatError: `model` is no module.
     """
+    if not isinstance(model, torch.nn.Module):
+        kind = type(model).__name__
+        raise FormatError(f"apply takes a loaded model, a torch.nn.Module, not {kind}; load takes a folder")
     target = None if device is None else find_device(device)
     work = _Work(db, target, kernels)
     started = time.perf_counter()
@@ -68,7 +72,9 @@ def apply(
     report = Report(work.layers(), work.skipped, time.perf_counter() - planned, planned - started)
     if work.failed:
         reason = work.skipped[work.failed[0]]
-        warnings.warn(f"{len(work.failed)} int4 linears stay as they were: {reason}", stacklevel=2)
+        warnings.warn(
+            f"left alone: {counted(len(work.failed), 'int4 linear')}; the first: {reason}", stacklevel=2
+        )
     if report.untuned:
         warn_untuned(report.untuned, db)
     return report
@@ -213,15 +219,10 @@ def _synchronize(devices: set[Device]) -> None:
 
 
 def warn_untuned(untuned: tuple[LayerReport, ...], db: Location | None) -> None:
-    """Say how many linears run what was not measured for them, and the command that tunes them."""
+    """Say for how many linears nothing was measured, and the command that tunes them."""
     linears = sum(len(report.names) for report in untuned)
-    shapes = ";".join(dict.fromkeys(str(report.layer) for report in untuned))
-    command = ["autotune", "sweep", "--shapes", shapes]
-    if all(report.device == "cpu" for report in untuned):
-        command += ["--device", "cpu"]
-    if db is not None:
-        command += ["--db", os.fsdecode(db)]
+    on_cpu = all(report.device == "cpu" for report in untuned)
+    command = sweep_command((report.layer for report in untuned), on_cpu, db)
     warnings.warn(
-        f"{linears} linears run configs that were not measured for them; to tune: {shlex.join(command)}",
-        stacklevel=3,
+        f"no config was measured for {counted(linears, 'linear')}; to tune: {command}", stacklevel=3
     )

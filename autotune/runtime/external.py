@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from autotune.device import Device, find_device
+from autotune.device import Device
 from autotune.kernels.external import ExternalFamily, ExternalPlan, Function, Pack, Supports
 from autotune.layer import Layer, Problem, bucket_of
 from autotune.packing import QuantizedWeight
@@ -35,7 +35,7 @@ class Kernel(ExternalFamily):
         Raises:
             DeviceError: there is no such device.
         """
-        return Lookup(find_device(device or self.kind), db, (self.name,))
+        return Lookup(self.find_device(device or "auto"), db, (self.name,))
 
     def best(self, layer: Layer, m: int, device: str | None = None, db: Location | None = None) -> Answer:
         """The config for `m` tokens of a layer, by the rules of `autotune.lookup` among the kernel's records.
@@ -47,7 +47,7 @@ class Kernel(ExternalFamily):
 
     def tuned(self, layer: Layer, lookup: Lookup | None = None) -> Tuned:
         """The function with the best tunables for each number of tokens; `lookup` is what `lookup()` gave."""
-        return Tuned(self, layer, lookup or _lookup_of(self, find_device(self.kind), database_url()))
+        return Tuned(self, layer, lookup or _lookup_of(self, self.find_device(), database_url()))
 
     def linear(
         self, weight: QuantizedWeight, bias: torch.Tensor | None = None, *, lookup: Lookup | None = None
@@ -64,7 +64,7 @@ class Kernel(ExternalFamily):
         The module stays what it is, so its kernel is to be the one that was tuned. One value serves all its
         calls: the best for `m` tokens. False, and nothing is set, when it lacks one of the attributes.
         """
-        lookup = lookup or _lookup_of(self, find_device(self.kind), database_url())
+        lookup = lookup or _lookup_of(self, self.find_device(), database_url())
         best = lookup.answer(Problem(layer, m)).config.as_dict()
         if not best or not all(hasattr(module, name) for name in best):
             return False

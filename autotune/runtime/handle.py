@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from autotune.errors import LayerError
 from autotune.layer import Layer
-from autotune.paths import database_url, sqlite_path
+from autotune.paths import database_url, shown, sqlite_path
 
 if TYPE_CHECKING:
     from autotune.config import Config
@@ -73,4 +73,4 @@ def check_kind(origin: Origin, kind: str) -> None:
 def _without_secrets(url: str) -> str:
     """A URL for a look-up, which reads files only: of another kind of database its scheme."""
     path = sqlite_path(url)
-    return f"{url.partition('://')[0]}://" if path is None else str(path.absolute())
+    return f"{shown(url).partition(':')[0]}://" if path is None else str(path.absolute())

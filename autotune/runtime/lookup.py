@@ -166,7 +166,7 @@ class Lookup:
             found: dict[int, list[tuple[str, Record]]] = {}
             for source, records in (("exact", self._sources.stored), ("shipped", self._sources.shipped)):
                 for record in filter(self._mine, records(layer)):
-                    if self.names is None or record.config.family in self.names:
+                    if record.config.family in self._hashes:
                         found.setdefault(record.problem.m, []).append((source, record))
             self._own[layer] = found
         return self._own[layer]

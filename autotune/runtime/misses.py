@@ -101,8 +101,7 @@ def append(file: Path, miss: Miss) -> bool:
     line = json.dumps(fields).encode() + b"\n"
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        # A name that is a pipe, which no one reads, is an error instead of a wait.
-        descriptor = os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK, 0o666)
+        descriptor = _opened(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
         try:
             fits = os.fstat(descriptor).st_size + len(line) <= LIMIT_BYTES
             return fits and os.write(descriptor, line) == len(line)
@@ -116,16 +115,29 @@ def read(file: Path) -> Iterator[Miss]:
     """The notes of a file, as far as it may grow; a line that is torn or not ours is passed over.
 
     Raises:
-        OSError: the file cannot be read, or is none.
+        OSError: the file cannot be read, or is none, or a link.
     """
-    if not stat.S_ISREG(file.stat().st_mode):
-        raise OSError(errno.EINVAL, "it is no file")
-    with file.open("rb") as lines:
+    with open(_opened(file, os.O_RDONLY), "rb") as lines:
         notes = lines.read(LIMIT_BYTES)
     for line in notes.splitlines():
         miss = _parse(line)
         if miss is not None:
             yield miss
+
+
+def _opened(file: Path, flags: int) -> int:
+    """A descriptor of a regular file.
+
+    Raises:
+        OSError: it cannot be opened, or a link, a folder, a pipe or a device is in its place.
+
+    No link is followed, because it may lead to what its maker could not write; and no pipe is waited for.
+    """
+    descriptor = os.open(file, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "it is no file")
+    return descriptor
 
 
 def _parse(line: bytes) -> Miss | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import os
 import warnings
 from dataclasses import replace
 from pathlib import Path
@@ -11,10 +10,11 @@ from typing import Any
 
 import torch
 
+from autotune.counts import counted
 from autotune.device import find_device
 from autotune.errors import AutotuneError, FormatError
 from autotune.formats import detect
-from autotune.paths import Location
+from autotune.paths import Location, shown
 from autotune.runtime.apply import warn_untuned
 from autotune.runtime.checkpoint import Checkpoint
 from autotune.runtime.linear import Int4Linear
@@ -55,7 +55,7 @@ class QuantizationConfig(QuantizationConfigMixin):  # type: ignore[misc]
         checkpoint: dict[str, Any] | None = None,
         quant_method: str = METHOD,
     ) -> None:
-        self.db = None if db is None else os.fsdecode(db)  # as JSON can hold it
+        self.db = None if db is None else shown(db)  # transformers prints and saves it
         self.fuse = fuse
         self.device = device
         self.checkpoint = checkpoint
@@ -123,9 +123,8 @@ class Quantizer(HfQuantizer):  # type: ignore[misc]
             _own_tensors(model)
         if report.skipped:
             name, reason = next(iter(report.skipped.items()))
-            warnings.warn(
-                f"{len(report.skipped)} int4 linears run without a kernel: {name} {reason}", stacklevel=2
-            )
+            left = counted(len(report.skipped), "int4 linear")
+            warnings.warn(f"without a kernel: {left}; the first: {name} {reason}", stacklevel=2)
         if report.untuned:
             warn_untuned(report.untuned, self.quantization_config.db)
         return model

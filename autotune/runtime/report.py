@@ -8,6 +8,8 @@ from functools import cached_property
 from itertools import chain, groupby
 from typing import TYPE_CHECKING
 
+from autotune.counts import counted
+
 if TYPE_CHECKING:
     from autotune.config import Config
     from autotune.layer import Layer
@@ -83,7 +85,8 @@ class Report:
     def __str__(self) -> str:
         seconds = f"{self.repack_s:.2f} s to repack, {self.plans_s * 1000:.0f} ms to look up and prepare"
         lines = [
-            f"{len(self.applied)} linears of {len(self.layers)} layers tuned ({seconds})",
+            f"{counted(len(self.applied), 'linear')} swapped, {counted(len(self.layers), 'layer')}, "
+            f"{len(self.layers) - len(self.untuned)} tuned ({seconds})",
             f"{self.coverage:.0%} of layer x bucket from records: "
             f"{self.hit} hit, {self.near} near, {self.default} default",
         ]

@@ -16,13 +16,14 @@ from autotune.device import Device
 from autotune.errors import AutotuneError
 from autotune.kernels.compiler import cached_by
 from autotune.layer import Layer
-from autotune.paths import Location, database_url, sqlite_path
+from autotune.paths import Location, database_url, shown, sqlite_path
 from autotune.record import Record
 from autotune.runtime.explain import Explanation, explain
 from autotune.runtime.near import NEAR_OCTAVES, distance, kind
 from autotune.runtime.stored import NEAR_LAYERS, near_records, shipped_files, user_binary, user_records
 from autotune.store.rows import in_short
 from autotune.store.text import RecordFile
+from autotune.urls import why_no_database
 
 _Result = TypeVar("_Result")
 _Records = dict[Layer, list[Record]]
@@ -136,8 +137,8 @@ def _local_file(url: str) -> Path | None:
     """The file of the database, None when it is another kind of database."""
     path = sqlite_path(url)
     if path is None:
-        scheme = url.partition("://")[0]
-        _warn(f"database {scheme}://...: model load reads a local SQLite file only; use --db with its path")
+        reason = why_no_database(url) or "model load reads a local SQLite file only"
+        _warn(f"database {shown(url)}: {reason}; use --db with its path")
     return path
 
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from autotune.counts import counted
 from autotune.device import find_device
 from autotune.kernels.busy import keep_busy
 from autotune.layer import bucket_of
@@ -50,7 +51,7 @@ class WarmupReport:
 
     def __str__(self) -> str:
         parts = ", ".join(f"{part} {seconds:.3f} s" for part, seconds in self.seconds.items())
-        ran = f"{self.kernels} kernels on {self.linears} linears"
+        ran = f"{counted(self.kernels, 'kernel')} on {counted(self.linears, 'linear')}"
         return f"warmed {', '.join(self.devices)}: {ran} ({parts})"
 
 

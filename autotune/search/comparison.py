@@ -27,7 +27,8 @@ def compare_problems(problems: Sequence[Problem], lookup: Lookup) -> Iterator[tu
     device = lookup.device
     use(device)
     layers = {problem.layer for problem in problems}
-    peaks = {dtype: measure_peaks(device, dtype) for dtype in {layer.dtype for layer in layers}}
+    for dtype in {layer.dtype for layer in layers}:
+        measure_peaks(device, dtype)  # before the device is warm
     operands = {layer: Operands.random(layer, device) for layer in layers}
     for problem in sorted(problems, key=lambda each: (each.m, each.layer)):
         layer = problem.layer
@@ -37,7 +38,7 @@ def compare_problems(problems: Sequence[Problem], lookup: Lookup) -> Iterator[tu
 
         answer = lookup.answer(problem)
         default = registry.default_config(problem, device)
-        yield answer, compare(problem, operands[layer], answer.config, default, plan_of, peaks[layer.dtype])
+        yield answer, compare(problem, operands[layer], answer.config, default, plan_of)
 
 
 def _plan(config: Config, problem: Problem, device: Device, lookup: Lookup) -> Plan:

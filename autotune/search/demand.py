@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import glob
 import re
+import stat
 import uuid
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -19,12 +21,15 @@ from autotune.layer import Problem
 from autotune.record import Record, sources_digest
 from autotune.runtime.misses import Miss, read
 from autotune.runtime.stored import shipped_files
+from autotune.search.stale import stale_problems
 from autotune.store.queue import Queue
 from autotune.store.store import Store
 from autotune.store.text import read_text
 
 ASKED = 1e12
 """Priority of what a user asks for: before all that models ran, which would have to save 11 days of work."""
+STALE = 0.0
+"""Priority of what a new autotune made stale: behind all that models ran."""
 _OPERATIONS_PER_BYTE = 200
 """GPUs multiply 150 to 300 16-bit numbers in the time in which they read a byte."""
 _BYTES_PER_US = 1e6
@@ -58,7 +63,8 @@ def queue_misses(store: Store, file: Path) -> int:
                 each.unlink(missing_ok=True)
     except OSError as error:
         raise AutotuneError(
-            f"misses {file} cannot be taken ({error.strerror}); give the daemon's user its folder to write"
+            f"misses {file} cannot be taken ({error.strerror}); "
+            "it must be a file, in a folder that the daemon's user may write"
         ) from error
     return new
 
@@ -74,6 +80,17 @@ def ask(store: Store, problems: Sequence[Problem], device: Device, priority: flo
         registry.default_config(problem, device)
     jobs = [(problem, priority) for problem in problems]
     return Queue(store).add(jobs, device.name, device.arch, sources_digest(_hashes(device.kind)))
+
+
+def queue_stale(store: Store, device: Device) -> int:
+    """Queue what a new autotune made stale of the device model's records; how many jobs are new.
+
+    Raises:
+        DatabaseError: the database cannot be read or written.
+    """
+    hashes = _hashes(device.kind)
+    jobs = [(problem, STALE) for problem in stale_problems(store, device, hashes)]
+    return Queue(store).add(jobs, device.name, device.arch, sources_digest(hashes))
 
 
 def device_here(name: str) -> Device | None:
@@ -125,14 +142,18 @@ def saved_us(problem: Problem, records: Sequence[Record]) -> float:
 
 def _take(file: Path) -> list[Path]:
     """Put the file aside, under a name of its own, beside what earlier processes left when they ended."""
-    if file.exists():
-        with contextlib.suppress(FileNotFoundError):  # another daemon was faster
-            file.rename(file.with_name(f"{file.name}.{uuid.uuid4().hex}"))
+    with contextlib.suppress(FileNotFoundError):  # there is none, or another daemon was faster
+        if not stat.S_ISREG(file.lstat().st_mode):
+            raise OSError(errno.EINVAL, "it is no file")
+        file.rename(file.with_name(f"{file.name}.{uuid.uuid4().hex}"))
     return sorted(file.parent.glob(f"{glob.escape(file.name)}.*"))
 
 
 def _size(file: Path) -> int:
-    return file.stat().st_size if file.exists() else 0
+    try:
+        return file.lstat().st_size
+    except FileNotFoundError:
+        return 0
 
 
 def _misses_of(files: Iterable[Path]) -> list[Miss]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 from autotune.config import Config
@@ -10,6 +11,15 @@ from autotune.device import Device
 from autotune.layer import Problem
 from autotune.record import DEFAULT_MODE, Environment, Mode
 from autotune.search.tune import Cubins, Tuned
+
+
+@dataclass(frozen=True, slots=True)
+class At:
+    """What an executor is at: a problem, and how many of its configs are done; None where nobody knows."""
+
+    problem: Problem
+    done: int | None
+    configs: int
 
 
 class Executor(Protocol):
@@ -22,6 +32,10 @@ class Executor(Protocol):
     @property
     def environment(self) -> Environment:
         """What else its measurements depend on, as of now."""
+
+    @property
+    def at(self) -> At | None:
+        """What `tune` is at, for any thread; None while it does not run."""
 
     def start(self) -> None:
         """Begin to get ready without waiting for it; `tune` does so itself when it must."""

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from queue import SimpleQueue
 from typing import Any
 
+from autotune.bench.budget import Budget
 from autotune.config import Config
 from autotune.errors import DeviceError
 from autotune.layer import Problem
@@ -21,6 +22,8 @@ from autotune.search.tune import Cubins, Progress, Tuned, compile_candidates
 from autotune.store.store import Store
 
 _LOG = logging.getLogger(__name__)
+
+OUT_OF_TIME = "the time budget ended before its turn"
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,20 +70,21 @@ def sweeps_of(
 def tune_all(
     tasks: Sequence[Task],
     executors: Sequence[Executor],
-    budget_s: float | None = None,
+    budget: Budget | None = None,
     progress: Progress | None = None,
 ) -> Generator[tuple[Task, Done], None, None]:
-    """Tune every task on one of the executors, which are of one device model; in the order in which they end.
+    """Tune every task on one of the executors, which are of one device model; in the order they end in.
 
-    Candidates are compiled meanwhile. `budget_s` is the time for all, shared by what is still to do. What a
-    lost executor was at goes to the others. When the iterator is closed, all that runs ends at once. The
-    executors are left to the caller to close.
+    Candidates are compiled meanwhile. `budget` is the time for all, shared by what is still to do. A task
+    that did not begin in it has no trials. What executors waited for extends it. What a lost executor was at
+    goes to the others. When the iterator is closed, all that runs ends at once. The executors are left to the
+    caller to close.
 
     Raises:
         DeviceError: no executor is left.
         CompileError: there is no compiler at all.
     """
-    run = _Run(tasks, executors, budget_s)
+    run = _Run(tasks, executors, budget or Budget(None))
     threads = [
         threading.Thread(target=run.tune, args=(who,), name=f"tune {who}", daemon=True)
         for who in range(len(executors))
@@ -104,10 +108,10 @@ class _Stopped(Exception):  # noqa: N818, it reads as what happened
 class _Run:
     """What the threads of the executors, the compiler's and the caller's share."""
 
-    def __init__(self, tasks: Sequence[Task], executors: Sequence[Executor], budget_s: float | None) -> None:
+    def __init__(self, tasks: Sequence[Task], executors: Sequence[Executor], budget: Budget) -> None:
         self._tasks = {task.problem: task for task in tasks}
         self._executors = executors
-        self._end = None if budget_s is None else time.monotonic() + budget_s
+        self._budget = budget
         self._assignment = Assignment(self._tasks, len(executors))
         self._cubins: dict[Problem, Cubins] = {}
         self._messages: SimpleQueue[tuple[Task, Done] | Exception] = SimpleQueue()
@@ -158,14 +162,18 @@ class _Run:
     def _tune(self, problem: Problem, executor: Executor) -> Done:
         begin = time.monotonic()
         task, cubins = self._tasks[problem], self._cubins[problem]
-        tuned = executor.tune(problem, task.candidates, cubins, self._share(begin), task.mode, task.peer)
-        return Done(tuned.learned(task.learned_from), executor, cubins, time.monotonic() - begin)
+        share_s = self._share()
+        if share_s == 0.0:
+            return Done(Tuned((), None, OUT_OF_TIME), executor, cubins, 0.0)
+        tuned = executor.tune(problem, task.candidates, cubins, share_s, task.mode, task.peer)
+        # Those of several executors that do not wait go on meanwhile.
+        self._budget.extend(tuned.waited_s / len(self._executors))
+        elapsed_s = time.monotonic() - begin - tuned.waited_s
+        return Done(tuned.learned(task.learned_from), executor, cubins, elapsed_s)
 
-    def _share(self, now: float) -> float | None:
-        if self._end is None:
-            return None
-        left = self._assignment.unfinished
-        return max(0.0, self._end - now) * min(self._assignment.threads, left) / left
+    def _share(self) -> float | None:
+        left_s, problems = self._budget.left_s, self._assignment.unfinished
+        return None if left_s is None else left_s * min(self._assignment.threads, problems) / problems
 
     def compile(self, progress: Progress | None) -> None:
         """Compile what the tasks need, and give out each problem when its kernels are there."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from autotune.bench.noise import why_noisy
 from autotune.config import Config
 from autotune.device import Device
 from autotune.errors import ConfigError
@@ -28,9 +29,15 @@ def current_records(problem: Problem, device: Device, store: Store, environment:
 def current_record(
     problem: Problem, device: Device, store: Store, environment: Environment, mode: Mode
 ) -> Record | None:
-    """The record that a model gets, None unless it is current and of the mode."""
+    """The record that a model gets, None unless it is current, of the mode and not noisy."""
     newest = next(reversed(current_records(problem, device, store, environment)), None)
-    return newest if newest is not None and newest.mode == mode else None
+    return newest if newest is not None and newest.mode == mode and why_noisy(newest) is None else None
+
+
+def last_record(problem: Problem, device: Device, store: Store, environment: Environment) -> Record | None:
+    """The problem's newest record of the environment's families, whatever kernel it is of."""
+    records = reversed(store.records(device, problem))
+    return next((record for record in records if record.config.family in environment.sources), None)
 
 
 def current_trials(
@@ -71,13 +78,15 @@ def candidates_to_do(
     A problem is done when it has a record of today's kernel and the mode against today's default config, and
     such a trial for every config. Else what lacks a trial is raced against the default and the incumbent: the
     stored winner, or the best trial when the winner's own kernel has changed. A problem where nothing ever
-    passed is measured whole. A new driver or compiler makes nothing new: a recheck confirms. Where the `peer`
-    is to be timed and the record lacks it, those two race again, because times of different rounds are never
-    compared.
+    passed, or whose record is noisy, is measured whole. A new driver or compiler makes nothing new: a recheck
+    confirms. Where the `peer` is to be timed and the record lacks it, those two race again, because times of
+    different rounds are never compared.
     """
     names = environment.sources
     whole = worth_racing(problem, device, around, names) if around else candidates_of(problem, device, names)
     records = current_records(problem, device, store, environment)
+    if records and why_noisy(records[-1]):
+        return whole
     trials = current_trials(problem, device, store, environment, mode)
     tried = {trial.config for trial in trials}
     if (
@@ -107,15 +116,16 @@ def has_peer(record: Record | None) -> bool:
 def wants_peer(record: Record | None, asked: bool) -> bool:
     """Whether vLLM's kernel is to be timed with what may replace the record: where that can be had.
 
-    It is where a user asked for it, and where the record has such a time, which a new one would lose.
+    It is where a user asked for it, and where the record, stale or not, has such a time, which a new one
+    would lose.
     """
     return (asked or has_peer(record)) and vllm_is_here()
 
 
 def outlasts(record: Record | None, candidates: Sequence[Config], trials: Iterable[Trial]) -> bool:
-    """Whether the record stays whatever else won, because its config's turn never came.
+    """Whether the record stays whatever else won, because its config's turn never came or was disturbed.
 
-    Neither a budget that ended early nor a device in trouble says anything of it.
+    Neither a budget that ended early nor a device in trouble says anything of it, nor does a noisy race.
     """
     if record is None or record.config not in candidates:
         return False
@@ -131,8 +141,13 @@ def was_for_nothing(record: Record | None, candidates: Sequence[Config], winner:
 
 
 def superseded(winner: Record | None, records: Iterable[Record]) -> list[Record]:
-    """Those of the problem's current records that give way to a new winner: all of other kernels."""
-    return [record for record in records if winner is not None and record.source_hash != winner.source_hash]
+    """Those of the problem's current records that go: to a winner all of other kernels give way.
+
+    Without one those that are noisy go.
+    """
+    if winner is None:
+        return [record for record in records if why_noisy(record)]
+    return [record for record in records if record.source_hash != winner.source_hash]
 
 
 def by_time(trials: Iterable[Trial]) -> list[Config]:

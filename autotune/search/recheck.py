@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
+from autotune.bench.budget import Budget
 from autotune.config import Config
 from autotune.device import Device
 from autotune.kernels import registry
@@ -13,7 +14,7 @@ from autotune.layer import Problem
 from autotune.record import Environment, Record
 from autotune.search.binary import binary_of
 from autotune.search.executor import Executor
-from autotune.search.fleet import Task, sweeps_of, tune_all
+from autotune.search.fleet import OUT_OF_TIME, Task, sweeps_of, tune_all
 from autotune.search.incremental import (
     by_time,
     current_records,
@@ -78,7 +79,7 @@ def recheck(
     if not tasks:
         return
     arguments = {"recheck": True, "problems": [str(problem) for problem in problems]}
-    running = tune_all(tasks, executors, budget_s, progress)
+    running = tune_all(tasks, executors, Budget(budget_s), progress)
     with sweeps_of(executors, store, arguments) as sweep_of, contextlib.closing(running):
         for task, done in running:
             records, sweep_id = known[task.problem], sweep_of(done.executor)
@@ -118,7 +119,7 @@ def _judge(before: Record, candidates: Sequence[Config], tuned: Tuned) -> Rechec
     after = tuned.record
     if outlasts(before, candidates, tuned.trials):
         after, verdict = before, "unchecked"
-        reason = tuned.note or "the time budget ended before its turn"
+        reason = tuned.note or OUT_OF_TIME
     elif after is None:
         verdict, reason = "dropped", tuned.note
     elif after.config == before.config:

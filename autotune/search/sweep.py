@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from autotune.bench.budget import Budget
 from autotune.layer import COARSE, Problem
 from autotune.record import DEFAULT_MODE, Mode, Record
 from autotune.search.binary import binary_of
@@ -16,6 +16,7 @@ from autotune.search.incremental import (
     candidates_to_do,
     current_record,
     current_records,
+    last_record,
     neighbours,
     outlasts,
     superseded,
@@ -28,7 +29,10 @@ from autotune.store.store import Store
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of one problem; `record` is None when no config passed, and `note` says why."""
+    """What became of one problem; `record` is None when there is none, and `note` says why.
+
+    Of a `noisy` one nothing could be believed: a record from before stays, and the next sweep measures again.
+    """
 
     problem: Problem
     record: Record | None
@@ -37,6 +41,7 @@ class Outcome:
     failed: int
     elapsed_s: float
     note: str = ""
+    noisy: bool = False
 
 
 def sweep(
@@ -54,7 +59,8 @@ def sweep(
     problem that has a record only what is new is raced, against the incumbent and the default. Timings of
     different modes are never compared; a record of another `mode` gives way. Finer buckets come last and race
     what did best at the powers of two around them, where these have records. What was yielded is stored,
-    whatever happens to the iterator. `budget_s` is shared by the problems that are still to do. The executors
+    whatever happens to the iterator. `budget_s` is shared by the problems that are still to do; those that do
+    not begin in it are left to the next sweep. What an executor waits for is not counted. The executors
     tune on devices of one model; they are started when there is something to do and left to the caller to
     close. All candidates of a problem run on one of them, so that a slow device chooses no other winner. With
     `peer`, vLLM's kernel is timed beside them where vLLM is, also for problems whose record lacks its time.
@@ -62,19 +68,19 @@ def sweep(
     Raises:
         DeviceError: no executor is left that can use its device.
     """
-    end = None if budget_s is None else time.monotonic() + budget_s
+    budget = Budget(budget_s)
     coarse = [problem for problem in problems if problem.m in COARSE]
     finer = [problem for problem in problems if problem.m not in COARSE]
     for stage, left in ((coarse, len(problems)), (finer, len(finer))):
-        share_s = None if end is None else max(0.0, end - time.monotonic()) * len(stage) / max(1, left)
-        yield from _sweep(stage, store, executors, share_s, progress, mode, peer)
+        share = budget.part(len(stage) / max(1, left))
+        yield from _sweep(stage, store, executors, share, progress, mode, peer)
 
 
 def _sweep(
     problems: Sequence[Problem],
     store: Store,
     executors: Sequence[Executor],
-    budget_s: float | None,
+    budget: Budget,
     progress: Progress | None,
     mode: Mode,
     peer: bool,
@@ -85,7 +91,7 @@ def _sweep(
     known: dict[Problem, Record | None] = {}
     for problem in problems:
         known[problem] = current_record(problem, device, store, environment, mode)
-        beside = wants_peer(known[problem], peer)
+        beside = wants_peer(last_record(problem, device, store, environment), peer)
         around = neighbours(problem, device, store, environment, mode)
         candidates = candidates_to_do(problem, device, store, environment, mode, beside, around)
         if candidates is None:
@@ -99,7 +105,7 @@ def _sweep(
     if not tasks:
         return
     arguments = {"mode": mode, "problems": [str(problem) for problem in problems]}
-    running = tune_all(tasks, executors, budget_s, progress)
+    running = tune_all(tasks, executors, budget, progress)
     with sweeps_of(executors, store, arguments) as sweep_of, contextlib.closing(running):
         for task, done in running:
             tuned, record = done.tuned, known[task.problem]
@@ -107,8 +113,13 @@ def _sweep(
             stays |= task.peer and was_for_nothing(record, task.candidates, tuned.record)
             winner = None if stays else tuned.record
             binary = binary_of(winner, device, done.cubins)
-            dropped = superseded(winner, current_records(task.problem, device, store, environment))
+            stored = (
+                current_records(task.problem, device, store, environment) if tuned.noisy or winner else ()
+            )
+            dropped = superseded(winner, stored)
             store.add_result(sweep_of(done.executor), tuned.trials, winner, binary, dropped)
             record = record if stays else winner
             trials = len(tuned.trials)
-            yield Outcome(task.problem, record, False, trials, tuned.failed, done.elapsed_s, tuned.note)
+            yield Outcome(
+                task.problem, record, False, trials, tuned.failed, done.elapsed_s, tuned.note, tuned.noisy
+            )

@@ -8,6 +8,7 @@ from datetime import datetime, timezone
 from types import MappingProxyType
 from typing import TYPE_CHECKING, TypeVar
 
+from autotune.bench.noise import DISTURBED, why_noisy
 from autotune.config import Config
 from autotune.device import Device
 from autotune.errors import CompileError, LaunchError
@@ -31,11 +32,17 @@ Notice = Callable[[Config | None], None]
 
 @dataclass(frozen=True, slots=True)
 class Tuned:
-    """The trials of one problem and its record; without a record, `note` says why."""
+    """The trials of one problem and its record; without a record, `note` says why.
+
+    It is `noisy` when what was measured cannot be believed: then only what did not pass is a trial. For
+    `waited_s` seconds nothing could be measured, because others had the device or the worker was not there.
+    """
 
     trials: tuple[Trial, ...]
     record: Record | None
     note: str = ""
+    noisy: bool = False
+    waited_s: float = 0.0
 
     @property
     def failed(self) -> int:
@@ -166,7 +173,7 @@ def _named(measured: Measured, device: Device) -> Measured:
 
 def _choose(problem: Problem, device: Device, default_config: Config, measured: Measured) -> Tuned:
     from autotune.bench.decide import decide
-    from autotune.bench.roofline import measure_peaks
+    from autotune.bench.roofline import floor_us
 
     trials = measured.trials
     decision = decide(trials, default_config)
@@ -199,14 +206,21 @@ def _choose(problem: Problem, device: Device, default_config: Config, measured: 
             runners_up=tuple((str(trial.config), _known(trial.median_us)) for trial in decision.runners_up),
             clock_mhz=winner.clock_mhz,
             deviation=winner.deviation,
-            floor_us=measure_peaks(device, problem.layer.dtype).floor_us(problem),
+            floor_us=floor_us(problem, device, _known(winner.median_us), winner.mode),
             temperature_c=measured.temperature_c,
             power_w=measured.power_w,
             peers=measured.peers,
             candidates=len(trials),
         ),
     )
-    return Tuned(trials, record, note)
+    noise = [] if (reason := why_noisy(record)) is None else [reason]
+    if winner.config in measured.disturbed:
+        noise.append(DISTURBED)
+    if not noise:
+        return Tuned(trials, record, note)
+    # What did not pass need not be measured again.
+    certain = tuple(trial for trial in trials if trial.status in ("failed", "wrong"))
+    return Tuned(certain, None, f"noisy: {'; '.join(noise)}", noisy=True)
 
 
 def _known(value: _T | None) -> _T:

@@ -14,9 +14,10 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
 from autotune.errors import DatabaseError
-from autotune.paths import Location, database_url, sqlite_path
+from autotune.paths import Location, database_url, shown, sqlite_path
 from autotune.store.rows import RowError, in_short
 from autotune.store.trouble import BUSY_S, DAMAGED, explain, is_missing
+from autotune.urls import server, why_no_database
 
 # What drivers raise for a text that is no UTF-8 or JSON, a number that is none, or nesting without an end.
 _UNREADABLE = (ValueError, TypeError, OverflowError, RecursionError)
@@ -25,18 +26,17 @@ INSERT: dict[str, Callable[[sa.Table], Any]] = {"sqlite": sqlite.insert, "postgr
 
 
 class Database:
-    """Transactions on one database; `name` is what messages call it (a path, or a URL without password).
+    """Transactions on one database; `name` is what messages call it (a path, or a URL without secrets).
 
     SQLite runs in WAL mode, waits 30 s for another writer, checks foreign keys, and takes the write lock
     when a write begins, so that writers queue up and never fail half way.
     """
 
     def __init__(self, url: Location | None = None) -> None:
-        address = _address(database_url(url))
-        self.path = Path(address.database or "") if address.get_backend_name() == "sqlite" else None
-        self.name = str(self.path or address.render_as_string(hide_password=True))
+        given = database_url(url)
+        self.path, self.name = sqlite_path(given), shown(given)
         try:
-            self._engine = _sqlite_engine(address) if self.path else sa.create_engine(address)
+            self._engine = _server_engine(given) if self.path is None else _sqlite_engine(self.path)
         except ModuleNotFoundError as error:
             raise DatabaseError(
                 f"database {self.name} needs the Python module {error.name}; "
@@ -135,23 +135,21 @@ def put(connection: sa.Connection, table: sa.Table, key: dict[str, Any], values:
     return found
 
 
-def _address(url: str) -> sa.URL:
-    path = sqlite_path(url)
-    if path is not None:
-        return sa.URL.create("sqlite", database=str(path))
+def _server_engine(url: str) -> sa.Engine:
+    reason = why_no_database(url)
     try:
-        address = sa.make_url(url)
+        if reason is None:
+            return sa.create_engine(sa.URL.create("postgresql+psycopg", **server(url)))
     except sa.exc.ArgumentError:
-        address = None
-    if address is None or address.get_backend_name() not in ("postgresql", "postgres"):
-        scheme = url.partition("://")[0]
-        raise DatabaseError(
-            f"database URL {scheme}:// cannot be used; give a path, sqlite:///path or postgresql://user@host/name"
-        )
-    return address.set(drivername="postgresql+psycopg")
+        reason = "its parameters do not read"
+    raise DatabaseError(
+        f"database {shown(url)} cannot be used: {reason}; "
+        "give a path, sqlite:///path or postgresql://user@host/name"
+    )
 
 
-def _sqlite_engine(address: sa.URL) -> sa.Engine:
+def _sqlite_engine(path: Path) -> sa.Engine:
+    address = sa.URL.create("sqlite", database=str(path))
     engine = sa.create_engine(address, connect_args={"timeout": BUSY_S})
 
     @sa.event.listens_for(engine, "connect")

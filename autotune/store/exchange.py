@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,7 +34,9 @@ def export(store: Store, folder: Path, samples: bool = False) -> list[Path]:
         DatabaseError: the store has no such records, or a file cannot be written.
     """
     own, written = registry.families(), []
-    for device in store.devices():
+    devices = store.devices()
+    names = file_names(devices)
+    for device in devices:
         environment = store.environment(device, own)
         if environment is None:
             continue
@@ -43,7 +47,7 @@ def export(store: Store, folder: Path, samples: bool = False) -> list[Path]:
         ]
         if not current:
             continue
-        name = re.sub("[^a-z0-9]+", "-", device.name.lower()).strip("-")
+        name = names[device]
         path = folder / f"{name}.jsonl"
         write_text(current, environment, path)
         written.append(path)
@@ -54,6 +58,23 @@ def export(store: Store, folder: Path, samples: bool = False) -> list[Path]:
     if not written:
         raise DatabaseError(f"{store.name} has no records of today's kernels; run autotune sweep first")
     return written
+
+
+def file_names(devices: Sequence[Device]) -> dict[Device, str]:
+    """A file name without ending for each device: its name, with arch or a digest where others share it."""
+    wanted = {device: _names(device) for device in devices}
+    sharing = Counter(name for names in wanted.values() for name in names)
+    return {
+        device: next(name for name in names if name and sharing[name] == 1)
+        for device, names in wanted.items()
+    }
+
+
+def _names(device: Device) -> list[str]:
+    """Names for its file, each of them once, from the shortest to one that no other device has."""
+    digest = hashlib.sha256(f"{device.name}\0{device.arch}".encode()).hexdigest()[:12]
+    texts = (device.name, f"{device.name} {device.arch}", f"{device.name} {device.arch} {digest}")
+    return list(dict.fromkeys(re.sub("[^a-z0-9]+", "-", text.lower()).strip("-") for text in texts))
 
 
 def write_text(records: Iterable[Record], environment: Environment, path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import stat
 from collections.abc import Collection, Iterable
 from pathlib import Path
@@ -78,7 +79,8 @@ def check_tables(name: str, found: Collection[str], needed: Iterable[str]) -> No
 
 def known_revisions() -> list[str]:
     """Every schema revision that this autotune knows, oldest first: the numbers of its migrations."""
-    return sorted(path.name[:4] for path in (shipped("migrations") / "versions").glob("[0-9]*.py"))
+    names = os.listdir(shipped("migrations") / "versions")
+    return sorted(name[:4] for name in names if name[0].isdecimal() and name.endswith(".py"))
 
 
 def check_revision(name: str, found: str) -> None:
