@@ -44,8 +44,8 @@ _MOST_TOKENS = 4  # of a launch; beyond, wgmma is faster
 # Warps need more than 64 registers a lane, and a multiprocessor has room for this many of 128.
 _MOST_WARPS = 16
 
-# Of the default: fragments, warps_n, warps_k, stages, split_k, persistent. One of them is at most 5 % slower
-# than the best of a sweep of all presets on an H200, 1.5 % on average.
+# Of the default: fragments, warps_n, warps_k, stages, split_k, persistent. The best of them is 1.2 % slower
+# than the best of a sweep of all presets on an H200, 8 % at most.
 _SHAPES = (
     (2, 1, 16, 2, 1, 1),
     (2, 1, 16, 2, 2, 1),
@@ -58,23 +58,19 @@ _SHAPES = (
     (2, 1, 4, 2, 2, 0),
 )
 
-# What takes time, in microseconds: a call; the multiprocessors' start, by the share of them that has blocks
-# (the next call's blocks start on the others meanwhile); a KiB of x; each wave of blocks beyond the first; for
-# each tile the sums of 16 rows of a warp, what slices wait for each other, and for such sums and a token the
-# way to the other slice; a warp for a unit of 128 columns, and the share more of it for each further token;
-# and a multiprocessor for the 16 rows of a unit. Least squares over 8,850 trials with ahead=1 of a sweep of
-# all presets on an H200, 5 % off (root mean square, the quick ones first).
-_CALL_US = 1.91
-_CORES_US = 1.03
-_X_US = 0.0229
-_WAVE_US = 0.642
-_SUMS_US = 0.0067
-_SLICES_US = 0.198
-_SENT_US = 0.0024
-_UNIT_US = 0.196
-_TOKEN = 0.16
-_ROWS_US = 0.0208
-_GROUP = 0.05  # more for each further group of a unit
+# Least squares over 8,850 trials (those with ahead=1) of a sweep of all presets on an H200, 5 % off (root
+# mean square, weighed by how near a config came to the best). Microseconds of
+_CALL_US = 1.91  # a call
+_CORES_US = 1.03  # one with blocks on all multiprocessors; on those without, the next call starts meanwhile
+_X_US = 0.0229  # a KiB of x
+_WAVE_US = 0.642  # each wave of blocks beyond the first
+_SUMS_US = 0.0067  # sums of 16 rows of a warp and a tile, which meet
+_SLICES_US = 0.198  # a tile's slices, which wait for each other
+_SENT_US = 0.0024  # sums of 16 rows and a token on their way to the other slice
+_UNIT_US = 0.196  # a warp for a unit of 128 columns, however few others there are
+_TOKEN = 0.16  # the share more of it for each further token
+_ROWS_US = 0.0208  # a multiprocessor for the 16 rows of a unit
+_GROUP = 0.05  # the share more of it for each further group of a unit
 
 _HEAD_BYTES = 128
 # The winners of a sweep had this many bytes of rings on each multiprocessor.

@@ -25,13 +25,13 @@ overlapped = math.hypot
 
 _CORES = 132
 _PARTS = (18, 18, 16, 16, 16, 16, 16, 8)
-"""The multiprocessors of an H200, and of these the ones of each part of the chip. A cluster stays within a part;
-the 8 others take clusters of one or two blocks only. That is what its driver's occupancy calculator says of
-clusters of up to 8 blocks, with 1, 2 or 3 of them on a multiprocessor."""
+"""The multiprocessors of an H200, and how many of them are in each part of the chip. A cluster stays within
+a part; the 8 in none take clusters of one or two blocks. So its driver's occupancy calculator counts clusters
+of up to 8 blocks, with 1, 2 or 3 blocks on a multiprocessor."""
 
 BESIDE = 0.75
-"""Of the time to read the weights, what counts beside the work that hides it (`overlapped`), as fitted: 0.75
-for `decode`, 0.60 to 0.75 for `wgmma` without a difference."""
+"""Of the time to read the weights, the share that `overlapped` counts beside the work of `decode` or `wgmma`.
+Fitted to `decode`; `wgmma` would have 0.59, but does as well with this."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -58,23 +58,21 @@ _SHAPES = {
     64: {(2, 1, 1): 2, (1, 1, 2): 2, (1, 1, 3): 1, (1, 3, 1): 1, (1, 1, 1): 3},
     128: {(1, 2, 1): 1, (1, 1, 2): 1, (1, 3, 1): 1},
 }
-# What takes time, in microseconds: a call; each wave of blocks; sums that go to other blocks of a cluster, for
-# each row and token; a warpgroup for a unit of 128 columns, for each 64 rows of it and for each of their
-# tokens, as long alone as it keeps a multiprocessor busy; and a unit's way from memory, of which a ring has
-# `stages` under way. What the rings ask for before x delays it by that share of its own time. Least squares
-# over 6,467 trials of a sweep of all presets on an H200, 5 % off (root mean square, the quick ones first).
-_CALL_US = 1.78
-_WAVE_US = 0.765
-_SENT_US = 0.000094
-_UNIT_US = 0.0192
-_ROWS_US = 0.0734
-_TOKEN_US = 0.00157
-_FETCH_US = 0.682
-_ASKED = 0.477
-_GROUP = 0.05  # more for each further group of a unit
+# Least squares over 6,467 trials of a sweep of all presets on an H200, 5 % off (root mean square, weighed by
+# how near a config came to the best). Microseconds of
+_CALL_US = 1.78  # a call
+_WAVE_US = 0.765  # each wave of blocks
+_SENT_US = 0.000094  # the sum of a row and token, where it goes to another block of the cluster
+# A warpgroup alone takes as long for a unit of 128 columns as it keeps a multiprocessor busy:
+_UNIT_US = 0.0192  # for the unit,
+_ROWS_US = 0.0734  # for each 64 rows of it,
+_TOKEN_US = 0.00157  # and for each of their tokens
+_GROUP = 0.05  # the share more of it for each further group of a unit
+_FETCH_US = 0.682  # a unit's way from memory; a ring has `stages` under way
+_ASKED = 0.477  # of reading what rings ask for before x, and so delay it, the share that is lost
 
-# Where the config of the lowest estimate was timed too, the estimate of the best was at most 1.11 times it,
-# in 75 problems of a sweep and 147 records, on an H200 and an H100.
+# Where a config of the family was the best of a sweep, its estimate was at most 1.17 times the lowest, in 404
+# problems of all presets on an H200.
 _WORTH_TIMING = 1.25
 _APART_BYTES = 24 << 10
 
