@@ -23,9 +23,15 @@ if TYPE_CHECKING:
 overlapped = math.hypot
 """The time of parts that hide each other, but not wholly: a little more than the longest of them takes."""
 
-_CLUSTERS = {1: 132, 2: 66, 3: 39, 4: 30, 5: 22, 6: 17, 7: 15, 8: 15}
-"""How many clusters of so many blocks run at once on the 132 multiprocessors of an H200, a block on each, as
-its driver's occupancy calculator says: a cluster stays within a part of the chip."""
+_CORES = 132
+_PARTS = (18, 18, 16, 16, 16, 16, 16, 8)
+"""The multiprocessors of an H200, and how many of them are in each part of the chip. A cluster stays within
+a part; the 8 in none take clusters of one or two blocks. So its driver's occupancy calculator counts clusters
+of up to 8 blocks, with 1, 2 or 3 blocks on a multiprocessor."""
+
+BESIDE = 0.75
+"""Of the time to read the weights, the share that `overlapped` counts beside the work of `decode` or `wgmma`.
+Fitted to `decode`; `wgmma` would have 0.59, but does as well with this."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,20 +83,29 @@ def speed(device: Device) -> Speed:
     return Speed(_READ * _MEMORY.get(device.name, core_bytes * device.cores), mma, _DENSE * dense)
 
 
-def usable_cores(cores: int, of: int) -> int:
-    """Multiprocessors that clusters of `of` blocks with one each use."""
-    return of * (_CLUSTERS[of] * cores // _CLUSTERS[1])
+@functools.cache
+def clusters_at_once(of: int, resident: int, cores: int) -> int:
+    """How many clusters of `of` blocks run at once when a multiprocessor holds `resident` blocks."""
+    if of <= 2:
+        return max(1, cores * resident // of)
+    return max(1, sum(part * resident // of for part in _PARTS) * cores // _CORES)
 
 
-def waves_us(clusters: int, of: int, resident: int, cores: int, round_us: Callable[[int], float]) -> float:
+def waves_us(
+    clusters: int, of: int, resident: int, cores: int, round_us: Callable[[int, float], float]
+) -> float:
     """How long clusters of `of` blocks take, of which a multiprocessor holds `resident` blocks at once.
 
-    `round_us` says how long so many blocks take a multiprocessor when they start together.
+    `round_us` says how long a multiprocessor takes for so many blocks that start together, the most that any
+    has, when this share of all clusters runs at once.
     """
-    usable = usable_cores(cores, of)
-    full, rest = divmod(clusters, max(1, usable * resident // of))
-    last = round_us(-(-rest * of // usable)) if rest else 0.0
-    return full * round_us(resident) + last
+    most = clusters_at_once(of, resident, cores)
+    full, rest = divmod(clusters, most)
+    us = full * round_us(resident, most / clusters) if full else 0.0
+    if rest:
+        each = range(1, resident + 1)
+        us += round_us(next(n for n in each if clusters_at_once(of, n, cores) >= rest), rest / clusters)
+    return us
 
 
 def quickest(family: Family, configs: Iterable[Config], problem: Problem, device: Device) -> Config | None:

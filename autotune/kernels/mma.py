@@ -276,7 +276,7 @@ def _estimate(geometry: _Geometry, loads: int, problem: Problem, device: Device)
     weights_us = tile_n * geometry.warps_k * columns * (_WEIGHTS_US + token_us * tile_m)
     busy_us = weights_us + warps * columns * tile_m * _X_US
 
-    def wave_us(blocks: int) -> float:
+    def wave_us(blocks: int, _: float) -> float:
         return steps * overlapped(_STEP_US, blocks * busy_us)
 
     blocks = geometry.tiles(m) * geometry.split_k

@@ -16,7 +16,7 @@ from autotune.kernels.cuda_gemm import (
     pointer,
     reject_layer,
 )
-from autotune.kernels.estimates import usable_cores
+from autotune.kernels.estimates import clusters_at_once
 from autotune.kernels.family import Launch, Unit
 from autotune.kernels.sources import source_hash
 from autotune.kernels.workspace import COUNTER_BYTES
@@ -272,7 +272,7 @@ def _differs(config: Config, problem: Problem, device: Device) -> bool:
 def _estimate(geometry: _Geometry, m: int, device: Device) -> float:
     config, tiles, row_blocks = geometry.config, geometry.tiles(m), geometry.row_blocks
     split_k, tile_m = config["split_k"], config["tile_m"]
-    workers = usable_cores(device.cores, geometry.of_cluster) // geometry.of_cluster
+    workers = clusters_at_once(geometry.of_cluster, 1, device.cores)
     unit_us = _UNIT_US + row_blocks * (_ROWS_US + _TOKEN_US * max(tile_m, _LEAST_TOKENS))
     tile_us = geometry.layer.k / 64 / split_k * unit_us
     waves = ceil_div(tiles, workers)
