@@ -5,17 +5,17 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING
 
-from autotune.config import Config
-from autotune.layer import Layer, Problem
+from autotune.values.config import Config
+from autotune.values.layer import Layer, Problem
 
 if TYPE_CHECKING:
-    from autotune.runtime.apply import apply
+    from autotune.models.apply import apply
     from autotune.runtime.external import kernel
     from autotune.runtime.linear import Int4Linear
-    from autotune.runtime.load import load
-    from autotune.runtime.lookup import lookup
-    from autotune.runtime.quantizer import QuantizationConfig
-    from autotune.runtime.warmup import warmup
+    from autotune.models.load import load
+    from autotune.records.lookup import lookup
+    from autotune.models.quantizer import QuantizationConfig
+    from autotune.models.warmup import warmup
 
     __version__: str
 
@@ -35,12 +35,12 @@ __all__ = [
 # Imported on first use, because torch takes seconds to import and the command line rarely needs it.
 _LAZY = {
     "Int4Linear": "autotune.runtime.linear",
-    "QuantizationConfig": "autotune.runtime.quantizer",
-    "apply": "autotune.runtime.apply",
+    "QuantizationConfig": "autotune.models.quantizer",
+    "apply": "autotune.models.apply",
     "kernel": "autotune.runtime.external",
-    "load": "autotune.runtime.load",
-    "lookup": "autotune.runtime.lookup",
-    "warmup": "autotune.runtime.warmup",
+    "load": "autotune.models.load",
+    "lookup": "autotune.records.lookup",
+    "warmup": "autotune.models.warmup",
 }
 
 

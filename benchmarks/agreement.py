@@ -12,8 +12,8 @@ import argparse
 import json
 
 from autotune.bench.statistics import ratio_interval
-from autotune.layer import Problem
-from autotune.record import Trial
+from autotune.values.layer import Problem
+from autotune.values.record import Trial
 from autotune.store.store import Store
 
 

@@ -29,9 +29,9 @@ from databases import query
 from postgres import MANY, server
 from store_samples import ENVIRONMENT, H200, binary, record, trials
 
-from autotune.errors import DatabaseError, LeaseLost
-from autotune.job import Job
-from autotune.layer import COARSE, Layer, Problem
+from autotune.values.errors import DatabaseError, LeaseLost
+from autotune.values.job import Job
+from autotune.values.layer import COARSE, Layer, Problem
 from autotune.store.queue import Queue
 from autotune.store.rows import PROBLEM_FIELDS
 from autotune.store.store import Store

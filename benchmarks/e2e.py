@@ -42,8 +42,8 @@ from generation import Case, Choice, Variant, synchronize
 
 import autotune
 from autotune.bench.statistics import Estimate, median_interval, ratio_interval
-from autotune.device import Device, find_device
-from autotune.errors import AutotuneError
+from autotune.values.device import Device, find_device
+from autotune.values.errors import AutotuneError
 from autotune.runtime.linear import Int4Linear
 from autotune.runtime.plans import LayerPlans
 

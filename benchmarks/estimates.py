@@ -16,11 +16,11 @@ import statistics
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from autotune.config import Config
-from autotune.device import Device
-from autotune.kernels import registry
-from autotune.layer import Problem
-from autotune.shapes import parse_shapes
+from autotune.values.config import Config
+from autotune.values.device import Device
+from autotune.families import registry
+from autotune.values.layer import Problem
+from autotune.checkpoints.shapes import parse_shapes
 from autotune.store.store import Store
 
 ALL = "all"

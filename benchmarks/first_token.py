@@ -21,10 +21,10 @@ import warnings
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from autotune.config import Config
-    from autotune.device import Device
-    from autotune.kernels.family import Plan
-    from autotune.layer import Layer
+    from autotune.values.config import Config
+    from autotune.values.device import Device
+    from autotune.families.protocol import Plan
+    from autotune.values.layer import Layer
     from autotune.runtime.linear import Int4Linear
 
 _PROMPT = 16
@@ -45,8 +45,8 @@ def starts(folder: str, device: str, db: str | None, started: float) -> dict[str
     disable_progress_bar()
     seconds["import transformers"], begun = clock() - begun, clock()
     import autotune
-    from autotune.device import find_device
-    from autotune.runtime.lookup import Lookup
+    from autotune.values.device import find_device
+    from autotune.records.lookup import Lookup
 
     load = autotune.load
     seconds["import autotune"] = clock() - begun
@@ -94,8 +94,8 @@ def tuning_s(model: Any, device: Device) -> float:
 
 def plans_of(layers: list[Layer], device: Device) -> list[list[Plan]]:
     """A plan of each layer for each value of split_k that one token can have, six at most."""
-    from autotune.kernels import registry
-    from autotune.kernels.building import build_all
+    from autotune.families import registry
+    from autotune.jit.building import build_all
 
     family = registry.families()[_FAMILY[device.kind]]
     units = {
@@ -114,8 +114,8 @@ def plans_of(layers: list[Layer], device: Device) -> list[list[Plan]]:
 
 
 def six_configs(layer: Layer, device: Device) -> list[Config]:
-    from autotune.kernels import registry
-    from autotune.layer import Problem
+    from autotune.families import registry
+    from autotune.values.layer import Problem
 
     configs: dict[int, Config] = {}
     for config in registry.space(Problem(layer, 1), device, (_FAMILY[device.kind],)):
@@ -135,8 +135,8 @@ def time_us(plan: Plan, linear: Int4Linear, device: Device) -> float:
     """The median of calls of one warm weight, each waited for."""
     import torch
 
-    from autotune.kernels.workspace import workspace
-    from autotune.packing import PackedWeight
+    from autotune.families.workspace import workspace
+    from autotune.layouts import PackedWeight
 
     x = torch.randn((1, linear.layer.k), device=device.torch_name).to(linear.scales.dtype)
     out = x.new_empty((1, linear.layer.n))

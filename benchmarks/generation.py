@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers import StaticCache
 
-from autotune.device import Device
+from autotune.values.device import Device
 from autotune.runtime.plans import LayerPlans
 
 if TYPE_CHECKING:
-    from autotune.kernels.family import Plan
+    from autotune.families.protocol import Plan
 
 _CONTEXT = 128
 _DECODE_STEPS = 16

@@ -26,12 +26,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 from postgres import MANY, server
 from store_samples import A100, ENVIRONMENT, H100, H200
 
-from autotune.config import Config
-from autotune.device import Device
-from autotune.kernels import registry
-from autotune.layer import COARSE, Layer, Problem
-from autotune.record import Record, Trial
-from autotune.runtime.lookup import Lookup
+from autotune.values.config import Config
+from autotune.values.device import Device
+from autotune.families import registry
+from autotune.values.layer import COARSE, Layer, Problem
+from autotune.values.record import Record, Trial
+from autotune.records.lookup import Lookup
 from autotune.store.queue import Queue
 from autotune.store.rows import problem_row, record_row, trial_row
 from autotune.store.store import Store

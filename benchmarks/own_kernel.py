@@ -13,7 +13,7 @@ import torch
 
 import autotune
 from autotune import Config, Problem
-from autotune.packing import QuantizedWeight
+from autotune.layouts import QuantizedWeight
 
 _BLOCK_K = 32
 

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from autotune.shapes import PRESETS, Decoder
+from autotune.checkpoints.shapes import PRESETS, Decoder
 
 GROUP_SIZE = 128
 FUSED = ("qkv", "o", "gate_up", "down")

@@ -25,7 +25,7 @@ def write_models(folder: Path, size: str, layers: int, device: str) -> dict[bool
     """The folders of the quantized model (True) and of the dense one with the same weights (False)."""
     import llama
 
-    from autotune.device import find_device
+    from autotune.values.device import find_device
 
     quantized, dense = folder / "text-awq", folder / "text-fp16"
     quantized.mkdir(parents=True, exist_ok=True)

@@ -23,7 +23,7 @@ import torch
 from apply import model_of
 
 import autotune
-from autotune.device import Device, find_device
+from autotune.values.device import Device, find_device
 
 CALLS = 10
 

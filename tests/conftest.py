@@ -15,9 +15,9 @@ from postgres import Server, server
 from undisturbed import believe_all
 
 from autotune import _C
-from autotune.device import cuda_devices
-from autotune.kernels.family import Unit
-from autotune.paths import cubin_cache
+from autotune.values.device import cuda_devices
+from autotune.jit.unit import Unit
+from autotune.values.paths import cubin_cache
 from autotune.store.schema import upgrade
 
 if "PYTEST_XDIST_WORKER" in os.environ:

@@ -14,12 +14,13 @@ from pathlib import Path
 import undisturbed
 
 from autotune import _C
-from autotune.config import Config
-from autotune.kernels import compiler, mma, registry
-from autotune.kernels.cpu import FAMILY as CPU
-from autotune.kernels.cuda_gemm import current_stream
-from autotune.kernels.family import Unit
-from autotune.layer import Problem
+from autotune.values.config import Config
+from autotune.jit import compiler
+from autotune.families import mma, registry
+from autotune.families.cpu import FAMILY as CPU
+from autotune.families.gemm import current_stream
+from autotune.jit.unit import Unit
+from autotune.values.layer import Problem
 
 PID_FIFO = "AUTOTUNE_TEST_FIFO"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-from autotune.kernels.family import Unit
+from autotune.jit.unit import Unit
 
 ADD = """
 extern "C" __global__ void add(float* out, const float* x) {

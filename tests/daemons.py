@@ -22,12 +22,12 @@ from command_line import PROGRAM
 from autotune.daemon.events import log_to_stderr
 from autotune.daemon.service import serve
 from autotune.daemon.settings import Settings
-from autotune.device import cpu_device
+from autotune.values.device import cpu_device
 from autotune.executors.local import LocalExecutor
-from autotune.job import Job
-from autotune.kernels import registry
-from autotune.layer import Layer, Problem
-from autotune.record import sources_digest
+from autotune.values.job import Job
+from autotune.families import registry
+from autotune.values.layer import Layer, Problem
+from autotune.values.record import sources_digest
 from autotune.search.environment import current_environment
 from autotune.store.queue import Queue
 from autotune.store.store import Store

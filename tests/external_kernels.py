@@ -8,7 +8,7 @@ import torch
 from other_module import multiply
 
 import autotune
-from autotune.packing import dequantize
+from autotune.layouts import dequantize
 
 RIGHT, FAST, WRONG, CRASH, BUG = range(5)
 

@@ -9,7 +9,7 @@ import packers
 import torch
 from torch.nn.functional import pad
 
-from autotune.packing import QuantizedWeight, dequantize
+from autotune.layouts import QuantizedWeight, dequantize
 
 
 def linear(

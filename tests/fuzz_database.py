@@ -26,15 +26,15 @@ from store_samples import EVIDENCE
 from torch import nn
 
 from autotune.cli import main
-from autotune.device import cpu_device
-from autotune.errors import AutotuneError
-from autotune.job import Worker
-from autotune.kernels import registry
-from autotune.layer import Layer, Problem
-from autotune.record import DEFAULT_MODE, Binary, Record, Trial, sources_digest
-from autotune.runtime.apply import apply
-from autotune.runtime.lookup import Lookup
-from autotune.runtime.misses import miss_file, read
+from autotune.values.device import cpu_device
+from autotune.values.errors import AutotuneError
+from autotune.values.job import Worker
+from autotune.families import registry
+from autotune.values.layer import Layer, Problem
+from autotune.values.record import DEFAULT_MODE, Binary, Record, Trial, sources_digest
+from autotune.models.apply import apply
+from autotune.records.lookup import Lookup
+from autotune.records.misses import miss_file, read
 from autotune.search.environment import current_environment
 from autotune.search.incremental import candidates_to_do
 from autotune.store.queue import Queue

@@ -4,11 +4,11 @@ import math
 from dataclasses import replace
 from unittest.mock import patch
 
-from autotune.config import Config
-from autotune.device import Device
-from autotune.kernels import prefill, wgmma
-from autotune.kernels.family import Family
-from autotune.layer import Problem
+from autotune.values.config import Config
+from autotune.values.device import Device
+from autotune.families import prefill, wgmma
+from autotune.families.protocol import Family
+from autotune.values.layer import Problem
 
 
 def whole_space(family: Family, problem: Problem, device: Device) -> list[Config]:

@@ -18,13 +18,13 @@ from store_samples import (
     trials,
 )
 
-from autotune.config import Config
-from autotune.device import Device, cpu_device
-from autotune.kernels import registry
-from autotune.layer import Layer, Problem
-from autotune.runtime import sources as module
-from autotune.runtime.lookup import Lookup
-from autotune.store.exchange import write_text
+from autotune.values.config import Config
+from autotune.values.device import Device, cpu_device
+from autotune.families import registry
+from autotune.values.layer import Layer, Problem
+from autotune.records import sources as module
+from autotune.records.lookup import Lookup
+from autotune.records.exchange import write_text
 from autotune.store.store import Store
 
 DEFAULT = config(tile_m=64)
@@ -60,7 +60,7 @@ def make_small_world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Two small families, no shipped records, no warnings given yet; the path of the only database."""
     families = {name: SmallFamily(name) for name in SOURCES}
     monkeypatch.setattr(registry, "families", lambda: families)
-    monkeypatch.setattr("autotune.runtime.stored.shipped", lambda _: tmp_path / "shipped")
+    monkeypatch.setattr("autotune.store.reading.shipped", lambda _: tmp_path / "shipped")
     monkeypatch.setattr(module, "_warned", set())
     monkeypatch.setenv("AUTOTUNE_DB", str(tmp_path / "user.db"))
     (tmp_path / "shipped").mkdir()

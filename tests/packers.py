@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from autotune.packing import QuantizedWeight
+from autotune.layouts import QuantizedWeight
 
 Tensors = dict[str, torch.Tensor]
 Word = Callable[[list[int]], int]

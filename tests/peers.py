@@ -11,7 +11,7 @@ import undisturbed
 
 from autotune.bench.operands import Operands
 from autotune.bench.peer import Peer
-from autotune.packing import dequantize
+from autotune.layouts import dequantize
 from autotune.serving.vllm import peer
 
 NAME = "vllm:DenseLinearKernel"

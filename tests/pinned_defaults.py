@@ -3,10 +3,10 @@
 from itertools import groupby
 from pathlib import Path
 
-from autotune.device import Device
-from autotune.kernels import registry
-from autotune.layer import BUCKETS, Layer, Problem
-from autotune.shapes import PRESETS, parse_shapes
+from autotune.values.device import Device
+from autotune.families import registry
+from autotune.values.layer import BUCKETS, Layer, Problem
+from autotune.checkpoints.shapes import PRESETS, parse_shapes
 
 FILE = Path(__file__).parent / "frozen" / "defaults.txt"
 

@@ -8,14 +8,14 @@ from pathlib import Path
 import torch
 from gpu_spaces import whole_space
 
-from autotune.config import Config
-from autotune.device import Device
+from autotune.values.config import Config
+from autotune.values.device import Device
 from autotune.formats import awq_gemm
-from autotune.kernels import registry
-from autotune.layer import Layer, Problem
-from autotune.packing import QuantizedWeight, dequantize, random_weight
-from autotune.record import Environment, Record
-from autotune.runtime.lookup import Lookup
+from autotune.families import registry
+from autotune.values.layer import Layer, Problem
+from autotune.layouts import QuantizedWeight, dequantize, random_weight
+from autotune.values.record import Environment, Record
+from autotune.records.lookup import Lookup
 from autotune.store.store import Store
 
 ROUNDOFF = {torch.float16: 2.0**-11, torch.bfloat16: 2.0**-8, torch.float32: 2.0**-24}

@@ -10,11 +10,12 @@ import sys
 import torch
 from gpu_spaces import whole_space
 
-from autotune.device import find_device
-from autotune.kernels import compiler, registry
-from autotune.kernels.workspace import workspace
-from autotune.layer import Layer, Problem
-from autotune.packing import pack, random_weight
+from autotune.values.device import find_device
+from autotune.jit import compiler
+from autotune.families import registry
+from autotune.families.workspace import workspace
+from autotune.values.layer import Layer, Problem
+from autotune.layouts import pack, random_weight
 
 LAYERS = Layer(1032, 1376, 32), Layer(520, 2112, 64, "bf16", zero_point=False), Layer(776, 2048)
 MS = (1, 7, 16, 31, 64, 100, 300)

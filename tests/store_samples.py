@@ -12,10 +12,10 @@ from pathlib import Path
 from unittest import SkipTest
 
 import autotune
-from autotune.config import Config
-from autotune.device import Device
-from autotune.layer import Layer, Problem
-from autotune.record import Binary, Environment, Evidence, Record, Trial
+from autotune.values.config import Config
+from autotune.values.device import Device
+from autotune.values.layer import Layer, Problem
+from autotune.values.record import Binary, Environment, Evidence, Record, Trial
 
 H200 = Device("cuda", 0, "NVIDIA H200", "sm_90", 132, 50 << 20, 227 << 10, 141 << 30)
 H100 = replace(H200, name="NVIDIA H100", memory_bytes=80 << 30)

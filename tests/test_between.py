@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from autotune.device import cpu_device
-from autotune.layer import Layer, Problem
-from autotune.runtime.lookup import Lookup
+from autotune.values.device import cpu_device
+from autotune.values.layer import Layer, Problem
+from autotune.records.lookup import Lookup
 from autotune.search.tune import candidates_of
 
 BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"

@@ -11,8 +11,8 @@ import sys
 
 import pytest
 
-from autotune.kernels import building, compiler
-from autotune.kernels.building import build_all
+from autotune.jit import building, compiler
+from autotune.jit.building import build_all
 
 pytestmark = [
     pytest.mark.skipif(compiler.find_compiler() is None, reason="no CUDA compiler here"),
@@ -29,8 +29,8 @@ def processes(monkeypatch):
 
 BUILD_ALL = """
 import hashlib, sys
-from autotune.kernels.building import build_all
-from autotune.kernels.family import Unit
+from autotune.jit.building import build_all
+from autotune.jit.unit import Unit
 units = [Unit(sys.argv[1], (("AMOUNT", amount),), "sm_80") for amount in range(8)]
 for cubin in build_all(units, workers=2).values():
     print(hashlib.sha256(cubin).hexdigest())

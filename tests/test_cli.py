@@ -11,7 +11,7 @@ import pytest
 from command_line import autotune
 
 from autotune.cli import VERBS
-from autotune.device import cuda_devices
+from autotune.values.device import cuda_devices
 
 EXIT_ERROR, EXIT_USAGE = 1, 2
 

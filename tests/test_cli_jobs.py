@@ -17,11 +17,11 @@ from command_line import PROGRAM, autotune
 from databases import query
 from store_samples import ENVIRONMENT, H100
 
-from autotune.device import cpu_device
-from autotune.job import Job, Worker
-from autotune.kernels import registry
-from autotune.layer import Layer, Problem
-from autotune.record import sources_digest
+from autotune.values.device import cpu_device
+from autotune.values.job import Job, Worker
+from autotune.families import registry
+from autotune.values.layer import Layer, Problem
+from autotune.values.record import sources_digest
 from autotune.store.queue import Queue
 from autotune.store.store import Store
 

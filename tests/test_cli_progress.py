@@ -15,12 +15,12 @@ from command_line import PROGRAM
 from terminal import Screen, run
 
 from autotune.cli.progress import ProblemProgress
-from autotune.device import cpu_device
+from autotune.values.device import cpu_device
 from autotune.executors.local import LocalExecutor
-from autotune.layer import Layer, Problem
+from autotune.values.layer import Layer, Problem
 from autotune.search.executor import At
 from autotune.search.tune import candidates_of
-from autotune.shapes import Shape
+from autotune.checkpoints.shapes import Shape
 
 SHAPES = "n=256,k=256;n=512,k=256,group_size=64,dtype=bf16,zero_point=false"
 NAMES = ("256x256", "512x256 g64 bf16 symmetric")

@@ -10,12 +10,13 @@ from dataclasses import replace
 import pytest
 from cuda_units import ADD
 
-from autotune.device import Device
-from autotune.errors import CompileError
-from autotune.kernels import compiler, registry
-from autotune.kernels.building import build_all
-from autotune.kernels.family import Unit
-from autotune.layer import Layer, Problem
+from autotune.values.device import Device
+from autotune.values.errors import CompileError
+from autotune.jit import compiler
+from autotune.families import registry
+from autotune.jit.building import build_all
+from autotune.jit.unit import Unit
+from autotune.values.layer import Layer, Problem
 
 pytestmark = [
     pytest.mark.skipif(compiler.find_compiler() is None, reason="no CUDA compiler here"),

@@ -7,12 +7,13 @@ import os
 import counted
 import pytest
 
-from autotune.device import cpu_device
-from autotune.errors import CompileError
+from autotune.values.device import cpu_device
+from autotune.values.errors import CompileError
 from autotune.executors.local import LocalExecutor
-from autotune.kernels import building, compiler, registry
-from autotune.kernels.family import Unit
-from autotune.layer import Layer, Problem
+from autotune.jit import building, compiler
+from autotune.families import registry
+from autotune.jit.unit import Unit
+from autotune.values.layer import Layer, Problem
 from autotune.search.sweep import sweep
 from autotune.search.tune import candidates_of, compile_candidates
 from autotune.store.store import Store

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from autotune.counts import counted
+from autotune.values.counts import counted
 
 PACKAGE = Path(__file__).resolve().parent.parent / "autotune"
 NOUNS = (
@@ -18,10 +18,10 @@ NOUNS = (
 PLURAL = re.compile(rf" (?:(?!of|with)[a-z0-9]+ )?(?:{NOUNS})(?:e?s)\b")
 # Nothing that can be one: a warp's rows, a tile's limit, the rest of a fraction.
 ALLOWED = {
-    "kernels/mma.py": " rows of n",
+    "families/mma.py": " rows of n",
     "executors/local.py": " configs of ",
     "cli/progress.py": " configs of ",
-    "packing/quantized.py": " scales are NaN or infinite",
+    "schemes/int4.py": " scales are NaN or infinite",
 }
 
 

@@ -15,13 +15,13 @@ import pytest
 import torch
 
 from autotune import _C
-from autotune.config import Config
-from autotune.device import cpu_device
-from autotune.errors import LayerError
-from autotune.kernels.cpu import FAMILY
-from autotune.layer import DTYPES, Layer, Problem
-from autotune.packing import PackedWeight, QuantizedWeight, dequantize, pack, random_weight
-from autotune.packing.quantized import TORCH_DTYPES
+from autotune.values.config import Config
+from autotune.values.device import cpu_device
+from autotune.values.errors import LayerError
+from autotune.families.cpu import FAMILY
+from autotune.values.layer import DTYPES, Layer, Problem
+from autotune.layouts import PackedWeight, QuantizedWeight, dequantize, pack, random_weight
+from autotune.schemes.int4 import TORCH_DTYPES
 
 ARCHS = ("x86_64_avx512_bf16", "x86_64_avx512", "x86_64_avx2", "portable")
 TOKENS = (1, 2, 3, 7, 16, 33)
@@ -330,5 +330,5 @@ def test_lesser_instruction_sets(arch: str) -> None:
 
 
 def test_an_unknown_instruction_set_is_named() -> None:
-    asked = _with_arch("x86_64_sse9", "-c", "from autotune.device import cpu_device; cpu_device()")
+    asked = _with_arch("x86_64_sse9", "-c", "from autotune.values.device import cpu_device; cpu_device()")
     assert "DeviceError: AUTOTUNE_CPU_ARCH=x86_64_sse9 is not one of" in asked.stderr

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 from runtime_tools import store_records
 
-from autotune.config import Config
-from autotune.device import cpu_device
-from autotune.layer import Layer, Problem
-from autotune.runtime.lookup import Lookup
+from autotune.values.config import Config
+from autotune.values.device import cpu_device
+from autotune.values.layer import Layer, Problem
+from autotune.records.lookup import Lookup
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="threads are counted in /proc")
 
@@ -22,8 +22,8 @@ LAYER = Layer(n=4096, k=1024)
 COUNT = """
 import os, torch
 from autotune import Int4Linear, Layer
-from autotune.device import cpu_device, torch_threads
-from autotune.packing import random_weight
+from autotune.values.device import cpu_device, torch_threads
+from autotune.layouts import random_weight
 
 layer = Layer(n=4096, k=1024)
 linear = Int4Linear.from_quantized(random_weight(layer, torch.Generator().manual_seed(0)))

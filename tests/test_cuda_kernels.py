@@ -9,12 +9,12 @@ from gpu_spaces import whole_space
 
 from autotune.bench.operands import Operands
 from autotune.bench.verify import Verifier
-from autotune.device import find_device
-from autotune.kernels import registry
-from autotune.kernels.building import build_all
-from autotune.kernels.workspace import workspace
-from autotune.layer import Layer, Problem
-from autotune.packing import dequantize
+from autotune.values.device import find_device
+from autotune.families import registry
+from autotune.jit.building import build_all
+from autotune.families.workspace import workspace
+from autotune.values.layer import Layer, Problem
+from autotune.layouts import dequantize
 
 pytestmark = pytest.mark.gpu
 

@@ -6,12 +6,13 @@ from dataclasses import replace
 import pytest
 from gpu_spaces import whole_space
 
-from autotune.config import Config
-from autotune.device import Device
-from autotune.kernels import compiler, registry
-from autotune.kernels.building import build_all
-from autotune.layer import BUCKETS, Layer, Problem
-from autotune.paths import shipped
+from autotune.values.config import Config
+from autotune.values.device import Device
+from autotune.jit import compiler
+from autotune.families import registry
+from autotune.jit.building import build_all
+from autotune.values.layer import BUCKETS, Layer, Problem
+from autotune.values.paths import shipped
 
 H200 = Device("cuda", 0, "NVIDIA H200", "sm_90", 132, 60 << 20, 232448, 140 << 30)
 A100 = Device("cuda", 0, "NVIDIA A100", "sm_80", 108, 40 << 20, 166912, 80 << 30)

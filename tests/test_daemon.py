@@ -13,13 +13,13 @@ from daemons import CRASHING, LAYER, LIMIT_S, PROBLEM, add, command_line, job, s
 from databases import query
 
 from autotune.daemon.stop import Signals
-from autotune.device import cpu_device
+from autotune.values.device import cpu_device
 from autotune.executors.line import Line
-from autotune.job import Worker
-from autotune.layer import Problem
-from autotune.locks import device_lock
-from autotune.record import sources_digest
-from autotune.runtime.misses import Miss, append, miss_file
+from autotune.values.job import Worker
+from autotune.values.layer import Problem
+from autotune.values.locks import device_lock
+from autotune.values.record import sources_digest
+from autotune.records.misses import Miss, append, miss_file
 from autotune.search.environment import current_environment
 from autotune.store.queue import Queue
 from autotune.store.store import Store

@@ -15,7 +15,7 @@ import pytest
 from daemons import CRASHING, PROBLEM, add, job, special
 from databases import query
 
-from autotune.device import cpu_device
+from autotune.values.device import cpu_device
 from autotune.store.queue import Queue
 from autotune.store.store import Store
 

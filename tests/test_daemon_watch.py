@@ -20,7 +20,7 @@ from daemons import CRASHING, LIMIT_S, ROOT, add, command_line, special
 from autotune.daemon.budget import Budget
 from autotune.daemon.events import Text
 from autotune.daemon.turn import Turn
-from autotune.device import cpu_device, find_device
+from autotune.values.device import cpu_device, find_device
 
 HIDDEN = (
     "import sys; sys.modules['prometheus_client'] = None; from autotune.cli import main; sys.exit(main())"

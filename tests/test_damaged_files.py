@@ -13,11 +13,11 @@ from store_samples import ENVIRONMENT, H200, LAYER, config, record
 
 from autotune.cli import main
 from autotune.daemon.link import is_final
-from autotune.errors import DatabaseError
-from autotune.layer import Problem
-from autotune.paths import default_database
-from autotune.runtime.lookup import Lookup, lookup
-from autotune.runtime.misses import LIMIT_BYTES, Miss, append, miss_file, read
+from autotune.values.errors import DatabaseError
+from autotune.values.layer import Problem
+from autotune.values.paths import default_database
+from autotune.records.lookup import Lookup, lookup
+from autotune.records.misses import LIMIT_BYTES, Miss, append, miss_file, read
 from autotune.store.schema import upgrade
 from autotune.store.store import Store
 
@@ -66,7 +66,7 @@ def test_whatever_a_source_raises_is_a_warning(database, monkeypatch):
     def fail(*_: object) -> None:
         raise MemoryError("no more\nof it")
 
-    monkeypatch.setattr("autotune.runtime.sources.user_records", fail)
+    monkeypatch.setattr("autotune.records.sources.user_records", fail)
     with pytest.warns(UserWarning, match=r"user\.db cannot be read: no more of it"):
         assert Lookup(H200).answer(PROBLEM).source == "default"
 

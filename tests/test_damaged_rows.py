@@ -23,10 +23,10 @@ from store_samples import (
 )
 
 from autotune.cli import main
-from autotune.errors import DatabaseError
-from autotune.job import Worker
-from autotune.layer import Layer, Problem
-from autotune.runtime.lookup import Lookup
+from autotune.values.errors import DatabaseError
+from autotune.values.job import Worker
+from autotune.values.layer import Layer, Problem
+from autotune.records.lookup import Lookup
 from autotune.store.queue import Queue
 from autotune.store.store import Store
 

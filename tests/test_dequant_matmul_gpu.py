@@ -6,13 +6,13 @@ import pytest
 import torch
 
 from autotune.bench.operands import Operands
-from autotune.config import Config
-from autotune.device import find_device
-from autotune.kernels import compiler
-from autotune.kernels.dequant_matmul import FAMILY
-from autotune.kernels.workspace import workspace
-from autotune.layer import Layer
-from autotune.packing import dequantize
+from autotune.values.config import Config
+from autotune.values.device import find_device
+from autotune.jit import compiler
+from autotune.families.dequant_matmul import FAMILY
+from autotune.families.workspace import workspace
+from autotune.values.layer import Layer
+from autotune.layouts import dequantize
 
 pytestmark = pytest.mark.gpu
 

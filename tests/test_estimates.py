@@ -7,13 +7,13 @@ import statistics
 import pytest
 from test_cuda_space import GPUS, H200, LLAMA7B
 
-from autotune.config import Config
-from autotune.device import Device
-from autotune.errors import DeviceError
-from autotune.kernels import registry
-from autotune.kernels.estimates import clusters_at_once, overlapped, speed, waves_us
-from autotune.layer import Layer, Problem
-from autotune.paths import shipped
+from autotune.values.config import Config
+from autotune.values.device import Device
+from autotune.values.errors import DeviceError
+from autotune.families import registry
+from autotune.families.estimates import clusters_at_once, overlapped, speed, waves_us
+from autotune.values.layer import Layer, Problem
+from autotune.values.paths import shipped
 
 CPU = Device("cpu", 0, "CPU of 8 threads", "x86_64_avx512", 8, 32 << 20, 0, 64 << 30)
 ODD = [Layer(8, 8, -1), Layer(72, 4104, -1, "bf16"), Layer(4096, 4096, 32, "bf16", zero_point=False)]

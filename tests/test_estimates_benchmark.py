@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 from store_samples import ENVIRONMENT, H200
 
-from autotune.kernels import registry
-from autotune.layer import Layer, Problem
-from autotune.record import Record, Trial
+from autotune.families import registry
+from autotune.values.layer import Layer, Problem
+from autotune.values.record import Record, Trial
 from autotune.store.store import Store
 
 BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"

@@ -14,14 +14,14 @@ from external_kernels import few_tokens, for_gpus, repeating, with_its_own_layou
 import autotune
 from autotune.bench.operands import Operands
 from autotune.bench.verify import Verifier
-from autotune.config import Config
-from autotune.device import cpu_device, cuda_devices
-from autotune.errors import ConfigError, DeviceError, LaunchError, LayerError
+from autotune.values.config import Config
+from autotune.values.device import cpu_device, cuda_devices
+from autotune.values.errors import ConfigError, DeviceError, LaunchError, LayerError
 from autotune.executors.kernel import KernelExecutor, kernel_executors
-from autotune.kernels import registry
-from autotune.kernels.external import load_kernel
-from autotune.layer import Layer, Problem
-from autotune.packing import QuantizedWeight
+from autotune.families import registry
+from autotune.families.external import load_kernel
+from autotune.values.layer import Layer, Problem
+from autotune.layouts import QuantizedWeight
 
 HERE = Path(__file__).resolve().parent
 DEVICE = replace(cpu_device(), l2_bytes=1 << 16)
@@ -121,7 +121,7 @@ def test_a_kernel_is_found_by_file_and_by_module():
 def test_it_is_still_the_function():
     x, weight, out = torch.ones(1, 128), Operands.random(LAYER, DEVICE).weight, torch.empty(1, 64)
     repeating(x, weight, out, repeats=1)
-    assert torch.equal(out, x @ autotune.packing.dequantize(weight).T)
+    assert torch.equal(out, x @ autotune.layouts.dequantize(weight).T)
     assert (repeating.__name__, repeating.__doc__) == ("repeating", "Fewer repeats are faster for certain.")
 
 
@@ -196,7 +196,7 @@ def test_what_it_raises_is_a_reason_and_a_bias_is_added():
     weight = Operands.random(LAYER, DEVICE).weight
     plan = repeating.plan(Config.of("repeating", repeats=1), LAYER, DEVICE, None)
     plan.run(x, weight, torch.full((64,), 2.0), out, None)
-    torch.testing.assert_close(out, x @ autotune.packing.dequantize(weight).T + 2)
+    torch.testing.assert_close(out, x @ autotune.layouts.dequantize(weight).T + 2)
     with pytest.raises(LaunchError, match="it raised AttributeError"):
         plan.run(x, None, None, out, None)
 

@@ -12,11 +12,11 @@ from runtime_tools import assert_is_linear, tokens_of, weight_of
 import autotune
 from autotune.bench.measure import measure
 from autotune.bench.operands import Operands
-from autotune.device import Device, find_device
+from autotune.values.device import Device, find_device
 from autotune.executors.kernel import KernelExecutor
-from autotune.layer import Layer, Problem
-from autotune.packing import dequantize
-from autotune.packing.quantized import TORCH_DTYPES
+from autotune.values.layer import Layer, Problem
+from autotune.layouts import dequantize
+from autotune.schemes.int4 import TORCH_DTYPES
 from autotune.search.sweep import sweep
 from autotune.store.store import Store
 

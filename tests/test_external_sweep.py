@@ -10,12 +10,12 @@ import torch
 from command_line import autotune
 from external_kernels import BUG, CRASH, FAST, RIGHT, WRONG, repeating, with_its_own_layout
 
-from autotune.config import Config
-from autotune.device import cpu_device
-from autotune.layer import Layer, Problem
-from autotune.packing import random_weight, reference_matmul
+from autotune.values.config import Config
+from autotune.values.device import cpu_device
+from autotune.values.layer import Layer, Problem
+from autotune.layouts import random_weight, reference_matmul
 from autotune.runtime.linear import Int4Linear
-from autotune.runtime.lookup import Lookup
+from autotune.records.lookup import Lookup
 from autotune.store.store import Store
 
 HERE = Path(__file__).resolve().parent

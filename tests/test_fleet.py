@@ -12,11 +12,11 @@ import counted
 import crashing
 import pytest
 
-from autotune.device import cpu_device
-from autotune.errors import DeviceError
+from autotune.values.device import cpu_device
+from autotune.values.errors import DeviceError
 from autotune.executors.local import LocalExecutor, local_executors
-from autotune.kernels import registry
-from autotune.layer import Layer, Problem
+from autotune.families import registry
+from autotune.values.layer import Layer, Problem
 from autotune.search.assignment import Assignment
 from autotune.search.executor import by_model
 from autotune.search.sweep import sweep

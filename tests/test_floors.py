@@ -4,51 +4,37 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-VALUES = (
-    "_C",
-    "__version__",
-    "errors",
-    "paths",
-    "layer",
-    "config",
-    "counts",
-    "device",
-    "fusion",
-    "job",
-    "locks",
-    "parent",
-    "quantization",
-    "record",
-    "shapes",
-    "sharding",
-    "stored_layers",
-    "urls",
-    "weights",
-)
+# Bottom up; a room imports from lower ones only, and any may import what stands beside them.
 FLOORS = {
-    **dict.fromkeys(VALUES, 0),
-    "packing": 1,
-    "formats": 2,
-    "kernels": 3,
+    **dict.fromkeys(("_C", "__version__"), 0),
+    "values": 1,
+    "checkpoints": 2,
+    "schemes": 2,
+    "jit": 2,
+    "layouts": 3,
+    "formats": 4,
+    "families": 4,
     "store": 4,
     "migrations": 4,
+    "records": 5,
     "bench": 5,
-    "runtime": 5,
-    "search": 6,
-    "serving": 7,
-    "worker": 8,
+    "runtime": 6,
+    "models": 7,
+    "search": 7,
+    "serving": 8,
     "executors": 9,
     "daemon": 10,
     "cli": 11,
     "__init__": 12,
     "__main__": 12,
 }
-USES_TORCH = ("packing", "formats", "kernels", "bench", "runtime", "serving")
+USES_TORCH = ("schemes", "layouts", "formats", "families", "bench", "runtime", "models", "serving")
 # Who may import what is big or a matter of one part; a name ends a path or is a folder of it.
 ALLOWED = {
     "torch": USES_TORCH,
@@ -67,7 +53,7 @@ FILES = sorted(
 
 
 def part(file: Path) -> str:
-    """The floor's name: `autotune/store/rows.py` is of `store`, `autotune/layer.py` of `layer`."""
+    """The room: `autotune/store/rows.py` is of `store`."""
     inner = file.with_suffix("").parts
     return inner[1] if inner[0] == "autotune" else inner[0]
 
@@ -89,9 +75,7 @@ def imports(tree: ast.AST) -> Iterator[str]:
 
 
 def may_import(mine: str, other: str) -> bool:
-    if mine == other or (mine in VALUES and other in VALUES):
-        return True
-    return FLOORS[other] < FLOORS[mine]
+    return mine == other or FLOORS[other] < FLOORS[mine]
 
 
 def breaches(file: Path, source: str) -> list[str]:
@@ -119,11 +103,11 @@ def test_imports_only_lower_floors(file: Path) -> None:
 @pytest.mark.parametrize(
     ("file", "source", "breach"),
     [
-        ("autotune/layer.py", "from autotune.packing import pack", "layer must not import packing"),
-        ("autotune/bench/race.py", "from autotune.runtime import lookup", "bench must not import runtime"),
+        ("autotune/values/layer.py", "from autotune.layouts import pack", "values must not import layouts"),
+        ("autotune/bench/race.py", "from autotune.runtime import plans", "bench must not import runtime"),
         ("autotune/store/rows.py", "def f():\n    import torch.nn", "store must not import torch"),
         ("autotune/store/rows.py", "import alembic", "store must not import alembic"),
-        ("autotune/runtime/lookup.py", "from sqlalchemy import select", "runtime must not import sqlalchemy"),
+        ("autotune/records/lookup.py", "from sqlalchemy import select", "records must not import sqlalchemy"),
         ("autotune/search/sweep.py", "from autotune import lookup", "search must not import __init__"),
         ("autotune/search/sweep.py", "import autotune\nautotune.apply", "search must not import __init__"),
     ],
@@ -135,3 +119,29 @@ def test_a_wrong_import_is_found(file: str, source: str, breach: str) -> None:
 def test_files_are_short() -> None:
     lengths = {str(file): len((ROOT / file).read_text(encoding="utf-8").splitlines()) for file in FILES}
     assert {file: lines for file, lines in lengths.items() if lines > 400} == {}
+
+
+def modules_of(room: str) -> dict[str, set[str]]:
+    """The modules of a room, and which of the room each imports."""
+    files = {file.stem: file for file in FILES if file.parts[:2] == ("autotune", room)}
+    prefix = f"autotune.{room}."
+    return {
+        name: {
+            other.removeprefix(prefix).partition(".")[0]
+            for other in imports(ast.parse((ROOT / file).read_text(encoding="utf-8")))
+            if other.startswith(prefix)
+        }
+        & files.keys()
+        for name, file in files.items()
+    }
+
+
+def test_values_do_not_import_in_circles() -> None:
+    assert tuple(TopologicalSorter(modules_of("values")).static_order())
+
+
+def test_no_family_knows_another() -> None:
+    known = modules_of("families")
+    families = {name for name in known if "\nFAMILY = " in (ROOT / f"autotune/families/{name}.py").read_text()}
+    assert len(families) > 4
+    assert {name: others & families for name, others in known.items() if others & families - {name}} == {}

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from autotune.errors import FormatError
+from autotune.values.errors import FormatError
 from autotune.formats import Scheme, detect
 
 AWQ = {"quant_method": "awq", "bits": 4, "group_size": 128, "zero_point": True, "version": "gemm"}

@@ -9,12 +9,12 @@ import pytest
 from store_samples import A100, ENVIRONMENT, EVIDENCE, H200, LAYER, SOURCES, config, record
 from undisturbed import work
 
-from autotune.config import Config
-from autotune.device import cpu_device
+from autotune.values.config import Config
+from autotune.values.device import cpu_device
 from autotune.executors.local import LocalExecutor
-from autotune.kernels import registry
-from autotune.layer import Layer, Problem
-from autotune.record import DEFAULT_MODE, Mode, Record, Trial
+from autotune.families import registry
+from autotune.values.layer import Layer, Problem
+from autotune.values.record import DEFAULT_MODE, Mode, Record, Trial
 from autotune.search.environment import current_environment
 from autotune.search.incremental import candidates_to_do, outlasts
 from autotune.search.sweep import sweep

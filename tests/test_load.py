@@ -14,10 +14,10 @@ from runtime_tools import store_records
 from transformers import AutoModelForCausalLM
 
 import autotune
-from autotune.device import cpu_device
-from autotune.errors import FormatError
-from autotune.kernels import registry
-from autotune.layer import COARSE, Problem
+from autotune.values.device import cpu_device
+from autotune.values.errors import FormatError
+from autotune.families import registry
+from autotune.values.layer import COARSE, Problem
 from autotune.runtime.linear import Int4Linear
 
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3", "gemma")

@@ -13,7 +13,7 @@ from packers import Word, as_they_are, less_ones
 from test_format_zeros import summed
 
 import autotune
-from autotune.packing import QuantizedWeight
+from autotune.layouts import QuantizedWeight
 
 pytestmark = [
     pytest.mark.usefixtures(one_thread.__name__),

@@ -15,10 +15,10 @@ from runtime_tools import assert_is_linear, tokens_of, weight_of
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import autotune
-from autotune.fusion import fused_layer
-from autotune.layer import Layer
-from autotune.packing import QuantizedWeight
-from autotune.runtime.fused import Part, concatenated, concatenated_bias, parts
+from autotune.checkpoints.fusion import fused_layer
+from autotune.values.layer import Layer
+from autotune.layouts import QuantizedWeight
+from autotune.models.fused import Part, concatenated, concatenated_bias, parts
 from autotune.runtime.linear import Int4Linear
 
 pytestmark = [

@@ -10,7 +10,7 @@ from checkpoints import FAST_AWQ, KINDS, logits, prompt, quantize, scaled, tiny,
 from transformers import AutoModelForCausalLM
 
 import autotune
-from autotune.errors import FormatError
+from autotune.values.errors import FormatError
 from autotune.runtime.linear import Int4Linear
 
 pytestmark = [pytest.mark.gpu, pytest.mark.filterwarnings("ignore:no config was measured")]

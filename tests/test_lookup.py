@@ -24,12 +24,12 @@ from store_samples import (
 )
 
 from autotune.cli import main
-from autotune.config import Config
-from autotune.device import cpu_device
-from autotune.errors import DeviceError
-from autotune.kernels import compiler
-from autotune.layer import Layer, Problem
-from autotune.runtime.lookup import Lookup, lookup
+from autotune.values.config import Config
+from autotune.values.device import cpu_device
+from autotune.values.errors import DeviceError
+from autotune.jit import compiler
+from autotune.values.layer import Layer, Problem
+from autotune.records.lookup import Lookup, lookup
 from autotune.store.text import read_text
 
 TESTS = Path(__file__).parent
@@ -44,7 +44,7 @@ def database(tmp_path, monkeypatch) -> Path:
 def public_folder(monkeypatch) -> Iterator[Path]:
     """A folder that an ordinary user reaches, unlike pytest's own, with nothing shipped in it."""
     with reachable_folder() as folder:
-        monkeypatch.setattr("autotune.runtime.stored.shipped", lambda _: folder / "shipped")
+        monkeypatch.setattr("autotune.store.reading.shipped", lambda _: folder / "shipped")
         yield folder
 
 
@@ -318,7 +318,7 @@ def test_trouble_is_warned_of_once_and_the_next_source_answers(tmp_path, databas
 def test_a_locked_database(tmp_path, database, monkeypatch):
     store(database, record())
     ship(tmp_path, record(best=config(32)))
-    monkeypatch.setattr("autotune.runtime.readonly._BUSY_S", 0)
+    monkeypatch.setattr("autotune.store.readonly._BUSY_S", 0)
     holder = sqlite3.connect(database, isolation_level=None)
     holder.execute("PRAGMA journal_mode=DELETE")
     holder.execute("BEGIN EXCLUSIVE")
@@ -344,8 +344,8 @@ def test_a_damaged_shipped_file_does_not_hide_the_others(tmp_path):
 
 
 def test_what_the_package_ships_is_readable(monkeypatch):
-    from autotune import paths
-    from autotune.runtime import stored
+    from autotune.values import paths
+    from autotune.store import reading as stored
 
     monkeypatch.setattr(stored, "shipped", paths.shipped)
     for path in stored.shipped_files():
@@ -360,8 +360,8 @@ def test_look_up_needs_the_standard_library_only(database):
 import sys
 sys.path[:0] = [{str(TESTS)!r}, {str(TESTS.parent)!r}]
 from store_samples import H200, LAYER
-from autotune.layer import Problem
-from autotune.runtime.lookup import Lookup
+from autotune.values.layer import Problem
+from autotune.records.lookup import Lookup
 found = Lookup(H200)
 found.explain(found.answer(Problem(LAYER, 1)))
 print(sorted({{"torch", "numpy", "sqlalchemy", "alembic", "click", "rich"}} & set(sys.modules)))
@@ -371,7 +371,7 @@ print(sorted({{"torch", "numpy", "sqlalchemy", "alembic", "click", "rich"}} & se
 
 
 def test_doctor_counts_shipped_records_of_todays_kernels_only(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("autotune.device.find_device", lambda _="auto": H200)
+    monkeypatch.setattr("autotune.values.device.find_device", lambda _="auto": H200)
     old = replace(record(m=2), source_hash="another kernel")
     ship(tmp_path, record(), old)
     assert "ok" in shipped_line(capsys)

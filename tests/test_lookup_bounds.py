@@ -14,10 +14,10 @@ from databases import change
 from lookup_world import PROBLEM, ask, make_small_world, ship, store
 from store_samples import A100, ENVIRONMENT, H100, H200, LAYER, binary, config, record
 
-from autotune.errors import DatabaseError
-from autotune.layer import Layer
-from autotune.runtime import stored
-from autotune.runtime.lookup import Lookup
+from autotune.values.errors import DatabaseError
+from autotune.values.layer import Layer
+from autotune.store import reading as stored
+from autotune.records.lookup import Lookup
 from autotune.store.store import Store
 
 
@@ -54,8 +54,8 @@ def test_a_file_without_a_schema_revision_is_damaged(tmp_path, database):
 
 
 def test_a_file_that_takes_too_many_steps_is_given_up(tmp_path, database, monkeypatch):
-    monkeypatch.setattr("autotune.runtime.readonly._STEPS", 0)
-    monkeypatch.setattr("autotune.runtime.readonly._STEPS_AT_ONCE", 20)
+    monkeypatch.setattr("autotune.store.readonly._STEPS", 0)
+    monkeypatch.setattr("autotune.store.readonly._STEPS_AT_ONCE", 20)
     store(database, record())
     ship(tmp_path, record(best=config(32)))
     with pytest.warns(UserWarning, match="takes too long to read"):

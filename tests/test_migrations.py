@@ -27,10 +27,10 @@ from store_samples import (
     trials,
 )
 
-from autotune.errors import DatabaseError
-from autotune.job import Job, Worker
-from autotune.layer import Problem
-from autotune.paths import shipped
+from autotune.values.errors import DatabaseError
+from autotune.values.job import Job, Worker
+from autotune.values.layer import Problem
+from autotune.values.paths import shipped
 from autotune.store import schema, trouble
 from autotune.store.database import Database
 from autotune.store.queue import Queue

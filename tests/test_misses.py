@@ -18,14 +18,14 @@ import torch
 from runtime_tools import AwqLinear, store_records, tokens_of, weight_of
 from store_samples import as_ordinary_user, reachable_folder
 
-from autotune.device import cpu_device
-from autotune.kernels import registry
-from autotune.layer import BUCKETS, COARSE, Layer, Problem
-from autotune.record import sources_digest
-from autotune.runtime.apply import apply
+from autotune.values.device import cpu_device
+from autotune.families import registry
+from autotune.values.layer import BUCKETS, COARSE, Layer, Problem
+from autotune.values.record import sources_digest
+from autotune.models.apply import apply
 from autotune.runtime.linear import Int4Linear
-from autotune.runtime.lookup import Lookup
-from autotune.runtime.misses import LIMIT_BYTES, REPLAYS, Miss, Tally, append, miss_file, read
+from autotune.records.lookup import Lookup
+from autotune.records.misses import LIMIT_BYTES, REPLAYS, Miss, Tally, append, miss_file, read
 
 LAYER = Layer(64, 64, 64)
 DEVICE = cpu_device()
@@ -37,9 +37,9 @@ LINE = (
 )
 CALLING = """
 import os, signal, sys, torch
-from autotune.device import cpu_device
-from autotune.layer import Layer
-from autotune.packing import random_weight
+from autotune.values.device import cpu_device
+from autotune.values.layer import Layer
+from autotune.layouts import random_weight
 from autotune.runtime.linear import Int4Linear
 weight = random_weight(Layer(64, 64, 64), torch.Generator().manual_seed(0))
 linear = Int4Linear.from_quantized(weight).eval()
@@ -52,8 +52,8 @@ APPENDING = """
 import sys
 from dataclasses import replace
 from pathlib import Path
-from autotune.layer import Layer, Problem
-from autotune.runtime.misses import Miss, append
+from autotune.values.layer import Layer, Problem
+from autotune.records.misses import Miss, append
 problem = Problem(Layer(64, 64, 64), int(sys.argv[2]))
 miss = Miss(problem, "NVIDIA H200", "sm_90", "0123456789abcdef", "near", 1)
 print("ready", flush=True)

@@ -10,12 +10,12 @@ import pytest
 
 from autotune.bench.operands import Operands
 from autotune.bench.verify import Verifier
-from autotune.config import Config
-from autotune.device import Device, find_device
-from autotune.kernels import compiler
-from autotune.kernels.mma import FAMILY
-from autotune.layer import Layer, Problem
-from autotune.paths import shipped
+from autotune.values.config import Config
+from autotune.values.device import Device, find_device
+from autotune.jit import compiler
+from autotune.families.mma import FAMILY
+from autotune.values.layer import Layer, Problem
+from autotune.values.paths import shipped
 
 H200 = Device("cuda", 0, "NVIDIA H200", "sm_90", 132, 60 << 20, 227 << 10, 141 << 30)
 LAYER = Layer(n=328, k=8192)

@@ -11,14 +11,14 @@ from lookup_world import SmallFamily
 from store_samples import ENVIRONMENT, EVIDENCE, H200, record
 from undisturbed import work
 
-from autotune.config import Config
+from autotune.values.config import Config
 from autotune.daemon.tuner import Tuner
-from autotune.device import Device, cpu_device
+from autotune.values.device import Device, cpu_device
 from autotune.executors.local import LocalExecutor
-from autotune.job import Job
-from autotune.kernels import registry
-from autotune.layer import Layer, Problem
-from autotune.record import DEFAULT_MODE, Record
+from autotune.values.job import Job
+from autotune.families import registry
+from autotune.values.layer import Layer, Problem
+from autotune.values.record import DEFAULT_MODE, Record
 from autotune.search.environment import current_environment
 from autotune.search.incremental import neighbours
 from autotune.search.narrow import worth_racing

@@ -16,11 +16,11 @@ from autotune.bench.noise import why_noisy
 from autotune.bench.operands import Operands
 from autotune.bench.timer import timer_for
 from autotune.cli.sweep import _summary
-from autotune.config import Config
-from autotune.device import cpu_device
-from autotune.kernels import registry
-from autotune.layer import Layer, Problem
-from autotune.record import DEFAULT_MODE, Record, Trial
+from autotune.values.config import Config
+from autotune.values.device import cpu_device
+from autotune.families import registry
+from autotune.values.layer import Layer, Problem
+from autotune.values.record import DEFAULT_MODE, Record, Trial
 from autotune.search.environment import current_environment
 from autotune.search.fleet import OUT_OF_TIME
 from autotune.search.incremental import candidates_to_do

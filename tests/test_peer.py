@@ -17,16 +17,16 @@ from autotune.bench.peer import Peer
 from autotune.cli.explanation import fields, lines
 from autotune.cli.output import microseconds
 from autotune.cli.sweep import _cells, _rows
-from autotune.device import cpu_device
+from autotune.values.device import cpu_device
 from autotune.executors.local import LocalExecutor
-from autotune.kernels import registry
-from autotune.layer import Layer, Problem
-from autotune.runtime.lookup import Lookup
+from autotune.families import registry
+from autotune.values.layer import Layer, Problem
+from autotune.records.lookup import Lookup
 from autotune.search import incremental
 from autotune.search.recheck import recheck
 from autotune.search.sweep import sweep
 from autotune.search.tune import tune
-from autotune.shapes import Shape
+from autotune.checkpoints.shapes import Shape
 from autotune.store.store import Store
 
 LAYER = Layer(n=128, k=256, group_size=64)

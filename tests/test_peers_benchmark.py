@@ -14,9 +14,9 @@ from xml.etree import ElementTree
 import pytest
 
 from autotune.bench.timer import HostTimer
-from autotune.device import cpu_device
-from autotune.layer import Layer
-from autotune.shapes import Decoder
+from autotune.values.device import cpu_device
+from autotune.values.layer import Layer
+from autotune.checkpoints.shapes import Decoder
 
 BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
 RESULTS = BENCHMARKS / "results" / "h200-peers.jsonl"
@@ -179,7 +179,7 @@ def test_who_is_wrong_is_not_timed(capsys: Any) -> None:
     from peers_columns import entered, ready
 
     from autotune.bench.operands import Operands
-    from autotune.runtime.lookup import Lookup
+    from autotune.records.lookup import Lookup
 
     device = replace(cpu_device(), l2_bytes=1 << 18)
     operands = Operands.random(Layer(256, 256), device)

@@ -10,10 +10,10 @@ import sqlalchemy as sa
 from databases import connected, query, rows
 from store_samples import ENVIRONMENT, H100, H200, LAYER, SOURCES, binary, config, record, trials
 
-from autotune.errors import LeaseLost
-from autotune.job import Job, Worker
-from autotune.layer import Layer, Problem
-from autotune.record import Trial, sources_digest
+from autotune.values.errors import LeaseLost
+from autotune.values.job import Job, Worker
+from autotune.values.layer import Layer, Problem
+from autotune.values.record import Trial, sources_digest
 from autotune.store.queue import Queue
 from autotune.store.store import Store
 

@@ -13,8 +13,8 @@ from databases import query, rows
 from postgres import Server
 from store_samples import ENVIRONMENT, H200, LAYER, record, trials
 
-from autotune.errors import DatabaseError
-from autotune.layer import Problem
+from autotune.values.errors import DatabaseError
+from autotune.values.layer import Problem
 from autotune.store.queue import Queue
 from autotune.store.store import Store
 

@@ -10,9 +10,9 @@ from autotune.bench.decide import decide
 from autotune.bench.monitor import Reading
 from autotune.bench.race import LOOKS, Rounds, Runner, race
 from autotune.bench.statistics import median_interval
-from autotune.config import Config
-from autotune.layer import Layer, Problem
-from autotune.record import Trial
+from autotune.values.config import Config
+from autotune.values.layer import Layer, Problem
+from autotune.values.record import Trial
 
 PROBLEM = Problem(Layer(64, 64, 64), 1)
 

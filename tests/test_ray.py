@@ -13,11 +13,11 @@ import pytest
 from command_line import PROGRAM
 
 import autotune
-from autotune import counts
-from autotune.device import cpu_device
-from autotune.errors import DeviceError
-from autotune.kernels import registry
-from autotune.layer import Layer, Problem
+from autotune.values import counts
+from autotune.values.device import cpu_device
+from autotune.values.errors import DeviceError
+from autotune.families import registry
+from autotune.values.layer import Layer, Problem
 from autotune.search.sweep import sweep
 from autotune.store.store import Store
 

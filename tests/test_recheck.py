@@ -9,12 +9,12 @@ import counted
 import pytest
 from counted import config_of
 
-from autotune.config import Config
-from autotune.device import cpu_device
+from autotune.values.config import Config
+from autotune.values.device import cpu_device
 from autotune.executors.local import LocalExecutor
-from autotune.kernels import registry
-from autotune.layer import Layer, Problem
-from autotune.record import Evidence, Record, Trial
+from autotune.families import registry
+from autotune.values.layer import Layer, Problem
+from autotune.values.record import Evidence, Record, Trial
 from autotune.search.environment import current_environment
 from autotune.search.recheck import Rechecked, recheck
 from autotune.store.store import Store

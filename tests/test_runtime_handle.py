@@ -13,13 +13,13 @@ import pytest
 import torch
 from runtime_tools import assert_is_linear, store_records, tokens_of, weight_of
 
-from autotune.device import cpu_device, cuda_devices, find_device
-from autotune.errors import LayerError
-from autotune.kernels import registry
-from autotune.layer import Layer, Problem
+from autotune.values.device import cpu_device, cuda_devices, find_device
+from autotune.values.errors import LayerError
+from autotune.families import registry
+from autotune.values.layer import Layer, Problem
 from autotune.runtime.handle import handle_of, origin_of
 from autotune.runtime.linear import Int4Linear
-from autotune.runtime.lookup import Lookup
+from autotune.records.lookup import Lookup
 from autotune.runtime.op import int4_linear
 from autotune.runtime.plans import LayerPlans, plans_of
 
@@ -124,7 +124,7 @@ def test_a_pickle_is_answered_by_its_own_database_or_the_one_in_force(tmp_path: 
 EXPORTED = """
 import sys, torch
 from runtime_tools import weight_of
-from autotune.layer import Layer
+from autotune.values.layer import Layer
 from autotune.runtime.linear import Int4Linear
 # Another layer is made first here.
 other = Int4Linear.from_quantized(weight_of(Layer(72, 256, 32)))
@@ -146,7 +146,7 @@ def test_an_exported_program_computes_the_same_in_another_process(tmp_path: Path
 COMPILED = """
 import sys, torch
 from runtime_tools import tokens_of, weight_of
-from autotune.layer import Layer
+from autotune.values.layer import Layer
 from autotune.runtime.linear import Int4Linear
 from torch._dynamo.utils import counters
 

@@ -8,10 +8,10 @@ import pytest
 import torch
 from runtime_tools import assert_is_linear, tokens_of, weight_of
 
-from autotune.errors import AutotuneError, DeviceError, FormatError, LayerError
+from autotune.values.errors import AutotuneError, DeviceError, FormatError, LayerError
 from autotune.formats import awq_gemm
-from autotune.layer import Layer
-from autotune.packing.quantized import TORCH_DTYPES
+from autotune.values.layer import Layer
+from autotune.schemes.int4 import TORCH_DTYPES
 from autotune.runtime.linear import Int4Linear
 from autotune.runtime.op import int4_linear
 

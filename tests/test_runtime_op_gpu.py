@@ -10,12 +10,12 @@ import pytest
 import torch
 from runtime_tools import assert_is_linear, splitting_lookup, tokens_of, weight_of
 
-from autotune.device import find_device
-from autotune.layer import Layer
-from autotune.packing.quantized import TORCH_DTYPES
+from autotune.values.device import find_device
+from autotune.values.layer import Layer
+from autotune.schemes.int4 import TORCH_DTYPES
 from autotune.runtime.linear import Int4Linear
-from autotune.runtime.lookup import Lookup
-from autotune.runtime.misses import REPLAYS, read
+from autotune.records.lookup import Lookup
+from autotune.records.misses import REPLAYS, read
 from autotune.runtime.op import int4_linear
 
 pytestmark = [pytest.mark.gpu, pytest.mark.filterwarnings("ignore:no config was measured")]

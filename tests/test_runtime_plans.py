@@ -11,16 +11,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from runtime_tools import assert_is_linear, store_records, tokens_of, weight_of
 
-from autotune.config import Config
-from autotune.device import Device, cpu_device
-from autotune.errors import CompileError, DeviceError, LaunchError
-from autotune.kernels import registry
-from autotune.kernels.cpu import CpuFamily
-from autotune.kernels.family import Plan, Unit
-from autotune.layer import BUCKETS, COARSE, Layer, Problem, bucket_of
-from autotune.record import Binary, Environment
+from autotune.values.config import Config
+from autotune.values.device import Device, cpu_device
+from autotune.values.errors import CompileError, DeviceError, LaunchError
+from autotune.families import registry
+from autotune.families.cpu import CpuFamily
+from autotune.families.protocol import Plan
+from autotune.jit.unit import Unit
+from autotune.values.layer import BUCKETS, COARSE, Layer, Problem, bucket_of
+from autotune.values.record import Binary, Environment
 from autotune.runtime.linear import Int4Linear
-from autotune.runtime.lookup import Lookup
+from autotune.records.lookup import Lookup
 from autotune.runtime.plans import LayerPlans, default_lookup, device_of, plans_for
 from autotune.store.store import Store
 

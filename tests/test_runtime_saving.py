@@ -17,9 +17,9 @@ from test_format_packages import package
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedModel
 
 import autotune
-from autotune.errors import FormatError
-from autotune.layer import Layer
-from autotune.runtime.apply import apply
+from autotune.values.errors import FormatError
+from autotune.values.layer import Layer
+from autotune.models.apply import apply
 from autotune.runtime.linear import Int4Linear
 
 pytestmark = [

@@ -9,10 +9,10 @@ import pytest
 from checkpoints import KINDS, one_thread, quantize, stored, tiny, write
 from command_line import autotune
 
-from autotune.errors import ShapesError
-from autotune.fusion import engine_fused, grouped
-from autotune.layer import Layer
-from autotune.shapes import PRESETS, parse_shapes
+from autotune.values.errors import ShapesError
+from autotune.checkpoints.fusion import engine_fused, grouped
+from autotune.values.layer import Layer
+from autotune.checkpoints.shapes import PRESETS, parse_shapes
 
 pytestmark = pytest.mark.usefixtures(one_thread.__name__)
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from autotune.errors import LayerError
-from autotune.layer import BUCKETS, bucket_of
+from autotune.values.errors import LayerError
+from autotune.values.layer import BUCKETS, bucket_of
 from autotune.serving.tokens import graph_sizes, served_buckets
 
 TO_512 = (1, 2, 4, *range(8, 249, 8), *range(256, 513, 16))

@@ -16,9 +16,9 @@ from autotune import _C
 from autotune.bench.cores import own_cores
 from autotune.bench.monitor import Reading, monitor_for
 from autotune.bench.sharing import wait_until_free
-from autotune.device import cpu_device, find_device
+from autotune.values.device import cpu_device, find_device
 from autotune.executors.line import Line
-from autotune.locks import device_lock
+from autotune.values.locks import device_lock
 
 ROOT = Path(__file__).resolve().parent.parent
 SWEEP = ("sweep", "--shapes", "n=64,k=64,group_size=64", "--m", "1", "--device", "cpu", "--json")

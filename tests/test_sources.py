@@ -11,13 +11,14 @@ import torch
 from test_cuda_space import A100, H200
 
 from autotune import _C
-from autotune.errors import CompileError
-from autotune.kernels import compiler, decode, dequant_matmul, mma, prefill, registry, sources, wgmma
-from autotune.kernels.family import Unit
-from autotune.kernels.sources import source_hash
-from autotune.layer import Layer, Problem
-from autotune.packing import PackedWeight
-from autotune.paths import shipped
+from autotune.values.errors import CompileError
+from autotune.jit import compiler, sources
+from autotune.families import decode, dequant_matmul, mma, prefill, registry, wgmma
+from autotune.jit.unit import Unit
+from autotune.jit.sources import source_hash
+from autotune.values.layer import Layer, Problem
+from autotune.layouts import PackedWeight
+from autotune.values.paths import shipped
 
 SOURCES = shipped("csrc/cuda")
 LAYER = Layer(4096, 4096)

@@ -21,8 +21,8 @@ from store_samples import (
     with_evidence,
 )
 
-from autotune.layer import Layer, Problem
-from autotune.record import Trial
+from autotune.values.layer import Layer, Problem
+from autotune.values.record import Trial
 from autotune.store.store import Store
 
 

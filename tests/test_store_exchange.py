@@ -21,11 +21,11 @@ from store_samples import (
     with_evidence,
 )
 
-from autotune.errors import DatabaseError
-from autotune.kernels import registry
-from autotune.layer import BUCKETS, Layer
-from autotune.runtime import stored
-from autotune.store.exchange import export, file_names, write_text
+from autotune.values.errors import DatabaseError
+from autotune.families import registry
+from autotune.values.layer import BUCKETS, Layer
+from autotune.store import reading as stored
+from autotune.records.exchange import export, file_names, write_text
 from autotune.store.store import Store
 from autotune.store.text import read_text
 

@@ -11,7 +11,7 @@ import pytest
 from databases import query, rows
 from store_samples import H200, LAYER, record
 
-from autotune.runtime.stored import user_records
+from autotune.store.reading import user_records
 from autotune.store.store import Store
 
 TESTS = Path(__file__).parent

@@ -9,13 +9,13 @@ from lookup_world import SmallFamily
 from postgres import Server
 from store_samples import ENVIRONMENT, H200, LAYER, SOURCES, binary, record, trials
 
-from autotune.errors import DatabaseError
-from autotune.job import Worker
-from autotune.kernels import registry
-from autotune.layer import Problem
-from autotune.paths import shipped
+from autotune.values.errors import DatabaseError
+from autotune.values.job import Worker
+from autotune.families import registry
+from autotune.values.layer import Problem
+from autotune.values.paths import shipped
 from autotune.store.database import Database
-from autotune.store.exchange import export
+from autotune.records.exchange import export
 from autotune.store.queue import Queue
 from autotune.store.schema import upgrade
 from autotune.store.store import Store

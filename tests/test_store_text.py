@@ -14,10 +14,10 @@ from lookup_world import ask, make_small_world
 from store_samples import ENVIRONMENT, H100, H200, config, record, with_evidence
 
 from autotune.cli import main
-from autotune.layer import BUCKETS, Layer, Problem
-from autotune.paths import shipped
-from autotune.runtime.lookup import Lookup
-from autotune.store.exchange import write_text
+from autotune.values.layer import BUCKETS, Layer, Problem
+from autotune.values.paths import shipped
+from autotune.records.lookup import Lookup
+from autotune.records.exchange import write_text
 from autotune.store.text import RecordFile, read_text
 
 SIZES = (1024, 2560, 4096, 5120, 10240, 12288, 28672)
@@ -193,7 +193,7 @@ def test_a_file_that_goes_away_is_one_warning(world):
 
 
 def test_doctor_says_when_lines_are_not_sorted(world, capsys, monkeypatch):
-    monkeypatch.setattr("autotune.device.find_device", lambda _="auto": H200)
+    monkeypatch.setattr("autotune.values.device.find_device", lambda _="auto": H200)
     header, *lines = world.read_bytes().splitlines()
     world.write_bytes(b"\n".join((header, *lines[::-1])))
     assert main(["doctor"]) == 1

@@ -11,7 +11,7 @@ import pytest
 import sqlalchemy as sa
 from store_samples import ENVIRONMENT, H200, as_ordinary_user, binary, reachable_folder, record, trials
 
-from autotune.errors import DatabaseError
+from autotune.values.errors import DatabaseError
 from autotune.store.schema import upgrade
 from autotune.store.store import Store
 

@@ -11,12 +11,13 @@ from autotune.bench.measure import measure
 from autotune.bench.monitor import Reading
 from autotune.bench.operands import Operands
 from autotune.bench.verify import Verifier
-from autotune.config import Config
-from autotune.device import cpu_device
-from autotune.errors import LaunchError
+from autotune.values.config import Config
+from autotune.values.device import cpu_device
+from autotune.values.errors import LaunchError
 from autotune.executors.local import LocalExecutor
-from autotune.kernels import compiler, registry
-from autotune.layer import Layer, Problem
+from autotune.jit import compiler
+from autotune.families import registry
+from autotune.values.layer import Layer, Problem
 from autotune.search.sweep import sweep
 from autotune.search.tune import candidates_of, compile_candidates, tune
 from autotune.store.store import Store

@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 from command_line import PROGRAM
 
-from autotune.counts import counted
-from autotune.device import cpu_device
-from autotune.layer import Layer, Problem
+from autotune.values.counts import counted
+from autotune.values.device import cpu_device
+from autotune.values.layer import Layer, Problem
 from autotune.store.store import Store
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="finds processes in /proc")

@@ -4,10 +4,10 @@ import pytest
 import torch
 
 from autotune import _C
-from autotune.device import cuda_devices
-from autotune.errors import LaunchError
-from autotune.kernels import compiler
-from autotune.kernels.family import Unit
+from autotune.values.device import cuda_devices
+from autotune.values.errors import LaunchError
+from autotune.jit import compiler
+from autotune.jit.unit import Unit
 
 ROWS = 16
 SOURCE = """

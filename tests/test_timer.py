@@ -12,9 +12,9 @@ import torch
 from autotune.bench.monitor import monitor_for
 from autotune.bench.operands import Operands
 from autotune.bench.timer import time_round, timer_for
-from autotune.device import cpu_device, find_device
-from autotune.layer import Layer
-from autotune.record import MODES
+from autotune.values.device import cpu_device, find_device
+from autotune.values.layer import Layer
+from autotune.values.record import MODES
 
 LAYER, GPU_LAYER = Layer(64, 64, 64), Layer(1024, 4096)
 """Copies of the second exceed a GPU's last cache before there are many."""

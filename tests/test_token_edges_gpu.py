@@ -6,13 +6,13 @@ from test_cuda_kernels import plans_of
 
 from autotune import _C
 from autotune.bench.operands import Operands
-from autotune.device import find_device
-from autotune.kernels import compiler
-from autotune.kernels.cuda_gemm import current_stream
-from autotune.kernels.family import Unit
-from autotune.kernels.workspace import workspace
-from autotune.layer import Layer, Problem
-from autotune.packing.quantized import reference_matmul
+from autotune.values.device import find_device
+from autotune.jit import compiler
+from autotune.families.gemm import current_stream
+from autotune.jit.unit import Unit
+from autotune.families.workspace import workspace
+from autotune.values.layer import Layer, Problem
+from autotune.schemes.int4 import reference_matmul
 
 pytestmark = pytest.mark.gpu
 

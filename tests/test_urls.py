@@ -15,16 +15,16 @@ from daemons import LIMIT_S, command_line
 from runtime_tools import AwqLinear, weight_of
 from torch import nn
 
-from autotune.device import cpu_device
-from autotune.errors import DatabaseError
-from autotune.layer import Layer
-from autotune.paths import database_url, shown
-from autotune.runtime.apply import apply
+from autotune.values.device import cpu_device
+from autotune.values.errors import DatabaseError
+from autotune.values.layer import Layer
+from autotune.values.paths import database_url, shown
+from autotune.models.apply import apply
 from autotune.runtime.handle import handle_of
-from autotune.runtime.lookup import Lookup
-from autotune.runtime.misses import miss_file
+from autotune.records.lookup import Lookup
+from autotune.records.misses import miss_file
 from autotune.store.store import Store
-from autotune.urls import server, why_no_database
+from autotune.values.urls import server, why_no_database
 
 SECRET = "s3cret"
 AWAY = (
@@ -159,7 +159,7 @@ def test_a_daemon_shows_no_secret(tmp_path):
 
 def test_a_config_that_transformers_prints_and_saves_has_no_secret():
     pytest.importorskip("transformers")
-    from autotune.runtime.quantizer import QuantizationConfig
+    from autotune.models.quantizer import QuantizationConfig
 
     config = QuantizationConfig(db=AWAY[0])
     assert SECRET not in f"{config} {config.to_dict()}"

@@ -12,12 +12,12 @@ import crashing
 import pytest
 from crashing import config_of
 
-from autotune.config import Config
-from autotune.device import cpu_device
-from autotune.errors import DeviceError
+from autotune.values.config import Config
+from autotune.values.device import cpu_device
+from autotune.values.errors import DeviceError
 from autotune.executors.local import LocalExecutor
-from autotune.kernels import registry
-from autotune.layer import Layer, Problem
+from autotune.families import registry
+from autotune.values.layer import Layer, Problem
 from autotune.search.sweep import sweep
 from autotune.store.store import Store
 
@@ -100,7 +100,7 @@ def test_a_signal_to_every_process_is_no_crash(executor, fifo):
 
 
 FORGETFUL = """
-from autotune.device import cpu_device
+from autotune.values.device import cpu_device
 from autotune.executors.local import LocalExecutor
 if __name__ == "__main__":
     executor = LocalExecutor(cpu_device(), allow_busy=True)

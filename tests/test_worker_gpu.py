@@ -6,10 +6,11 @@ import crashing
 import pytest
 from crashing import gpu_config_of
 
-from autotune.device import find_device
+from autotune.values.device import find_device
 from autotune.executors.local import LocalExecutor
-from autotune.kernels import compiler, registry
-from autotune.layer import Layer, Problem
+from autotune.jit import compiler
+from autotune.families import registry
+from autotune.values.layer import Layer, Problem
 
 pytestmark = pytest.mark.gpu
 

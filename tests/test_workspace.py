@@ -7,7 +7,7 @@ import threading
 import pytest
 import torch
 
-from autotune.kernels.workspace import workspace
+from autotune.families.workspace import workspace
 
 CPU = torch.device("cpu")
 

@@ -9,9 +9,9 @@ import sys
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 
-from autotune import worker
+from autotune.executors import worker
 from autotune.bench import noise
-from autotune.device import Device
+from autotune.values.device import Device
 
 
 def believe_all(put: Callable[[object, str, float], None] = setattr) -> None:

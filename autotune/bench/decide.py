@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from autotune.bench.race import MARGIN, is_slower
 from autotune.bench.statistics import Estimate, ratio_interval
-from autotune.config import Config
-from autotune.record import Trial
+from autotune.values.config import Config
+from autotune.values.record import Trial
 
 _RUNNERS_UP = 5
 

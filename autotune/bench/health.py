@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from autotune.device import Device
+from autotune.values.device import Device
 
 
 def use(device: Device) -> None:

@@ -14,11 +14,11 @@ from autotune.bench.race import Rounds, Runner, race
 from autotune.bench.statistics import median_interval
 from autotune.bench.timer import timer_for
 from autotune.bench.verify import Verifier
-from autotune.config import Config
-from autotune.errors import AutotuneError
-from autotune.kernels.family import Plan
-from autotune.layer import COARSE, Problem
-from autotune.record import DEFAULT_MODE, Mode, Trial
+from autotune.values.config import Config
+from autotune.values.errors import AutotuneError
+from autotune.families.protocol import Plan
+from autotune.values.layer import COARSE, Problem
+from autotune.values.record import DEFAULT_MODE, Mode, Trial
 
 _SCREEN_ROUNDS = 3
 _FINALISTS = 12

@@ -8,7 +8,7 @@ import sys
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from autotune.device import Device, device_id
+from autotune.values.device import Device, device_id
 
 _UNSEEN = "its clock is not seen, nor whether others compute there"
 

@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Sequence
 
 from autotune.bench.statistics import Estimate
-from autotune.record import Mode, Record
+from autotune.values.record import Mode, Record
 
 _WIDEST = 0.3
 """Width of an interval of 95 % over its median. On an H200 nothing that was stored had more than 0.08."""

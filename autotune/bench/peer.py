@@ -10,8 +10,8 @@ from autotune.bench.operands import Activation, Operands
 from autotune.bench.race import Runner
 from autotune.bench.timer import Timer, timer_for
 from autotune.bench.verify import Verifier
-from autotune.kernels.family import Plan
-from autotune.record import Mode
+from autotune.families.protocol import Plan
+from autotune.values.record import Mode
 
 _HOST_PAUSE_S = 0.01
 

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 import torch
 
 from autotune.bench.noise import is_possible
-from autotune.device import Device
-from autotune.layer import Problem
-from autotune.packing.quantized import TORCH_DTYPES
-from autotune.record import DEFAULT_MODE, Mode
+from autotune.values.device import Device
+from autotune.values.layer import Problem
+from autotune.schemes.int4 import TORCH_DTYPES
+from autotune.values.record import DEFAULT_MODE, Mode
 
 _ROUNDS = 11
 _FEW_CORES = 8

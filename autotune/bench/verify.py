@@ -32,9 +32,9 @@ from typing import Any
 import torch
 
 from autotune.bench.operands import Operands
-from autotune.kernels.family import Plan
-from autotune.kernels.workspace import COUNTER_BYTES
-from autotune.packing import QuantizedWeight, dequantize
+from autotune.families.protocol import Plan
+from autotune.families.workspace import COUNTER_BYTES
+from autotune.layouts import QuantizedWeight, dequantize
 
 _ROUNDOFF = {"fp16": 2.0**-11, "bf16": 2.0**-8, "fp32": 2.0**-24}
 _DEVIATIONS = 7

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 import click
 
 from autotune.cli.progress import Interrupted
-from autotune.counts import counted
-from autotune.errors import AutotuneError
+from autotune.values.counts import counted
+from autotune.values.errors import AutotuneError
 
 # A verb is the module of this folder with its name; its click command is the module's `command`.
 VERBS = ("sweep", "lookup", "bench", "jobs", "devices", "export", "doctor", "daemon", "db")

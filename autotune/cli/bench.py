@@ -17,12 +17,12 @@ from autotune.cli.options import (
     tuned_problems,
 )
 from autotune.cli.output import Rows, layer_name, microseconds, problem_fields
-from autotune.counts import counted
+from autotune.values.counts import counted
 
 if TYPE_CHECKING:
     from autotune.bench.compare import Comparison
     from autotune.bench.statistics import Estimate
-    from autotune.runtime.lookup import Answer
+    from autotune.records.lookup import Answer
 
 _EXAMPLES = """\b
 Examples:
@@ -41,7 +41,7 @@ def command(m: tuple[int, ...] | None, device: str, db: str | None, as_json: boo
     than moving the bytes once, or doing the operations, at the rates that this device reached just now.
     """
     shapes = chosen_shapes(**layers)
-    from autotune.runtime.lookup import Lookup
+    from autotune.records.lookup import Lookup
     from autotune.search.comparison import compare_problems
 
     found = chosen_device(device)

@@ -19,7 +19,7 @@ def upgrade(db: str | None) -> None:
 
     Where there is no database, one is created.
     """
-    from autotune.paths import database_url, shown
+    from autotune.values.paths import database_url, shown
     from autotune.store.schema import upgrade as upgrade_schema
 
     revision = upgrade_schema(db)

@@ -18,11 +18,11 @@ import click
 from autotune import __version__
 from autotune.cli.options import database_option
 from autotune.cli.output import table
-from autotune.counts import counted
-from autotune.errors import AutotuneError, DatabaseError
+from autotune.values.counts import counted
+from autotune.values.errors import AutotuneError, DatabaseError
 
 if TYPE_CHECKING:
-    from autotune.record import Record
+    from autotune.values.record import Record
     from autotune.store.store import Store
 
 _OLDEST_ARCH = 80
@@ -96,7 +96,7 @@ def _extension() -> Check:
 def _devices() -> Iterator[Check]:
     from autotune import _C
     from autotune.bench.monitor import unwatched
-    from autotune.device import cpu_device, cuda_devices
+    from autotune.values.device import cpu_device, cuda_devices
 
     cpu = cpu_device()
     yield _ok("cpu", f"{cpu.name}, {cpu.arch}, {_size(cpu.memory_bytes)}, last cache {_size(cpu.l2_bytes)}")
@@ -121,9 +121,9 @@ def _devices() -> Iterator[Check]:
 
 
 def _compiler() -> Iterator[Check]:
-    from autotune.errors import CompileError
-    from autotune.kernels import compiler
-    from autotune.paths import cubin_cache
+    from autotune.values.errors import CompileError
+    from autotune.jit import compiler
+    from autotune.values.paths import cubin_cache
 
     try:
         yield _ok("compiler", compiler.compiler_version())
@@ -160,9 +160,9 @@ def _major(version: str) -> int:
 
 
 def _shipped() -> Iterator[Check]:
-    from autotune.device import find_device
-    from autotune.kernels.registry import is_current
-    from autotune.runtime.stored import shipped_files
+    from autotune.values.device import find_device
+    from autotune.families.registry import is_current
+    from autotune.store.reading import shipped_files
     from autotune.store.text import read_text
 
     device = find_device()
@@ -229,8 +229,8 @@ def _database(db: str | None) -> Iterator[Check]:
 
 
 def _stale(store: Store) -> Iterator[Check]:
-    from autotune.device import cpu_device, cuda_devices
-    from autotune.kernels.registry import families
+    from autotune.values.device import cpu_device, cuda_devices
+    from autotune.families.registry import families
     from autotune.search.stale import stale_problems
 
     models = {device.name: device for device in (*reversed(cuda_devices()), cpu_device())}

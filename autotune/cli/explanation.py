@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from autotune.counts import counted
+from autotune.values.counts import counted
 
 if TYPE_CHECKING:
-    from autotune.record import Environment, Evidence, Record
-    from autotune.runtime.explain import Explanation
-    from autotune.runtime.lookup import Answer
+    from autotune.values.record import Environment, Evidence, Record
+    from autotune.records.explanation import Explanation
+    from autotune.records.lookup import Answer
 
 
 def fields(answer: Answer, explanation: Explanation | None) -> dict[str, Any]:

@@ -25,7 +25,7 @@ def command(folder: Path, samples: bool, db: str | None) -> None:
     second one, DEVICE.samples.jsonl, has every trial of their problems, for analysis elsewhere. The paths of
     the files go to stdout.
     """
-    from autotune.store.exchange import export
+    from autotune.records.exchange import export
     from autotune.store.store import Store
 
     with Store.open(db) as store:

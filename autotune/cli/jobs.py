@@ -15,9 +15,9 @@ import click
 
 from autotune.cli.options import chosen_shapes, chosen_tokens, database_option, model_options, tuned_problems
 from autotune.cli.output import layer_name, problem_fields, table
-from autotune.counts import counted
-from autotune.errors import AutotuneError
-from autotune.job import STATES, Job
+from autotune.values.counts import counted
+from autotune.values.errors import AutotuneError
+from autotune.values.job import STATES, Job
 
 if TYPE_CHECKING:
     from autotune.store.queue import Queue

@@ -19,12 +19,12 @@ from autotune.cli.options import (
     serving_options,
 )
 from autotune.cli.output import layer_name, microseconds, problem_fields, table
-from autotune.counts import counted
-from autotune.layer import Problem
+from autotune.values.counts import counted
+from autotune.values.layer import Problem
 
 if TYPE_CHECKING:
-    from autotune.runtime.lookup import Answer
-    from autotune.shapes import Shape
+    from autotune.records.lookup import Answer
+    from autotune.checkpoints.shapes import Shape
 
 # Measured for this problem on this device, be it by the user or by the authors.
 _MEASURED = ("exact", "shipped")
@@ -81,8 +81,8 @@ def command(
         shapes = (f"n={n},k={k}",)
     served = served_tokens(m, serving, max_num_seqs, max_num_batched_tokens)
     chosen = chosen_shapes(shapes, serving=serving, **layers)
-    from autotune.runtime.advice import sweep_command
-    from autotune.runtime.lookup import Lookup
+    from autotune.models.advice import sweep_command
+    from autotune.records.lookup import Lookup
 
     found = chosen_device(device)
     tokens = chosen_tokens(m, found, served)

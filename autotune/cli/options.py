@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from autotune.errors import LayerError, ShapesError
-from autotune.layer import BUCKETS, DTYPES, Problem, bucket_of
-from autotune.paths import database_url, shown
-from autotune.shapes import PRESETS, Shape, parse_shapes
+from autotune.values.errors import LayerError, ShapesError
+from autotune.values.layer import BUCKETS, DTYPES, Problem, bucket_of
+from autotune.values.paths import database_url, shown
+from autotune.checkpoints.shapes import PRESETS, Shape, parse_shapes
 
 if TYPE_CHECKING:
-    from autotune.device import Device
-    from autotune.runtime.lookup import Lookup
+    from autotune.values.device import Device
+    from autotune.records.lookup import Lookup
     from autotune.search.executor import Executor
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -145,7 +145,7 @@ def chosen_device(name: str) -> Device:
     """
     if not _DEVICE.fullmatch(name):
         raise click.UsageError(f"device {name!r} is not auto, cpu, cuda or cuda:N")
-    from autotune.device import find_device
+    from autotune.values.device import find_device
 
     return find_device(name)
 

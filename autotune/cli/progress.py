@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, TypeVar, cast
 import click
 
 from autotune.cli.output import layer_name
-from autotune.counts import counted
+from autotune.values.counts import counted
 
 if TYPE_CHECKING:
     from autotune.cli.bar import Bar
     from autotune.search.executor import At, Executor
-    from autotune.shapes import Shape
+    from autotune.checkpoints.shapes import Shape
 
 Result = TypeVar("Result")
 

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 from autotune.cli.output import Rows, microseconds, model_name, problem_fields
 from autotune.cli.progress import ProblemProgress
-from autotune.counts import counted
-from autotune.errors import AutotuneError
-from autotune.layer import Problem, bucket_of
-from autotune.shapes import Shape
+from autotune.values.counts import counted
+from autotune.values.errors import AutotuneError
+from autotune.values.layer import Problem, bucket_of
+from autotune.checkpoints.shapes import Shape
 
 if TYPE_CHECKING:
-    from autotune.device import Device
-    from autotune.record import Record
+    from autotune.values.device import Device
+    from autotune.values.record import Record
     from autotune.search.executor import Executor
     from autotune.search.recheck import Rechecked
     from autotune.store.store import Store

@@ -24,18 +24,18 @@ from autotune.cli.options import (
 )
 from autotune.cli.output import Rows, microseconds, model_name, problem_fields
 from autotune.cli.progress import ProblemProgress
-from autotune.counts import counted
-from autotune.errors import AutotuneError
-from autotune.paths import database_url, shown
-from autotune.record import DEFAULT_MODE, MODES, Mode
+from autotune.values.counts import counted
+from autotune.values.errors import AutotuneError
+from autotune.values.paths import database_url, shown
+from autotune.values.record import DEFAULT_MODE, MODES, Mode
 
 if TYPE_CHECKING:
-    from autotune.device import Device
-    from autotune.layer import Problem
-    from autotune.record import Record
+    from autotune.values.device import Device
+    from autotune.values.layer import Problem
+    from autotune.values.record import Record
     from autotune.search.executor import Executor
     from autotune.search.sweep import Outcome
-    from autotune.shapes import Shape
+    from autotune.checkpoints.shapes import Shape
     from autotune.store.store import Store
 
 # What a problem takes at least, until it has a record.
@@ -210,7 +210,7 @@ def _doable(kernel: str | None, problems: Sequence[Problem], device: Device) -> 
     """Those that the kernel can do; that there are others is said on stderr."""
     if kernel is None:
         return problems
-    from autotune.kernels.external import load_kernel
+    from autotune.families.external import load_kernel
 
     reasons = {problem: load_kernel(kernel).why_not(problem, device) for problem in problems}
     done = [problem for problem, reason in reasons.items() if reason is None]

@@ -12,7 +12,7 @@ from socketserver import ThreadingMixIn
 from typing import Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
-from autotune.errors import AutotuneError
+from autotune.values.errors import AutotuneError
 
 PORT = 9464
 HOST = "127.0.0.1"

@@ -10,7 +10,7 @@ from prometheus_client.registry import Collector
 
 from autotune.daemon.endpoint import App
 from autotune.daemon.tally import Tally
-from autotune.errors import DatabaseError
+from autotune.values.errors import DatabaseError
 
 
 def metrics_app(tallies: Sequence[Tally], queue: Callable[[], Mapping[str, int]]) -> App:

@@ -6,10 +6,10 @@ import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from autotune.config import Config
-from autotune.job import Job
-from autotune.layer import Problem
-from autotune.record import DEFAULT_MODE, Binary, Record, Trial
+from autotune.values.config import Config
+from autotune.values.job import Job
+from autotune.values.layer import Problem
+from autotune.values.record import DEFAULT_MODE, Binary, Record, Trial
 from autotune.search.binary import binary_of
 from autotune.search.executor import Executor
 from autotune.search.incremental import (

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from autotune.bench.monitor import monitor_for
-from autotune.counts import counted
-from autotune.device import Device
+from autotune.values.counts import counted
+from autotune.values.device import Device
 from autotune.executors.line import Line
-from autotune.locks import who_measures
+from autotune.values.locks import who_measures
 
 _IDLE_PERCENT = 5
 

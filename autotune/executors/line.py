@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from filelock import Timeout
 
-from autotune.device import Device
-from autotune.locks import device_lock, say_who_measures
+from autotune.values.device import Device
+from autotune.values.locks import device_lock, say_who_measures
 
 
 class Line:

@@ -22,7 +22,7 @@ from autotune.formats import awq_gemm, awq_gemv, awq_gemv_fast, compressed_tenso
 from autotune.formats.detect import detect
 from autotune.formats.scheme import Scheme, Unpacked
 from autotune.formats.tensors import Tensors
-from autotune.layer import Layer
+from autotune.values.layer import Layer
 
 __all__ = ["FORMATS", "Format", "Scheme", "Tensors", "Unpacked", "detect", "layer_of", "names_of", "read"]
 

@@ -20,9 +20,9 @@ from autotune.formats.tensors import (
     symmetric_or,
     tensor,
 )
-from autotune.layer import Layer
-from autotune.packing import QuantizedWeight
-from autotune.packing.quantized import SYMMETRIC_ZERO
+from autotune.values.layer import Layer
+from autotune.layouts import QuantizedWeight
+from autotune.schemes.int4 import SYMMETRIC_ZERO
 
 NAMES: tuple[str, ...] = ("qweight", "qzeros", "scales")
 

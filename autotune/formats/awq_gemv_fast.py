@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import torch
 
-from autotune.errors import FormatError
+from autotune.values.errors import FormatError
 from autotune.formats.awq_gemv import padded_words
 from autotune.formats.scheme import Scheme, Unpacked
 from autotune.formats.tensors import (
@@ -27,9 +27,9 @@ from autotune.formats.tensors import (
     symmetric_or,
     tensor,
 )
-from autotune.layer import Layer
-from autotune.packing import QuantizedWeight
-from autotune.packing.quantized import SYMMETRIC_ZERO
+from autotune.values.layer import Layer
+from autotune.layouts import QuantizedWeight
+from autotune.schemes.int4 import SYMMETRIC_ZERO
 
 NAMES: tuple[str, ...] = ("qweight", "scales", "scaled_zeros", "qzeros")
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import torch
 
-from autotune.errors import FormatError
+from autotune.values.errors import FormatError
 from autotune.formats.scheme import Scheme, Unpacked
 from autotune.formats.tensors import (
     Tensors,
@@ -23,8 +23,8 @@ from autotune.formats.tensors import (
     order_of,
     tensor,
 )
-from autotune.layer import Layer
-from autotune.packing import QuantizedWeight
+from autotune.values.layer import Layer
+from autotune.layouts import QuantizedWeight
 
 NAMES: tuple[str, ...] = (
     "weight_packed",

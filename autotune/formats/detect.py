@@ -6,7 +6,7 @@ from dataclasses import asdict
 from typing import Any
 
 from autotune.formats.scheme import Scheme
-from autotune.quantization import parse_quantization
+from autotune.checkpoints.quantization import parse_quantization
 
 
 def detect(config: Any) -> Scheme:

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import torch
 
-from autotune.packing import QuantizedWeight
-from autotune.quantization import CheckpointScheme
+from autotune.layouts import QuantizedWeight
+from autotune.checkpoints.quantization import CheckpointScheme
 
 
 @dataclass(frozen=True, slots=True)

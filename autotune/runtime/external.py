@@ -8,13 +8,13 @@ from typing import Any
 
 import torch
 
-from autotune.device import Device
-from autotune.kernels.external import ExternalFamily, ExternalPlan, Function, Pack, Supports
-from autotune.layer import Layer, Problem, bucket_of
-from autotune.packing import QuantizedWeight
-from autotune.packing.quantized import TORCH_DTYPES
-from autotune.paths import Location, database_url
-from autotune.runtime.lookup import Answer, Lookup
+from autotune.values.device import Device
+from autotune.families.external import ExternalFamily, ExternalPlan, Function, Pack, Supports
+from autotune.values.layer import Layer, Problem, bucket_of
+from autotune.layouts import QuantizedWeight
+from autotune.schemes.int4 import TORCH_DTYPES
+from autotune.values.paths import Location, database_url
+from autotune.records.lookup import Answer, Lookup
 from autotune.runtime.plans import device_of
 from autotune.runtime.saving import Packed
 

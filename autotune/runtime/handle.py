@@ -14,12 +14,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import astuple, dataclass
 from typing import TYPE_CHECKING
 
-from autotune.errors import LayerError
-from autotune.layer import Layer
-from autotune.paths import database_url, shown, sqlite_path
+from autotune.values.errors import LayerError
+from autotune.values.layer import Layer
+from autotune.values.paths import database_url, shown, sqlite_path
 
 if TYPE_CHECKING:
-    from autotune.config import Config
+    from autotune.values.config import Config
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,17 +7,17 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from autotune.errors import AutotuneError, DeviceError, FormatError
+from autotune.values.errors import AutotuneError, DeviceError, FormatError
 from autotune.formats import awq_gemm
-from autotune.packing import PackedWeight, QuantizedWeight, pack
-from autotune.packing.packed import wait_written
-from autotune.packing.quantized import TORCH_DTYPES
+from autotune.layouts import PackedWeight, QuantizedWeight, pack
+from autotune.layouts.packed import wait_written
+from autotune.schemes.int4 import TORCH_DTYPES
 from autotune.runtime.op import int4_linear
 from autotune.runtime.plans import LayerPlans, default_lookup, device_of, plans_for, plans_of
 from autotune.runtime.saving import Packed
 
 if TYPE_CHECKING:
-    from autotune.runtime.lookup import Lookup
+    from autotune.records.lookup import Lookup
 
 
 _WEIGHTS = ("qweight", "scales", "zeros")

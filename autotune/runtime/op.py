@@ -10,11 +10,11 @@ from typing import Any, NoReturn
 
 import torch
 
-from autotune.errors import LayerError
-from autotune.kernels.workspace import workspace
-from autotune.packing import PackedWeight
-from autotune.packing.packed import Form, check_memory, form_of, wait_written
-from autotune.packing.quantized import TORCH_DTYPES
+from autotune.values.errors import LayerError
+from autotune.families.workspace import workspace
+from autotune.layouts import PackedWeight
+from autotune.layouts.packed import Form, check_memory, form_of, wait_written
+from autotune.schemes.int4 import TORCH_DTYPES
 from autotune.runtime.handle import check_kind, origin_of
 from autotune.runtime.plans import LayerPlans, plans_of
 

@@ -12,22 +12,23 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from autotune.device import Device, find_device
-from autotune.errors import AutotuneError, CompileError, DeviceError, LaunchError
-from autotune.kernels import registry
-from autotune.kernels.building import build_all
-from autotune.layer import BUCKETS, Layer
-from autotune.packing.packed import form_of
-from autotune.paths import database_url
+from autotune.values.device import Device, find_device
+from autotune.values.errors import AutotuneError, CompileError, DeviceError, LaunchError
+from autotune.families import registry
+from autotune.jit.building import build_all
+from autotune.values.layer import BUCKETS, Layer
+from autotune.layouts.packed import form_of
+from autotune.values.paths import database_url
 from autotune.runtime.handle import check_kind, handle_of, origin_of
-from autotune.runtime.lookup import Answer, Lookup
-from autotune.runtime.misses import MARKS
+from autotune.records.lookup import Answer, Lookup
+from autotune.records.misses import MARKS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from autotune.config import Config
-    from autotune.kernels.family import Plan, Unit
+    from autotune.values.config import Config
+    from autotune.families.protocol import Plan
+    from autotune.jit.unit import Unit
 
 _CHECKED_AT_MOST = 1 << 16
 _LARGEST = BUCKETS[-1]

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from autotune.errors import FormatError
+from autotune.values.errors import FormatError
 
 _WRITERS = ("save_pretrained", "push_to_hub", "save_quantized")
 _refusing: weakref.WeakSet[Callable[..., Any]] = weakref.WeakSet()

@@ -6,7 +6,7 @@ import threading
 from collections import deque
 from collections.abc import Collection
 
-from autotune.layer import Layer, Problem
+from autotune.values.layer import Layer, Problem
 
 
 class Assignment:

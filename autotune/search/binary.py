@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from autotune.device import Device
-from autotune.errors import CompileError
-from autotune.kernels import compiler, registry
-from autotune.record import Binary, Record
+from autotune.values.device import Device
+from autotune.values.errors import CompileError
+from autotune.jit import compiler
+from autotune.families import registry
+from autotune.values.record import Binary, Record
 from autotune.search.tune import Cubins
 
 

@@ -14,13 +14,13 @@ from math import log2
 from pathlib import Path
 from statistics import fmean
 
-from autotune.device import Device, cpu_device, cuda_devices, find_device
-from autotune.errors import AutotuneError, DeviceError
-from autotune.kernels import registry
-from autotune.layer import Problem
-from autotune.record import Record, sources_digest
-from autotune.runtime.misses import Miss, read
-from autotune.runtime.stored import shipped_files
+from autotune.values.device import Device, cpu_device, cuda_devices, find_device
+from autotune.values.errors import AutotuneError, DeviceError
+from autotune.families import registry
+from autotune.values.layer import Problem
+from autotune.values.record import Record, sources_digest
+from autotune.records.misses import Miss, read
+from autotune.store.reading import shipped_files
 from autotune.search.stale import stale_problems
 from autotune.store.queue import Queue
 from autotune.store.store import Store

@@ -9,9 +9,10 @@ from importlib.util import find_spec
 
 import autotune
 from autotune import _C
-from autotune.device import Device
-from autotune.kernels import compiler, registry
-from autotune.record import Environment
+from autotune.values.device import Device
+from autotune.jit import compiler
+from autotune.families import registry
+from autotune.values.record import Environment
 
 
 def vllm_is_here() -> bool:

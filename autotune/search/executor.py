@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from autotune.config import Config
-from autotune.device import Device
-from autotune.layer import Problem
-from autotune.record import DEFAULT_MODE, Environment, Mode
+from autotune.values.config import Config
+from autotune.values.device import Device
+from autotune.values.layer import Problem
+from autotune.values.record import DEFAULT_MODE, Environment, Mode
 from autotune.search.tune import Cubins, Tuned
 
 

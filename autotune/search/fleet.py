@@ -12,10 +12,10 @@ from queue import SimpleQueue
 from typing import Any
 
 from autotune.bench.budget import Budget
-from autotune.config import Config
-from autotune.errors import DeviceError
-from autotune.layer import Problem
-from autotune.record import DEFAULT_MODE, Mode
+from autotune.values.config import Config
+from autotune.values.errors import DeviceError
+from autotune.values.layer import Problem
+from autotune.values.record import DEFAULT_MODE, Mode
 from autotune.search.assignment import Assignment
 from autotune.search.executor import Executor
 from autotune.search.tune import Cubins, Progress, Tuned, compile_candidates

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from math import log2
 
-from autotune.config import Config
-from autotune.device import Device
-from autotune.kernels import registry
-from autotune.layer import Problem
-from autotune.record import Record
+from autotune.values.config import Config
+from autotune.values.device import Device
+from autotune.families import registry
+from autotune.values.layer import Problem
+from autotune.values.record import Record
 
 _BEST = 3
 """How many configs of each neighbour are tried."""

@@ -7,11 +7,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from autotune.bench.budget import Budget
-from autotune.config import Config
-from autotune.device import Device
-from autotune.kernels import registry
-from autotune.layer import Problem
-from autotune.record import Environment, Record
+from autotune.values.config import Config
+from autotune.values.device import Device
+from autotune.families import registry
+from autotune.values.layer import Problem
+from autotune.values.record import Environment, Record
 from autotune.search.binary import binary_of
 from autotune.search.executor import Executor
 from autotune.search.fleet import OUT_OF_TIME, Task, sweeps_of, tune_all

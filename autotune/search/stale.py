@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Collection
 
-from autotune.device import Device
-from autotune.kernels import registry
-from autotune.layer import Problem
-from autotune.record import Record
+from autotune.values.device import Device
+from autotune.families import registry
+from autotune.values.layer import Problem
+from autotune.values.record import Record
 from autotune.store.store import Store
 
 

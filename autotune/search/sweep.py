@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from autotune.bench.budget import Budget
-from autotune.layer import COARSE, Problem
-from autotune.record import DEFAULT_MODE, Mode, Record
+from autotune.values.layer import COARSE, Problem
+from autotune.values.record import DEFAULT_MODE, Mode, Record
 from autotune.search.binary import binary_of
 from autotune.search.executor import Executor
 from autotune.search.fleet import Task, sweeps_of, tune_all

@@ -9,11 +9,11 @@ from math import log
 from statistics import fmean
 from typing import TYPE_CHECKING, Literal, get_args
 
-from autotune.errors import DatabaseError
+from autotune.values.errors import DatabaseError
 
 if TYPE_CHECKING:
-    from autotune.layer import Layer
-    from autotune.runtime.lookup import Answer, Lookup
+    from autotune.values.layer import Layer
+    from autotune.records.lookup import Answer, Lookup
 
 Mode = Literal["auto", "1", "0"]
 """`1` takes every layer that it can, `0` none; `auto` those that the records of this device model answer."""

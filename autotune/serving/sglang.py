@@ -21,9 +21,9 @@ from typing import Any
 
 import torch
 
-from autotune.errors import AutotuneError
+from autotune.values.errors import AutotuneError
 from autotune.formats import Scheme, Tensors, read
-from autotune.packing import pack
+from autotune.layouts import pack
 from autotune.runtime.op import int4_linear
 from autotune.runtime.plans import LayerPlans, default_lookup, device_of, plans_for
 

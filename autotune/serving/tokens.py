@@ -6,8 +6,8 @@ Standard library only. Read from vLLM 0.20 to 0.33: `VllmConfig._set_cudagraph_s
 
 from __future__ import annotations
 
-from autotune.errors import LayerError
-from autotune.layer import BUCKETS, bucket_of
+from autotune.values.errors import LayerError
+from autotune.values.layer import BUCKETS, bucket_of
 
 MAX_NUM_SEQS = 1024
 MAX_NUM_BATCHED_TOKENS = 8192

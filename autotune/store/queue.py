@@ -8,10 +8,10 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from autotune.errors import LeaseLost
-from autotune.job import Job, Worker
-from autotune.layer import COARSE, Problem
-from autotune.record import Binary, Record, Trial
+from autotune.values.errors import LeaseLost
+from autotune.values.job import Job, Worker
+from autotune.values.layer import COARSE, Problem
+from autotune.values.record import Binary, Record, Trial
 from autotune.store.clock import now
 from autotune.store.database import INSERT
 from autotune.store.results import write_result

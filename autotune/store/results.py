@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import sqlalchemy as sa
 
-from autotune.record import Binary, Record, Trial
+from autotune.values.record import Binary, Record, Trial
 from autotune.store.database import put
 from autotune.store.rows import PROBLEM_FIELDS, problem_row, record_row, trial_row
 from autotune.store.tables import BINARY, RECORD, SWEEP, TRIAL

@@ -14,12 +14,12 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
-from autotune.config import Config
-from autotune.device import Device
-from autotune.errors import DatabaseError
-from autotune.job import STATES, Job, Worker
-from autotune.layer import Layer, Problem
-from autotune.record import MODES, Environment, Evidence, Record, Trial
+from autotune.values.config import Config
+from autotune.values.device import Device
+from autotune.values.errors import DatabaseError
+from autotune.values.job import STATES, Job, Worker
+from autotune.values.layer import Layer, Problem
+from autotune.values.record import MODES, Environment, Evidence, Record, Trial
 
 PROBLEM_FIELDS = ("n", "k", "group_size", "dtype", "zero_point", "m")
 

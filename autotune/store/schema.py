@@ -6,7 +6,7 @@ import sqlalchemy as sa
 from alembic import command
 from alembic.config import Config
 
-from autotune.paths import Location, shipped
+from autotune.values.paths import Location, shipped
 from autotune.store.database import Database
 from autotune.store.trouble import check_revision, known_revisions
 

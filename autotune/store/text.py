@@ -18,9 +18,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, TypeVar
 
-from autotune.errors import DatabaseError, LayerError
-from autotune.layer import Layer
-from autotune.record import Environment, Record
+from autotune.values.errors import DatabaseError, LayerError
+from autotune.values.layer import Layer
+from autotune.values.record import Environment, Record
 from autotune.store.rows import environment_of, in_short, record_of
 
 SAMPLES = ".samples.jsonl"

@@ -7,8 +7,8 @@ import stat
 from collections.abc import Collection, Iterable
 from pathlib import Path
 
-from autotune.errors import DatabaseError
-from autotune.paths import shipped, why_no_file
+from autotune.values.errors import DatabaseError
+from autotune.values.paths import shipped, why_no_file
 
 BUSY_S = 30
 

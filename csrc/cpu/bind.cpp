@@ -42,7 +42,7 @@ const std::string& checked_arch() {
   try {
     return arch();
   } catch (const std::invalid_argument& error) {
-    const auto type = pybind11::module_::import("autotune.errors").attr("DeviceError");
+    const auto type = pybind11::module_::import("autotune.values.errors").attr("DeviceError");
     pybind11::set_error(type, error.what());
     throw pybind11::error_already_set();
   }

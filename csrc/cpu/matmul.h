@@ -5,7 +5,7 @@
 namespace autotune::cpu {
 
 // out[m, n] = x[m, k] @ w[n, k].T + bias[n] with the weight in the packed layout of
-// autotune/packing/cpu_layout.py. zeros and bias may be null. The bits of out depend on the instruction set,
+// autotune/layouts/cpu.py. zeros and bias may be null. The bits of out depend on the instruction set,
 // split_k, whether weights are unpacked, and whether there is one token; on no other tunable, nor on how the
 // threads are scheduled.
 struct Matmul {

@@ -14,7 +14,7 @@
 //
 // Compile-time: FRAGMENTS WARPS_N WARPS_K STAGES SPLIT; CHUNKS of x that come by bulk copies (0: by loads of
 // the warps that need it); UNIT (128, or 64 where k is an odd number of 64 columns); GROUP (32, 64, 128; 0 is
-// one group of all k); ZERO_POINT; BF16. Every parameter is 8 bytes wide. autotune/kernels/decode.py mirrors
+// one group of all k); ZERO_POINT; BF16. Every parameter is 8 bytes wide. autotune/families/decode.py mirrors
 // the constants.
 #include "common/layout.cuh"
 

@@ -7,7 +7,7 @@
 // the warps of a block in shared memory, over the slices by the last block of a tile to arrive.
 //
 // Compile-time: TILE_M TILE_N WARPS WARPS_K LOADS; GROUP (32, 64, 128; 0 is one group of all k); ZERO_POINT;
-// BF16. Every parameter is 8 bytes wide. autotune/kernels/mma.py mirrors the constants below.
+// BF16. Every parameter is 8 bytes wide. autotune/families/mma.py mirrors the constants below.
 #include "common/layout.cuh"
 
 namespace {

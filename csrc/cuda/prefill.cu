@@ -16,7 +16,7 @@
 //   sums meet in shared memory (prefill/split.cuh).
 //
 // Compile-time: TILE_M (a multiple of 16), WARPGROUPS (2, 3) and FRAGMENTS (1, 2), whose sums must fit the
-// registers (_SHAPES in autotune/kernels/prefill.py); CLUSTER (1, 2); SPLIT_K (1 to 4); STREAM_K (0, 1);
+// registers (_SHAPES in autotune/families/prefill.py); CLUSTER (1, 2); SPLIT_K (1 to 4); STREAM_K (0, 1);
 // STAGES; GROUP (32, 64, 128; 0 is one group of all k); ZERO_POINT; BF16. Every parameter after the tensor
 // map of x is 8 bytes wide.
 #include "prefill/split.cuh"

@@ -110,7 +110,7 @@ void raise_launch_error(std::exception_ptr thrown) {
   try {
     if (thrown) std::rethrow_exception(thrown);
   } catch (const DriverError& error) {
-    const py::object launch_error = py::module_::import("autotune.errors").attr("LaunchError");
+    const py::object launch_error = py::module_::import("autotune.values.errors").attr("LaunchError");
     PyErr_SetString(launch_error.ptr(), error.what());
   }
 }

@@ -70,7 +70,7 @@ struct LaunchConfig {
 static_assert(sizeof(LaunchConfig) == 56 && offsetof(LaunchConfig, stream) == 32 &&
               offsetof(LaunchConfig, attribute_count) == 48);
 
-// A failed driver call. Python sees it as autotune.errors.LaunchError.
+// A failed driver call. Python sees it as autotune.values.errors.LaunchError.
 struct DriverError : std::runtime_error {
   using std::runtime_error::runtime_error;
 };

@@ -13,7 +13,7 @@ from sglang.srt.layers.quantization.compressed_tensors.compressed_tensors import
 from sglang.srt.layers.quantization.gptq import GPTQMarlinConfig
 from sglang.srt.runtime_context import get_parallel
 
-from autotune.packing import QuantizedWeight
+from autotune.layouts import QuantizedWeight
 
 Packer = Callable[[QuantizedWeight], packers.Tensors]
 

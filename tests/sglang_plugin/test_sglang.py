@@ -13,9 +13,9 @@ import pytest
 import torch
 from runtime_tools import assert_is_linear, tokens_of, weight_of
 
-from autotune.layer import Layer
-from autotune.packing import QuantizedWeight
-from autotune.packing.quantized import TORCH_DTYPES, shard
+from autotune.values.layer import Layer
+from autotune.layouts import QuantizedWeight
+from autotune.schemes.int4 import TORCH_DTYPES, shard
 from autotune.serving import sglang as plugin
 
 if find_spec("sglang") is None:

@@ -19,9 +19,9 @@ from vllm.model_executor.layers.linear import RowParallelLinear
 from vllm.platforms import PlatformEnum
 from worlds import FORMATS, ROWS, K, engine_of_one, load, merged, process, reference
 
-from autotune.errors import FormatError
-from autotune.layer import Layer
-from autotune.packing import random_weight
+from autotune.values.errors import FormatError
+from autotune.values.layer import Layer
+from autotune.layouts import random_weight
 from autotune.serving.vllm import door
 from autotune.serving.vllm.kernel import AutotuneLinearKernel
 

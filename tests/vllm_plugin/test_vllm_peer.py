@@ -18,11 +18,11 @@ from vllm.model_executor.parameter import permute_param_layout_
 from vllm.platforms import PlatformEnum, current_platform
 
 from autotune.bench.operands import Operands
-from autotune.device import cpu_device
-from autotune.errors import AutotuneError
+from autotune.values.device import cpu_device
+from autotune.values.errors import AutotuneError
 from autotune.formats import awq_gemm
-from autotune.kernels import registry
-from autotune.layer import Layer, Problem
+from autotune.families import registry
+from autotune.values.layer import Layer, Problem
 from autotune.search.tune import Tuned, tune
 from autotune.serving.vllm import peer
 

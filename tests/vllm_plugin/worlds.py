@@ -15,7 +15,7 @@ from vllm.distributed import parallel_state
 from vllm.model_executor.layers.linear import MergedColumnParallelLinear
 from vllm.model_executor.layers.quantization import get_quantization_config
 
-from autotune.packing import QuantizedWeight, dequantize
+from autotune.layouts import QuantizedWeight, dequantize
 
 K = 256
 ROWS = (128, 64)

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from vllm.platforms import current_platform
 
-from autotune.device import Device, find_device
-from autotune.layer import BUCKETS, bucket_of
+from autotune.values.device import Device, find_device
+from autotune.values.layer import BUCKETS, bucket_of
 
 _BETWEEN = ("autotune.", "vllm.model_executor.kernels.")
 

@@ -10,9 +10,9 @@ from vllm.model_executor.kernels.linear import MPLinearKernel, MPLinearLayerConf
 from vllm.platforms import current_platform
 from vllm.scalar_type import scalar_types
 
-from autotune.errors import AutotuneError, FormatError, LayerError
-from autotune.layer import Layer
-from autotune.packing import pack
+from autotune.values.errors import AutotuneError, FormatError, LayerError
+from autotune.values.layer import Layer
+from autotune.layouts import pack
 from autotune.runtime.op import int4_linear
 from autotune.runtime.plans import LayerPlans, default_lookup, plans_for
 from autotune.serving.decide import decide

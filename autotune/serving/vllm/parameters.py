@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from autotune.errors import FormatError
+from autotune.values.errors import FormatError
 from autotune.formats.tensors import describe, in_dtype, nibbles, order_of
-from autotune.packing import QuantizedWeight
+from autotune.layouts import QuantizedWeight
 
 if TYPE_CHECKING:
-    from autotune.layer import Layer
+    from autotune.values.layer import Layer
 
 
 def weight_of(

@@ -9,8 +9,8 @@ from weakref import WeakKeyDictionary
 from vllm.logger import init_logger
 
 from autotune import __version__
-from autotune.device import Device
-from autotune.layer import Layer
+from autotune.values.device import Device
+from autotune.values.layer import Layer
 from autotune.serving.decide import Decision
 from autotune.serving.vllm import engine, metrics
 

@@ -1,4 +1,4 @@
-// The packed weight layout (autotune/packing/cuda_layout.py says what stands where).
+// The packed weight layout (autotune/layouts/cuda.py says what stands where).
 #pragma once
 
 #include "common/numeric.cuh"

@@ -1,4 +1,4 @@
-// What stands where in the shared memory of a block of prefill.cu; autotune/kernels/prefill.py mirrors the
+// What stands where in the shared memory of a block of prefill.cu; autotune/families/prefill.py mirrors the
 // constants. In this order:
 //
 //   STAGES times: x, TILE_M tokens of 64 columns; words, kRowBlocks blocks of 64 rows and 64 columns

@@ -1,4 +1,4 @@
-// What stands where in the shared memory of a block of wgmma.cu; autotune/kernels/wgmma.py mirrors the
+// What stands where in the shared memory of a block of wgmma.cu; autotune/families/wgmma.py mirrors the
 // constants.
 #pragma once
 

@@ -9,7 +9,7 @@ import torch
 from vllm.model_executor.kernels.linear import MPLinearLayerConfig
 from vllm.scalar_type import scalar_types
 
-from autotune.layer import Layer
+from autotune.values.layer import Layer
 from autotune.serving import vllm as plugin
 
 LAYER = Layer(256, 128, 64, "fp16", zero_point=True)

@@ -12,10 +12,10 @@ pytest.importorskip("vllm")
 from asking import LAYER, config_of, start
 
 import autotune
-from autotune.device import find_device
-from autotune.layer import BUCKETS, COARSE, Layer, Problem, bucket_of
-from autotune.record import Evidence
-from autotune.runtime.lookup import Lookup
+from autotune.values.device import find_device
+from autotune.values.layer import BUCKETS, COARSE, Layer, Problem, bucket_of
+from autotune.values.record import Evidence
+from autotune.records.lookup import Lookup
 from autotune.serving.vllm import engine
 from autotune.serving.vllm.kernel import AutotuneLinearKernel
 
@@ -49,11 +49,11 @@ class World:
         us = self.peers.get(answer.problem.m)
         peers = () if us is None else (("vllm:Other", us),)
         evidence = Evidence("model", 13, (1.0, 1.0, 1.0), peers=peers)
-        return autotune.runtime.explain.Explanation(replace(answer.record, evidence=evidence), None)
+        return autotune.records.explanation.Explanation(replace(answer.record, evidence=evidence), None)
 
 
 def recorded(answer: Any, device: str) -> Any:
-    from autotune.record import Record
+    from autotune.values.record import Record
 
     times = (10.0, 9.9, 10.1)
     return Record(answer.problem, device, "x", answer.config, *times, answer.config, 10.0, "0", "2026-11-29")

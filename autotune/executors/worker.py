@@ -1,0 +1,202 @@
+"""The worker: a process that owns a device, tunes what it is sent, and says first what it is about to run.
+
+A kernel that crashes takes this process with it and nothing else. Whoever started it reads from its last
+announcement which config that was (autotune.executors.local).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import resource
+import signal
+import traceback
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from typing import TYPE_CHECKING
+
+from autotune.bench.budget import Budget
+from autotune.values.config import Config
+from autotune.values.device import Device
+from autotune.values.errors import AutotuneError
+from autotune.values.layer import Problem
+from autotune.values.parent import live_no_longer_than_the_parent
+from autotune.values.record import Mode
+from autotune.search.tune import Cubins, Tuned, tune
+
+if TYPE_CHECKING:
+    from autotune.bench.operands import Operands
+    from autotune.bench.peer import Peer
+    from autotune.families.external import Pack
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """One problem to tune; `cubins` are those that this worker has not been sent before."""
+
+    problem: Problem
+    candidates: Sequence[Config]
+    cubins: Cubins
+    budget_s: float | None
+    crashed: Mapping[Config, str]
+    mode: Mode
+    allow_busy: bool
+    peer: bool = False
+    """Time vLLM's kernel for the layer too."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """The first message: the device can be used, or `error` says why not."""
+
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """Nothing runs yet: others use the device."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Unwatched:
+    """What is measured is not checked for all that it should be."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Testing:
+    """What runs from now on: a config, the peer, or what belongs to neither, as making operands."""
+
+    config: Config | None
+    peer: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Broken:
+    """What was last announced went wrong; when the device is `lost` to this process, the process ends."""
+
+    reason: str
+    lost: bool
+
+
+def work(pipe: Connection, device: Device, pack: Pack | None = None) -> None:
+    """Tune every Task that comes through the pipe on the device, until the pipe is closed.
+
+    `pack` makes the weight that the tasks' kernels read, when that is not autotune's own layout.
+    """
+    live_no_longer_than_the_parent()
+    resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process; the parent decides
+    with contextlib.suppress(OSError):
+        os.dup2(2, 1)  # what a kernel prints is no result
+    from autotune.bench.health import trouble
+
+    with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):
+        error = trouble(device)
+        pipe.send(Ready(error))
+        worker = _Worker(pipe, device, pack)
+        while error is None:
+            worker.do(pipe.recv())
+
+
+class _Worker:
+    """Keeps the operands of the current layer and every cubin that was sent."""
+
+    def __init__(self, pipe: Connection, device: Device, pack: Pack | None) -> None:
+        self._pipe, self._device, self._pack = pipe, device, pack
+        self._cubins: Cubins = {}
+        self._operands: Operands | None = None
+        self._peer: Peer | Exception | None = None
+
+    def do(self, task: Task) -> None:
+        """Tune, and send what came of it."""
+        from autotune.bench.monitor import monitor_for, unwatched
+        from autotune.bench.sharing import wait_until_free
+
+        self._cubins |= task.cubins
+        reason = unwatched(self._device)
+        if reason is not None:
+            self._pipe.send(Unwatched(reason))
+        if not task.allow_busy:
+            wait_until_free(monitor_for(self._device), lambda reason: self._pipe.send(Waiting(reason)))
+        self._pipe.send(Testing(None))
+        budget = Budget(task.budget_s)
+        try:
+            operands = self._operands_of(task.problem)
+        except Exception as error:
+            self._end_if_lost()
+            self._pipe.send(Tuned((), None, f"its operands cannot be made: {_line(error)}"))
+            return
+        try:
+            tuned = tune(
+                task.problem,
+                operands,
+                task.candidates,
+                self._cubins,
+                budget.left_s,
+                task.crashed,
+                task.mode,
+                self._announce,
+                (lambda: self._peer_of(operands)) if task.peer else None,
+            )
+        except (BrokenPipeError, ConnectionResetError):
+            raise
+        except Exception as error:
+            self._end_if_lost()
+            self._pipe.send(Broken(f"it raised {_line(error)}", lost=False))
+            return
+        self._end_if_lost()
+        self._pipe.send(tuned)
+
+    def _operands_of(self, problem: Problem) -> Operands:
+        from autotune.bench.health import release
+        from autotune.bench.operands import Operands
+        from autotune.bench.settle import settle
+
+        if self._operands is None:
+            settle(self._device)
+        if self._operands is None or self._operands.layer != problem.layer:
+            self._operands = self._peer = None  # the last layer's copies go before the next layer's come
+            release(self._device)
+            self._operands = Operands.random(problem.layer, self._device, self._pack)
+        return self._operands
+
+    def _peer_of(self, operands: Operands) -> Peer:
+        """vLLM's kernel for the layer of these operands; why there is none is raised each time."""
+        self._announce(None, peer=True)
+        if self._peer is None:
+            try:
+                from autotune.serving.vllm.peer import vllm_peer
+
+                self._peer = vllm_peer(operands)
+            except Exception as error:
+                self._peer = error
+        if isinstance(self._peer, Exception):
+            raise self._peer
+        return self._peer
+
+    def _announce(self, config: Config | None, peer: bool = False) -> None:
+        """Say what runs next, unless what ran before has left the device unusable."""
+        self._end_if_lost()
+        self._pipe.send(Testing(config, peer))
+
+    def _end_if_lost(self) -> None:
+        from autotune.bench.health import trouble
+
+        reason = trouble(self._device)
+        if reason is not None:
+            self._pipe.send(Broken(f"it left the device unusable: {reason}", lost=True))
+            os._exit(1)  # past every destructor, which would fail on the device too
+
+
+def _line(error: BaseException) -> str:
+    """The error in one line, with the place of one that nobody raises on purpose."""
+    text = f"{type(error).__name__}: {error}".partition("\n")[0]
+    if isinstance(error, (AutotuneError, RuntimeError, MemoryError)):
+        return text
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{text} ({os.path.basename(place.filename)}:{place.lineno})"
