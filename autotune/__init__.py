@@ -10,12 +10,12 @@ from autotune.values.layer import Layer, Problem
 
 if TYPE_CHECKING:
     from autotune.models.apply import apply
-    from autotune.runtime.external import kernel
-    from autotune.runtime.linear import Int4Linear
     from autotune.models.load import load
-    from autotune.records.lookup import lookup
     from autotune.models.quantizer import QuantizationConfig
     from autotune.models.warmup import warmup
+    from autotune.records.lookup import lookup
+    from autotune.runtime.external import kernel
+    from autotune.runtime.linear import Int4Linear
 
     __version__: str
 

@@ -12,9 +12,9 @@ import argparse
 import json
 
 from autotune.bench.statistics import ratio_interval
+from autotune.store.store import Store
 from autotune.values.layer import Problem
 from autotune.values.record import Trial
-from autotune.store.store import Store
 
 
 def regrets(first: str, second: str) -> dict[Problem, float]:

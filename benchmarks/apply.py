@@ -16,8 +16,8 @@ import warnings
 
 import torch
 
-from autotune.values.device import find_device
 from autotune.models.apply import apply
+from autotune.values.device import find_device
 
 _SHAPES = {
     "q": (4096, 4096),

@@ -22,18 +22,18 @@ from statistics import fmean
 from typing import Any
 
 from autotune.bench.statistics import ratio_interval
+from autotune.checkpoints.shapes import parse_shapes
 from autotune.cli.output import problem_fields, table
 from autotune.executors.local import local_executors
 from autotune.families import registry
-from autotune.values.layer import Layer, Problem, bucket_of, buckets_for
-from autotune.values.record import Trial
 from autotune.records.lookup import Lookup
 from autotune.search.executor import Executor
 from autotune.search.fleet import Task, tune_all
 from autotune.search.sweep import sweep
 from autotune.search.tune import candidates_of
-from autotune.checkpoints.shapes import parse_shapes
 from autotune.store.store import Store
+from autotune.values.layer import Layer, Problem, bucket_of, buckets_for
+from autotune.values.record import Trial
 
 _SIZES = ((4096, 4096), (6144, 4096), (28672, 4096), (4096, 14336), (12288, 4096), (5120, 27648))
 LAYERS = ";".join(f"n={n},k={k}" for n, k in _SIZES)

@@ -29,12 +29,12 @@ import torch
 
 from autotune.bench.operands import Operands
 from autotune.bench.verify import Verifier
-from autotune.values.config import Config
-from autotune.values.device import Device, cpu_device
 from autotune.families.cpu import FAMILY
-from autotune.values.layer import Layer, Problem
 from autotune.layouts import QuantizedWeight, reference_matmul
 from autotune.layouts import dequantize as weights_of
+from autotune.values.config import Config
+from autotune.values.device import Device, cpu_device
+from autotune.values.layer import Layer, Problem
 
 _SAMPLE_S = 2e-3
 _PAUSE_S = 1e-2

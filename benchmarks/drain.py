@@ -29,12 +29,12 @@ from databases import query
 from postgres import MANY, server
 from store_samples import ENVIRONMENT, H200, binary, record, trials
 
-from autotune.values.errors import DatabaseError, LeaseLost
-from autotune.values.job import Job
-from autotune.values.layer import COARSE, Layer, Problem
 from autotune.store.queue import Queue
 from autotune.store.rows import PROBLEM_FIELDS
 from autotune.store.store import Store
+from autotune.values.errors import DatabaseError, LeaseLost
+from autotune.values.job import Job
+from autotune.values.layer import COARSE, Layer, Problem
 
 HERE = (H200.name, H200.arch, "sources")
 LEASE_S = 3.0

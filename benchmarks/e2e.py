@@ -42,10 +42,10 @@ from generation import Case, Choice, Variant, synchronize
 
 import autotune
 from autotune.bench.statistics import Estimate, median_interval, ratio_interval
-from autotune.values.device import Device, find_device
-from autotune.values.errors import AutotuneError
 from autotune.runtime.linear import Int4Linear
 from autotune.runtime.plans import LayerPlans
+from autotune.values.device import Device, find_device
+from autotune.values.errors import AutotuneError
 
 _LARGEST_ERROR = 0.05
 """Of the logits, relative to their norm; rounding differs in every linear of every block."""

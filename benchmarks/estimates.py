@@ -16,12 +16,12 @@ import statistics
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from autotune.checkpoints.shapes import parse_shapes
+from autotune.families import registry
+from autotune.store.store import Store
 from autotune.values.config import Config
 from autotune.values.device import Device
-from autotune.families import registry
 from autotune.values.layer import Problem
-from autotune.checkpoints.shapes import parse_shapes
-from autotune.store.store import Store
 
 ALL = "all"
 

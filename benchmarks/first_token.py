@@ -21,11 +21,11 @@ import warnings
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from autotune.families.protocol import Plan
+    from autotune.runtime.linear import Int4Linear
     from autotune.values.config import Config
     from autotune.values.device import Device
-    from autotune.families.protocol import Plan
     from autotune.values.layer import Layer
-    from autotune.runtime.linear import Int4Linear
 
 _PROMPT = 16
 _FAMILY = {"cuda": "mma", "cpu": "cpu"}
@@ -45,8 +45,8 @@ def starts(folder: str, device: str, db: str | None, started: float) -> dict[str
     disable_progress_bar()
     seconds["import transformers"], begun = clock() - begun, clock()
     import autotune
-    from autotune.values.device import find_device
     from autotune.records.lookup import Lookup
+    from autotune.values.device import find_device
 
     load = autotune.load
     seconds["import autotune"] = clock() - begun

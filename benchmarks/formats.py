@@ -23,10 +23,10 @@ from peers import compare
 from peers_columns import Contestant, tuned_and_default
 
 from autotune.bench.operands import Operands
+from autotune.checkpoints.shapes import parse_shapes
+from autotune.records.lookup import Lookup
 from autotune.values.device import Device, find_device
 from autotune.values.layer import Layer, Problem
-from autotune.records.lookup import Lookup
-from autotune.checkpoints.shapes import parse_shapes
 
 _FORMATS: dict[str, dict[str, Any]] = {
     "fp16": {},

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers import StaticCache
 
-from autotune.values.device import Device
 from autotune.runtime.plans import LayerPlans
+from autotune.values.device import Device
 
 if TYPE_CHECKING:
     from autotune.families.protocol import Plan

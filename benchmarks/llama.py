@@ -11,14 +11,14 @@ import torch
 from safetensors.torch import save_file
 from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig
 
-from autotune.values.device import Device, find_device
-from autotune.formats import awq_gemm
+from autotune.checkpoints.weights import INDEX
 from autotune.families import registry
-from autotune.values.layer import COARSE, Layer, Problem, buckets_for
+from autotune.formats import awq_gemm
 from autotune.layouts import dequantize, random_weight
 from autotune.models.checkpoint import Checkpoint, open_folder
 from autotune.records.lookup import Answer, Lookup
-from autotune.checkpoints.weights import INDEX
+from autotune.values.device import Device, find_device
+from autotune.values.layer import COARSE, Layer, Problem, buckets_for
 
 GROUP_SIZE = 128
 DTYPE = torch.float16

@@ -25,15 +25,15 @@ from autotune.bench.monitor import monitor_for
 from autotune.bench.operands import Operands
 from autotune.bench.race import Rounds, Runner, race
 from autotune.bench.timer import timer_for
-from autotune.values.config import Config
-from autotune.values.device import Device, find_device
-from autotune.jit import compiler
 from autotune.families import registry
-from autotune.jit.building import build_all
 from autotune.families.protocol import Plan
 from autotune.families.workspace import workspace
-from autotune.values.layer import Layer, Problem
+from autotune.jit import compiler
+from autotune.jit.building import build_all
 from autotune.layouts import PackedWeight
+from autotune.values.config import Config
+from autotune.values.device import Device, find_device
+from autotune.values.layer import Layer, Problem
 
 LAYERS = (Layer(12288, 4096), Layer(4096, 4096), Layer(22016, 4096), Layer(4096, 11008))
 TOKENS = (1, 4, 16, 64)

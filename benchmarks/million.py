@@ -26,15 +26,15 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 from postgres import MANY, server
 from store_samples import A100, ENVIRONMENT, H100, H200
 
-from autotune.values.config import Config
-from autotune.values.device import Device
 from autotune.families import registry
-from autotune.values.layer import COARSE, Layer, Problem
-from autotune.values.record import Record, Trial
 from autotune.records.lookup import Lookup
 from autotune.store.queue import Queue
 from autotune.store.rows import problem_row, record_row, trial_row
 from autotune.store.store import Store
+from autotune.values.config import Config
+from autotune.values.device import Device
+from autotune.values.layer import COARSE, Layer, Problem
+from autotune.values.record import Record, Trial
 
 DEVICES = (H200, H100, A100, replace(A100, name="NVIDIA L4", arch="sm_89"))
 SOURCES = {family.name: family.source_hash() for family in registry.families_of(H200)}

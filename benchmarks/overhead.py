@@ -21,13 +21,13 @@ import autotune
 from autotune.bench.operands import Activation
 from autotune.bench.statistics import Estimate, median_interval
 from autotune.bench.timer import GraphTimer, time_round
-from autotune.values.device import Device, find_device
 from autotune.families.workspace import workspace
-from autotune.values.layer import Layer
 from autotune.layouts import PackedWeight, QuantizedWeight, random_weight
-from autotune.runtime.linear import Int4Linear
 from autotune.records.lookup import Lookup
+from autotune.runtime.linear import Int4Linear
 from autotune.runtime.op import int4_linear
+from autotune.values.device import Device, find_device
+from autotune.values.layer import Layer
 
 Call = Callable[[], object]
 

@@ -41,9 +41,9 @@ from autotune.bench.race import Rounds, Runner
 from autotune.bench.roofline import measure_peaks
 from autotune.bench.statistics import Estimate, median_interval
 from autotune.bench.timer import GraphTimer, time_round
+from autotune.records.lookup import Lookup
 from autotune.values.device import Device, device_id, find_device
 from autotune.values.layer import Layer, Problem
-from autotune.records.lookup import Lookup
 
 FEW = "1,2,3,4,7,8,12,16,24,33,40,48,64,72,100,128,150,200,256"
 MANY = "333,400,512,700,1024,1500,2048,3000,4096,6000,8192"

@@ -14,17 +14,17 @@ import torch
 
 from autotune.bench.compare import Matmul, dense_operands
 from autotune.bench.operands import Activation, Operands
-from autotune.values.config import Config
-from autotune.values.errors import AutotuneError
-from autotune.formats import awq_gemm
-from autotune.jit import compiler
 from autotune.families import registry
-from autotune.jit.building import build_all
 from autotune.families.protocol import Plan
 from autotune.families.workspace import workspace
-from autotune.values.layer import Layer, Problem
+from autotune.formats import awq_gemm
+from autotune.jit import compiler
+from autotune.jit.building import build_all
 from autotune.layouts import QuantizedWeight, reference_matmul
 from autotune.records.lookup import Lookup
+from autotune.values.config import Config
+from autotune.values.errors import AutotuneError
+from autotune.values.layer import Layer, Problem
 
 _ROTATED_BYTES = 200e6
 _LARGEST_ERROR = 0.02

@@ -23,13 +23,13 @@ from itertools import islice, product
 from pathlib import Path
 
 from autotune.bench.statistics import median_interval
-from autotune.values.device import Device
 from autotune.families import registry
+from autotune.records.exchange import write_text
+from autotune.records.lookup import Lookup
+from autotune.store import reading as stored
+from autotune.values.device import Device
 from autotune.values.layer import BUCKETS, Layer, Problem
 from autotune.values.record import Environment, Evidence, Record
-from autotune.store import reading as stored
-from autotune.records.lookup import Lookup
-from autotune.records.exchange import write_text
 
 H200 = Device("cuda", 0, "NVIDIA H200", "sm_90", 132, 50 << 20, 227 << 10, 141 << 30)
 CASES = ("exact", "near", "stale")

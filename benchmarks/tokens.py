@@ -22,13 +22,13 @@ from autotune.bench.operands import Activation, Operands
 from autotune.bench.race import Rounds, Runner
 from autotune.bench.statistics import median_interval, ratio_interval
 from autotune.bench.timer import GraphTimer
-from autotune.values.device import Device, find_device
+from autotune.checkpoints.shapes import parse_shapes
 from autotune.families.workspace import workspace
-from autotune.values.layer import BUCKETS, bucket_of
-from autotune.schemes.int4 import reference_matmul
 from autotune.records.lookup import Lookup
 from autotune.runtime.plans import LayerPlans
-from autotune.checkpoints.shapes import parse_shapes
+from autotune.schemes.int4 import reference_matmul
+from autotune.values.device import Device, find_device
+from autotune.values.layer import BUCKETS, bucket_of
 
 _ROUNDS = 25
 _ALLOWED = 1.03

@@ -15,11 +15,11 @@ from autotune.bench.roofline import floor_us
 from autotune.bench.statistics import Estimate, median_interval
 from autotune.bench.timer import Timer, timer_for
 from autotune.bench.verify import Verifier
+from autotune.families.protocol import Plan
+from autotune.layouts import PackedWeight, dequantize
 from autotune.values.config import Config
 from autotune.values.errors import AutotuneError
-from autotune.families.protocol import Plan
 from autotune.values.layer import Problem
-from autotune.layouts import PackedWeight, dequantize
 from autotune.values.record import DEFAULT_MODE
 
 _ROUNDS = 25

@@ -14,9 +14,9 @@ from autotune.bench.race import Rounds, Runner, race
 from autotune.bench.statistics import median_interval
 from autotune.bench.timer import timer_for
 from autotune.bench.verify import Verifier
+from autotune.families.protocol import Plan
 from autotune.values.config import Config
 from autotune.values.errors import AutotuneError
-from autotune.families.protocol import Plan
 from autotune.values.layer import COARSE, Problem
 from autotune.values.record import DEFAULT_MODE, Mode, Trial
 

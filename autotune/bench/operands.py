@@ -10,12 +10,12 @@ from typing import Any, NamedTuple, TypeVar
 
 import torch
 
-from autotune.values.device import Device
-from autotune.values.errors import LayerError
 from autotune.families.external import Pack
-from autotune.values.layer import Layer
 from autotune.layouts import PackedWeight, QuantizedWeight, pack, random_weight
 from autotune.schemes.int4 import TORCH_DTYPES
+from autotune.values.device import Device
+from autotune.values.errors import LayerError
+from autotune.values.layer import Layer
 
 _CACHE_MULTIPLE = 3
 _ACTIVATION_BYTES = 8 << 20

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 import torch
 
 from autotune.bench.noise import is_possible
+from autotune.schemes.int4 import TORCH_DTYPES
 from autotune.values.device import Device
 from autotune.values.layer import Problem
-from autotune.schemes.int4 import TORCH_DTYPES
 from autotune.values.record import DEFAULT_MODE, Mode
 
 _ROUNDS = 11

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from autotune.bench.busy import keep_busy
 from autotune.bench.monitor import monitor_for
 from autotune.values.device import Device
-from autotune.bench.busy import keep_busy
 
 _HOST_LIMIT_S = 0.1
 

@@ -28,9 +28,9 @@ from autotune.bench.cores import own_cores
 from autotune.bench.noise import is_clean, is_disturbed
 from autotune.bench.operands import Activation, Operands
 from autotune.bench.stolen import CpuWatch
-from autotune.values.errors import LaunchError
 from autotune.families.protocol import Plan
 from autotune.families.workspace import workspace
+from autotune.values.errors import LaunchError
 from autotune.values.record import DEFAULT_MODE, Mode
 
 _HOST_SAMPLE_US = 2000.0

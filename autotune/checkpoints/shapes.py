@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from autotune.values.errors import FormatError, LayerError, ShapesError
 from autotune.checkpoints.fusion import ARCHITECTURES, ENGINE_FUSED, FUSED, engine_fused, grouped
-from autotune.values.layer import Layer
 from autotune.checkpoints.quantization import CheckpointScheme, parse_quantization
 from autotune.checkpoints.sharding import Heads, shard_along_k, shard_named, split
 from autotune.checkpoints.stored_layers import quantization_of, stored_layers
 from autotune.checkpoints.weights import has_weights, read_json
+from autotune.values.errors import FormatError, LayerError, ShapesError
+from autotune.values.layer import Layer
 
 _DTYPES = {"float16": "fp16", "half": "fp16", "bfloat16": "bf16", "float32": "fp32", "float": "fp32"}
 _BOOLEANS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}

@@ -7,10 +7,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from autotune.values.errors import AutotuneError, FormatError, LayerError
-from autotune.values.layer import Layer
 from autotune.checkpoints.quantization import CheckpointScheme
 from autotune.checkpoints.weights import Header, find_weights, read_headers, read_json
+from autotune.values.errors import AutotuneError, FormatError, LayerError
+from autotune.values.layer import Layer
 
 DTYPES = {"F16": "fp16", "BF16": "bf16", "F32": "fp32"}
 

@@ -19,8 +19,8 @@ def upgrade(db: str | None) -> None:
 
     Where there is no database, one is created.
     """
-    from autotune.values.paths import database_url, shown
     from autotune.store.schema import upgrade as upgrade_schema
+    from autotune.values.paths import database_url, shown
 
     revision = upgrade_schema(db)
     click.echo(f"{shown(database_url(db))} is at schema revision {revision}")

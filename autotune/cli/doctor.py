@@ -22,8 +22,8 @@ from autotune.values.counts import counted
 from autotune.values.errors import AutotuneError, DatabaseError
 
 if TYPE_CHECKING:
-    from autotune.values.record import Record
     from autotune.store.store import Store
+    from autotune.values.record import Record
 
 _OLDEST_ARCH = 80
 
@@ -121,8 +121,8 @@ def _devices() -> Iterator[Check]:
 
 
 def _compiler() -> Iterator[Check]:
-    from autotune.values.errors import CompileError
     from autotune.jit import compiler
+    from autotune.values.errors import CompileError
     from autotune.values.paths import cubin_cache
 
     try:
@@ -160,10 +160,10 @@ def _major(version: str) -> int:
 
 
 def _shipped() -> Iterator[Check]:
-    from autotune.values.device import find_device
     from autotune.families.registry import is_current
     from autotune.store.reading import shipped_files
     from autotune.store.text import read_text
+    from autotune.values.device import find_device
 
     device = find_device()
     records: list[Record] = []
@@ -229,9 +229,9 @@ def _database(db: str | None) -> Iterator[Check]:
 
 
 def _stale(store: Store) -> Iterator[Check]:
-    from autotune.values.device import cpu_device, cuda_devices
     from autotune.families.registry import families
     from autotune.search.stale import stale_problems
+    from autotune.values.device import cpu_device, cuda_devices
 
     models = {device.name: device for device in (*reversed(cuda_devices()), cpu_device())}
     for device in models.values():

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 from autotune.values.counts import counted
 
 if TYPE_CHECKING:
-    from autotune.values.record import Environment, Evidence, Record
     from autotune.records.explanation import Explanation
     from autotune.records.lookup import Answer
+    from autotune.values.record import Environment, Evidence, Record
 
 
 def fields(answer: Answer, explanation: Explanation | None) -> dict[str, Any]:

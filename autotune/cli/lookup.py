@@ -23,8 +23,8 @@ from autotune.values.counts import counted
 from autotune.values.layer import Problem
 
 if TYPE_CHECKING:
-    from autotune.records.lookup import Answer
     from autotune.checkpoints.shapes import Shape
+    from autotune.records.lookup import Answer
 
 # Measured for this problem on this device, be it by the user or by the authors.
 _MEASURED = ("exact", "shipped")

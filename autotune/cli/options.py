@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from autotune.checkpoints.shapes import PRESETS, Shape, parse_shapes
 from autotune.values.errors import LayerError, ShapesError
 from autotune.values.layer import BUCKETS, DTYPES, Problem, bucket_of
 from autotune.values.paths import database_url, shown
-from autotune.checkpoints.shapes import PRESETS, Shape, parse_shapes
 
 if TYPE_CHECKING:
-    from autotune.values.device import Device
     from autotune.records.lookup import Lookup
     from autotune.search.executor import Executor
+    from autotune.values.device import Device
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 

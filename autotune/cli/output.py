@@ -7,9 +7,9 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from autotune.values.layer import Layer, Problem
-    from autotune.search.executor import Executor
     from autotune.checkpoints.shapes import Shape
+    from autotune.search.executor import Executor
+    from autotune.values.layer import Layer, Problem
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

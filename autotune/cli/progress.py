@@ -16,9 +16,9 @@ from autotune.cli.output import layer_name
 from autotune.values.counts import counted
 
 if TYPE_CHECKING:
+    from autotune.checkpoints.shapes import Shape
     from autotune.cli.bar import Bar
     from autotune.search.executor import At, Executor
-    from autotune.checkpoints.shapes import Shape
 
 Result = TypeVar("Result")
 

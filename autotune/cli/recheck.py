@@ -7,19 +7,19 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from autotune.checkpoints.shapes import Shape
 from autotune.cli.output import Rows, microseconds, model_name, problem_fields
 from autotune.cli.progress import ProblemProgress
 from autotune.values.counts import counted
 from autotune.values.errors import AutotuneError
 from autotune.values.layer import Problem, bucket_of
-from autotune.checkpoints.shapes import Shape
 
 if TYPE_CHECKING:
-    from autotune.values.device import Device
-    from autotune.values.record import Record
     from autotune.search.executor import Executor
     from autotune.search.recheck import Rechecked
     from autotune.store.store import Store
+    from autotune.values.device import Device
+    from autotune.values.record import Record
 
 _VERDICTS = ("kept", "replaced", "dropped", "unchecked")
 

@@ -30,13 +30,13 @@ from autotune.values.paths import database_url, shown
 from autotune.values.record import DEFAULT_MODE, MODES, Mode
 
 if TYPE_CHECKING:
+    from autotune.checkpoints.shapes import Shape
+    from autotune.search.executor import Executor
+    from autotune.search.sweep import Outcome
+    from autotune.store.store import Store
     from autotune.values.device import Device
     from autotune.values.layer import Problem
     from autotune.values.record import Record
-    from autotune.search.executor import Executor
-    from autotune.search.sweep import Outcome
-    from autotune.checkpoints.shapes import Shape
-    from autotune.store.store import Store
 
 # What a problem takes at least, until it has a record.
 _LEAST_S = {"cpu": 1.0, "cuda": 0.1}

@@ -12,9 +12,9 @@ from autotune.daemon.events import say
 from autotune.daemon.link import Link
 from autotune.daemon.serving import Serving
 from autotune.daemon.tally import Tally
+from autotune.store.queue import Queue
 from autotune.values.errors import AutotuneError
 from autotune.values.job import STATES
-from autotune.store.queue import Queue
 
 _SILENT_S = 60.0
 

@@ -11,10 +11,10 @@ from typing import TypeVar
 
 from autotune.daemon.events import say
 from autotune.daemon.shortage import shortage
-from autotune.values.errors import DatabaseError
 from autotune.records.misses import miss_file
 from autotune.store.store import Store
 from autotune.store.trouble import check_revision
+from autotune.values.errors import DatabaseError
 
 Result = TypeVar("Result")
 

@@ -19,11 +19,11 @@ from autotune.daemon.settings import Settings
 from autotune.daemon.stop import Signals, Stop
 from autotune.daemon.systemd import notify, watchdog_s
 from autotune.daemon.turn import Turn
+from autotune.search.executor import Executor
 from autotune.values.device import Device
 from autotune.values.errors import DatabaseError, DeviceError
 from autotune.values.locks import device_lock
 from autotune.values.paths import database_url, shown
-from autotune.search.executor import Executor
 
 _LOOK_S = 1.0
 _END_S = 5.0

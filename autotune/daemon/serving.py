@@ -19,13 +19,13 @@ from autotune.daemon.stop import Stop
 from autotune.daemon.tally import Tally
 from autotune.daemon.tuner import Dropped, Plan, Result, Tuner
 from autotune.daemon.turn import Turn
-from autotune.values.errors import AutotuneError, CompileError, DatabaseError, DeviceError, LeaseLost
-from autotune.values.job import Job, Worker
-from autotune.values.record import DEFAULT_MODE, Trial, sources_digest
 from autotune.search.demand import queue_misses, queue_stale
 from autotune.search.executor import Executor
 from autotune.store.queue import Queue
 from autotune.store.store import Store
+from autotune.values.errors import AutotuneError, CompileError, DatabaseError, DeviceError, LeaseLost
+from autotune.values.job import Job, Worker
+from autotune.values.record import DEFAULT_MODE, Trial, sources_digest
 
 _FIRST_REST_S = 10.0
 _MOST_REST_S = 600.0

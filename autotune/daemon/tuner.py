@@ -6,10 +6,6 @@ import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from autotune.values.config import Config
-from autotune.values.job import Job
-from autotune.values.layer import Problem
-from autotune.values.record import DEFAULT_MODE, Binary, Record, Trial
 from autotune.search.binary import binary_of
 from autotune.search.executor import Executor
 from autotune.search.incremental import (
@@ -22,6 +18,10 @@ from autotune.search.incremental import (
 )
 from autotune.search.tune import compile_candidates
 from autotune.store.store import Store
+from autotune.values.config import Config
+from autotune.values.job import Job
+from autotune.values.layer import Problem
+from autotune.values.record import DEFAULT_MODE, Binary, Record, Trial
 
 
 class Dropped(Exception):  # noqa: N818, it reads as what happened

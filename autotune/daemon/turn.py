@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from autotune.bench.monitor import monitor_for
+from autotune.executors.line import Line
 from autotune.values.counts import counted
 from autotune.values.device import Device
-from autotune.executors.line import Line
 from autotune.values.locks import who_measures
 
 _IDLE_PERCENT = 5

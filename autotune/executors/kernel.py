@@ -5,12 +5,12 @@ from __future__ import annotations
 import functools
 from multiprocessing.connection import Connection
 
-from autotune.values.device import Device
 from autotune.executors.local import LocalExecutor, local_executors
-from autotune.families.external import ExternalFamily, load_kernel
-from autotune.values.record import Environment
-from autotune.search.environment import current_environment
 from autotune.executors.worker import work
+from autotune.families.external import ExternalFamily, load_kernel
+from autotune.search.environment import current_environment
+from autotune.values.device import Device
+from autotune.values.record import Environment
 
 
 class KernelExecutor(LocalExecutor):

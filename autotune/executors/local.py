@@ -10,18 +10,18 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 
-from autotune.values.config import Config
-from autotune.values.device import Device, cuda_devices, find_device, gpu_trouble
-from autotune.values.errors import DeviceError
 from autotune.executors.line import Line
 from autotune.executors.process import WorkerProcess, unsent
-from autotune.values.layer import Problem
-from autotune.values.locks import who_measures
-from autotune.values.record import DEFAULT_MODE, Environment, Mode, Trial
+from autotune.executors.worker import Broken, Task, Testing, Unwatched, Waiting, work
 from autotune.search.environment import current_environment
 from autotune.search.executor import At
 from autotune.search.tune import Cubins, Tuned
-from autotune.executors.worker import Broken, Task, Testing, Unwatched, Waiting, work
+from autotune.values.config import Config
+from autotune.values.device import Device, cuda_devices, find_device, gpu_trouble
+from autotune.values.errors import DeviceError
+from autotune.values.layer import Problem
+from autotune.values.locks import who_measures
+from autotune.values.record import DEFAULT_MODE, Environment, Mode, Trial
 
 _LOG = logging.getLogger(__name__)
 _START_LIMIT_S = 300.0

@@ -12,9 +12,9 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from typing import Any
 
-from autotune.values.device import Device
-from autotune.search.tune import Cubins
 from autotune.executors.worker import Ready, Task
+from autotune.search.tune import Cubins
+from autotune.values.device import Device
 
 _LOG = logging.getLogger(__name__)
 _EXIT_LIMIT_S = 30.0

@@ -12,17 +12,17 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import autotune
+from autotune.executors.local import LocalExecutor
+from autotune.executors.process import unsent
+from autotune.families import registry
+from autotune.jit import compiler
+from autotune.search.executor import At
+from autotune.search.tune import Cubins, Tuned
 from autotune.values.config import Config
 from autotune.values.device import Device, find_device
 from autotune.values.errors import AutotuneError, DeviceError
-from autotune.executors.local import LocalExecutor
-from autotune.executors.process import unsent
-from autotune.jit import compiler
-from autotune.families import registry
 from autotune.values.layer import Problem
 from autotune.values.record import DEFAULT_MODE, Environment, Mode
-from autotune.search.executor import At
-from autotune.search.tune import Cubins, Tuned
 
 try:
     import ray

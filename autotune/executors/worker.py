@@ -17,13 +17,13 @@ from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING
 
 from autotune.bench.budget import Budget
+from autotune.search.tune import Cubins, Tuned, tune
 from autotune.values.config import Config
 from autotune.values.device import Device
 from autotune.values.errors import AutotuneError
 from autotune.values.layer import Problem
 from autotune.values.parent import live_no_longer_than_the_parent
 from autotune.values.record import Mode
-from autotune.search.tune import Cubins, Tuned, tune
 
 if TYPE_CHECKING:
     from autotune.bench.operands import Operands

@@ -20,10 +20,10 @@ if TYPE_CHECKING:
 
     import torch
 
-    from autotune.values.device import Device
     from autotune.families.protocol import Launch
-    from autotune.values.layer import Layer, Problem
     from autotune.layouts import PackedWeight
+    from autotune.values.device import Device
+    from autotune.values.layer import Layer, Problem
 
 _TILES_N = (64, 128, 32, 16)
 _SPLITS_K = (1, 2, 4, 8)

@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from autotune.families.protocol import Family
     from autotune.values.config import Config
     from autotune.values.device import Device
-    from autotune.families.protocol import Family
     from autotune.values.layer import Problem
 
 overlapped = math.hypot

@@ -14,18 +14,18 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from autotune.families import registry
 from autotune.values.config import Config
 from autotune.values.device import cuda_devices, find_device, gpu_trouble
 from autotune.values.errors import AutotuneError, ConfigError, DeviceError, LaunchError
-from autotune.families import registry
 
 if TYPE_CHECKING:
     import torch
 
-    from autotune.values.device import Device
     from autotune.families.protocol import Launch
-    from autotune.values.layer import Layer, Problem
     from autotune.layouts import QuantizedWeight
+    from autotune.values.device import Device
+    from autotune.values.layer import Layer, Problem
 
 Function = Callable[..., object]
 Pack = Callable[["QuantizedWeight"], Any]

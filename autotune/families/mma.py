@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from autotune import _C
-from autotune.values.config import Config
+from autotune.families.estimates import overlapped, speed, waves_us
 from autotune.families.gemm import (
     ceil_div,
     current_stream,
@@ -15,18 +15,18 @@ from autotune.families.gemm import (
     pointer,
     reject_layer,
 )
-from autotune.families.estimates import overlapped, speed, waves_us
 from autotune.families.protocol import Launch
-from autotune.jit.unit import Unit
-from autotune.jit.sources import source_hash
 from autotune.families.workspace import COUNTER_BYTES
+from autotune.jit.sources import source_hash
+from autotune.jit.unit import Unit
+from autotune.values.config import Config
 
 if TYPE_CHECKING:
     import torch
 
+    from autotune.layouts import PackedWeight
     from autotune.values.device import Device
     from autotune.values.layer import Layer, Problem
-    from autotune.layouts import PackedWeight
 
 _TILE_M = (8, 16, 32, 64)
 _TILE_N = (32, 64, 128, 256)

@@ -9,16 +9,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-
 if TYPE_CHECKING:
     import torch
 
     from autotune.jit.unit import Unit
-
+    from autotune.layouts import PackedWeight
     from autotune.values.config import Config
     from autotune.values.device import Device
     from autotune.values.layer import Layer, Problem
-    from autotune.layouts import PackedWeight
 
 
 @dataclass(frozen=True, slots=True)

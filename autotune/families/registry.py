@@ -12,14 +12,14 @@ from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 import autotune.families
-from autotune.values.errors import ConfigError, DeviceError
 from autotune.jit.sources import digest
+from autotune.values.errors import ConfigError, DeviceError
 
 if TYPE_CHECKING:
-    from autotune.values.config import Config
-    from autotune.values.device import Device
     from autotune.families.external import ExternalFamily
     from autotune.families.protocol import Family
+    from autotune.values.config import Config
+    from autotune.values.device import Device
     from autotune.values.layer import Problem
     from autotune.values.record import Record
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from autotune import _C
-from autotune.values.config import Config
+from autotune.families.estimates import BESIDE, overlapped, speed, waves_us
 from autotune.families.gemm import (
     SM90_BLOCK_BYTES,
     SM90_SHARED_BYTES,
@@ -18,17 +18,17 @@ from autotune.families.gemm import (
     pointer,
     reject_layer,
 )
-from autotune.families.estimates import BESIDE, overlapped, speed, waves_us
 from autotune.families.protocol import Launch
-from autotune.jit.unit import Unit
 from autotune.jit.sources import source_hash
+from autotune.jit.unit import Unit
+from autotune.values.config import Config
 
 if TYPE_CHECKING:
     import torch
 
+    from autotune.layouts import PackedWeight
     from autotune.values.device import Device
     from autotune.values.layer import Layer, Problem
-    from autotune.layouts import PackedWeight
 
 # On an H200 a launch of 128 tokens takes 0.36 of the time to dequantise for 256 and 0.25 of that for 512, so
 # that two or four in a row are worth timing.

@@ -20,9 +20,9 @@ from autotune.formats.tensors import (
     symmetric_or,
     tensor,
 )
-from autotune.values.layer import Layer
 from autotune.layouts import QuantizedWeight
 from autotune.schemes.int4 import SYMMETRIC_ZERO
+from autotune.values.layer import Layer
 
 NAMES: tuple[str, ...] = ("qweight", "qzeros", "scales")
 

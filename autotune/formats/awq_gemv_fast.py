@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import torch
 
-from autotune.values.errors import FormatError
 from autotune.formats.awq_gemv import padded_words
 from autotune.formats.scheme import Scheme, Unpacked
 from autotune.formats.tensors import (
@@ -27,9 +26,10 @@ from autotune.formats.tensors import (
     symmetric_or,
     tensor,
 )
-from autotune.values.layer import Layer
 from autotune.layouts import QuantizedWeight
 from autotune.schemes.int4 import SYMMETRIC_ZERO
+from autotune.values.errors import FormatError
+from autotune.values.layer import Layer
 
 NAMES: tuple[str, ...] = ("qweight", "scales", "scaled_zeros", "qzeros")
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import torch
 
-from autotune.values.errors import FormatError
 from autotune.formats.scheme import Scheme, Unpacked
 from autotune.formats.tensors import (
     Tensors,
@@ -23,8 +22,9 @@ from autotune.formats.tensors import (
     order_of,
     tensor,
 )
-from autotune.values.layer import Layer
 from autotune.layouts import QuantizedWeight
+from autotune.values.errors import FormatError
+from autotune.values.layer import Layer
 
 NAMES: tuple[str, ...] = (
     "weight_packed",

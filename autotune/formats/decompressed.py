@@ -11,12 +11,12 @@ from __future__ import annotations
 
 import torch
 
-from autotune.values.errors import FormatError
 from autotune.formats.scheme import Scheme, Unpacked
 from autotune.formats.tensors import Tensors, expect, expect_scales, in_dtype, layer_with, tensor
-from autotune.values.layer import Layer
 from autotune.layouts import QuantizedWeight
 from autotune.schemes.int4 import SYMMETRIC_ZERO
+from autotune.values.errors import FormatError
+from autotune.values.layer import Layer
 
 NAMES: tuple[str, ...] = ("weight", "weight_scale", "weight_zero_point")
 

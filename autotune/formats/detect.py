@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
-from autotune.formats.scheme import Scheme
 from autotune.checkpoints.quantization import parse_quantization
+from autotune.formats.scheme import Scheme
 
 
 def detect(config: Any) -> Scheme:

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import torch
 
-from autotune.values.errors import FormatError
 from autotune.formats.scheme import Scheme, Unpacked
 from autotune.formats.tensors import (
     Tensors,
@@ -30,8 +29,9 @@ from autotune.formats.tensors import (
     symmetric_or,
     tensor,
 )
-from autotune.values.layer import Layer
 from autotune.layouts import QuantizedWeight
+from autotune.values.errors import FormatError
+from autotune.values.layer import Layer
 
 NAMES: tuple[str, ...] = ("qweight", "qzeros", "scales", "g_idx")
 _ONES = 0x11111111

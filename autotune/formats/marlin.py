@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import torch
 
-from autotune.values.errors import FormatError
 from autotune.formats import awq_gemm
 from autotune.formats.scheme import Scheme, Unpacked
 from autotune.formats.tensors import (
@@ -24,8 +23,9 @@ from autotune.formats.tensors import (
     split_pairs,
     tensor,
 )
-from autotune.values.layer import Layer
 from autotune.layouts import QuantizedWeight
+from autotune.values.errors import FormatError
+from autotune.values.layer import Layer
 
 NAMES: tuple[str, ...] = ("qweight", "scales", "qzeros", "B", "s")
 

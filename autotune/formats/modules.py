@@ -13,13 +13,13 @@ from typing import Any
 
 import torch
 
-from autotune.values.errors import FormatError
 from autotune.formats import FORMATS, layer_of, names_of, read
 from autotune.formats.marlin import renamed, rows_in_order
 from autotune.formats.scheme import Scheme, Unpacked
 from autotune.formats.tensors import describe, group_size_of, layer_with, nibbles, order_of
-from autotune.values.layer import Layer
 from autotune.schemes.int4 import SYMMETRIC_ZERO, TORCH_DTYPES, window
+from autotune.values.errors import FormatError
+from autotune.values.layer import Layer
 
 # Parts of class names, and why such a linear stays as it is.
 _REFUSED_NAMES = {

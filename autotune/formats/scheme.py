@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import torch
 
-from autotune.layouts import QuantizedWeight
 from autotune.checkpoints.quantization import CheckpointScheme
+from autotune.layouts import QuantizedWeight
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 
 import torch
 
-from autotune.values.errors import FormatError
 from autotune.formats.scheme import Scheme
-from autotune.values.layer import Layer
 from autotune.schemes.int4 import TORCH_DTYPES
+from autotune.values.errors import FormatError
+from autotune.values.layer import Layer
 
 Tensors = Mapping[str, torch.Tensor]
 

@@ -11,10 +11,10 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 
-from autotune.values.device import usable_cpus
-from autotune.values.errors import CompileError
 from autotune.jit.compiler import build, cached, compiler_version
 from autotune.jit.unit import Unit
+from autotune.values.device import usable_cpus
+from autotune.values.errors import CompileError
 from autotune.values.parent import live_no_longer_than_the_parent
 
 _LOG = logging.getLogger(__name__)

@@ -19,9 +19,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from autotune.values.errors import CompileError
-from autotune.jit.unit import Unit
 from autotune.jit.sources import source_folder
+from autotune.jit.unit import Unit
+from autotune.values.errors import CompileError
 from autotune.values.paths import cubin_cache
 
 _LOG = logging.getLogger(__name__)

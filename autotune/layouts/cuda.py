@@ -12,8 +12,8 @@ from __future__ import annotations
 import torch
 from torch.nn.functional import pad
 
-from autotune.values.layer import Layer
 from autotune.schemes.int4 import QuantizedWeight
+from autotune.values.layer import Layer
 
 BLOCK = 64
 

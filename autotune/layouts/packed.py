@@ -7,10 +7,11 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from autotune.layouts import cpu as cpu_layout
+from autotune.layouts import cuda as cuda_layout
+from autotune.schemes.int4 import TORCH_DTYPES, QuantizedWeight
 from autotune.values.errors import LayerError
 from autotune.values.layer import Layer
-from autotune.layouts import cpu as cpu_layout, cuda as cuda_layout
-from autotune.schemes.int4 import TORCH_DTYPES, QuantizedWeight
 
 _ALIGNMENT_BYTES = 16
 """Of the addresses from which CUDA kernels load vectors."""

@@ -10,23 +10,23 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from autotune.formats import modules
+from autotune.models.advice import sweep_command
+from autotune.models.extras import check_extras, take_over
+from autotune.models.report import LayerReport, Report
+from autotune.records.lookup import Lookup
+from autotune.runtime.linear import Int4Linear
+from autotune.runtime.plans import LayerPlans, plans_for
+from autotune.runtime.saving import guard_writers
 from autotune.values.counts import counted
 from autotune.values.device import find_device
 from autotune.values.errors import AutotuneError, FormatError
-from autotune.formats import modules
 from autotune.values.layer import Problem
 from autotune.values.paths import Location
-from autotune.models.advice import sweep_command
-from autotune.models.extras import check_extras, take_over
-from autotune.runtime.linear import Int4Linear
-from autotune.records.lookup import Lookup
-from autotune.runtime.plans import LayerPlans, plans_for
-from autotune.models.report import LayerReport, Report
-from autotune.runtime.saving import guard_writers
 
 if TYPE_CHECKING:
-    from autotune.values.device import Device
     from autotune.runtime.external import Kernel
+    from autotune.values.device import Device
 
 
 def apply(

@@ -6,8 +6,8 @@ from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from autotune.values.errors import FormatError
 from autotune.checkpoints.weights import expect_file, find_weights
+from autotune.values.errors import FormatError
 
 if TYPE_CHECKING:
     import torch

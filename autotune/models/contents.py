@@ -7,10 +7,10 @@ from typing import Any, TypeGuard
 
 import torch
 
-from autotune.values.errors import FormatError
 from autotune.formats import FORMATS, Scheme, names_of
 from autotune.models.checkpoint import Checkpoint
 from autotune.models.naming import Naming, Place
+from autotune.values.errors import FormatError
 
 _WEIGHTS = frozenset(format.NAMES[0] for format in FORMATS.values()) - {"weight"} | {"B"}
 """Last names that only a quantized weight has."""

@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
-from autotune.values.errors import FormatError
 from autotune.formats.modules import TENSOR_NAMES
+from autotune.values.errors import FormatError
 
 _TAKEN_OVER = (
     "_forward_pre_hooks",

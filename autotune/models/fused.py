@@ -6,9 +6,9 @@ from collections.abc import Iterator, Sequence
 
 import torch
 
-from autotune.values.layer import Layer
 from autotune.layouts import QuantizedWeight
 from autotune.runtime.linear import Int4Linear
+from autotune.values.layer import Layer
 
 
 class Product:

@@ -9,19 +9,19 @@ from dataclasses import dataclass
 
 import torch
 
-from autotune.values.errors import AutotuneError, DeviceError, FormatError, LayerError
-from autotune.formats import Scheme, Unpacked, layer_of, names_of, read
 from autotune.checkpoints.fusion import ARCHITECTURES, FUSED, grouped
-from autotune.values.layer import Layer
+from autotune.formats import Scheme, Unpacked, layer_of, names_of, read
 from autotune.models.activation import ScaledActivation
 from autotune.models.checkpoint import Checkpoint
 from autotune.models.contents import Contents, Stored, contents_of
 from autotune.models.dense import dense_linear, padded
 from autotune.models.fused import concatenated, concatenated_bias, parts
-from autotune.runtime.linear import Int4Linear
-from autotune.records.lookup import Lookup
-from autotune.runtime.plans import LayerPlans, plans_for
 from autotune.models.report import LayerReport, Report
+from autotune.records.lookup import Lookup
+from autotune.runtime.linear import Int4Linear
+from autotune.runtime.plans import LayerPlans, plans_for
+from autotune.values.errors import AutotuneError, DeviceError, FormatError, LayerError
+from autotune.values.layer import Layer
 
 
 @dataclass(frozen=True)

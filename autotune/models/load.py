@@ -7,14 +7,14 @@ from typing import Any
 
 import torch
 
+from autotune.checkpoints.quantization import parse_quantization
+from autotune.checkpoints.stored_layers import quantization_of
+from autotune.checkpoints.weights import expect_file, find_weights, read_json
+from autotune.models.checkpoint import open_folder
+from autotune.models.quantizer import QuantizationConfig
 from autotune.values.device import find_device
 from autotune.values.errors import FormatError
 from autotune.values.paths import Location
-from autotune.checkpoints.quantization import parse_quantization
-from autotune.models.checkpoint import open_folder
-from autotune.models.quantizer import QuantizationConfig
-from autotune.checkpoints.stored_layers import quantization_of
-from autotune.checkpoints.weights import expect_file, find_weights, read_json
 
 
 def load(

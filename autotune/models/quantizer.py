@@ -10,16 +10,16 @@ from typing import Any
 
 import torch
 
+from autotune.formats import detect
+from autotune.models.apply import warn_untuned
+from autotune.models.checkpoint import Checkpoint
+from autotune.models.linears import Linears
+from autotune.records.lookup import Lookup
+from autotune.runtime.linear import Int4Linear
 from autotune.values.counts import counted
 from autotune.values.device import find_device
 from autotune.values.errors import AutotuneError, FormatError
-from autotune.formats import detect
 from autotune.values.paths import Location, shown
-from autotune.models.apply import warn_untuned
-from autotune.models.checkpoint import Checkpoint
-from autotune.runtime.linear import Int4Linear
-from autotune.models.linears import Linears
-from autotune.records.lookup import Lookup
 
 try:
     import transformers

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 from autotune.values.counts import counted
 
 if TYPE_CHECKING:
+    from autotune.records.lookup import Answer
     from autotune.values.config import Config
     from autotune.values.layer import Layer
-    from autotune.records.lookup import Answer
 
 _HITS = ("exact", "shipped")
 _NAMES_SHOWN = 3

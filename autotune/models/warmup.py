@@ -14,18 +14,18 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from autotune.bench.busy import keep_busy
+from autotune.runtime.linear import Int4Linear
+from autotune.schemes.int4 import TORCH_DTYPES
 from autotune.values.counts import counted
 from autotune.values.device import find_device
-from autotune.bench.busy import keep_busy
 from autotune.values.layer import bucket_of
-from autotune.schemes.int4 import TORCH_DTYPES
-from autotune.runtime.linear import Int4Linear
 
 if TYPE_CHECKING:
-    from autotune.values.device import Device
     from autotune.families.protocol import Plan
-    from autotune.values.layer import Layer
     from autotune.runtime.plans import LayerPlans
+    from autotune.values.device import Device
+    from autotune.values.layer import Layer
 
 _SETTLE_S = {"cuda": 0.5, "cpu": 0.05}
 _LARGE_BYTES = 4 << 20

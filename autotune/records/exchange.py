@@ -12,16 +12,16 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from autotune.values.errors import DatabaseError
 from autotune.families import registry
-from autotune.values.layer import Problem
-from autotune.values.record import Environment, Record
 from autotune.store.rows import evidence_row, record_row, trial_row
 from autotune.store.text import SAMPLES
+from autotune.values.errors import DatabaseError
+from autotune.values.layer import Problem
+from autotune.values.record import Environment, Record
 
 if TYPE_CHECKING:
-    from autotune.values.device import Device
     from autotune.store.store import Store
+    from autotune.values.device import Device
 
 
 def export(store: Store, folder: Path, samples: bool = False) -> list[Path]:

@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
 
-from autotune.values.record import Environment, Record
 from autotune.store.reading import shipped_evidence, user_evidence
+from autotune.values.record import Environment, Record
 
 
 @dataclass(frozen=True, slots=True)

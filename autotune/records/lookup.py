@@ -8,17 +8,17 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from autotune.values.config import Config
-from autotune.values.device import Device, find_device
 from autotune.families import registry
-from autotune.values.layer import BUCKETS, Layer, Problem, buckets_for
-from autotune.values.paths import Location, database_url
-from autotune.values.record import Record, sources_digest
 from autotune.records.explanation import Explanation
 from autotune.records.misses import Tally, miss_file
-from autotune.values.near import is_near, octaves
 from autotune.records.sources import Sources
 from autotune.store.rows import in_short
+from autotune.values.config import Config
+from autotune.values.device import Device, find_device
+from autotune.values.layer import BUCKETS, Layer, Problem, buckets_for
+from autotune.values.near import is_near, octaves
+from autotune.values.paths import Location, database_url
+from autotune.values.record import Record, sources_digest
 
 
 @dataclass(frozen=True)

@@ -15,10 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from autotune.store.rows import problem_of, problem_row
 from autotune.values.errors import DatabaseError
 from autotune.values.layer import BUCKETS, Problem
 from autotune.values.paths import Location, database_url, default_database, sqlite_path, why_no_file
-from autotune.store.rows import problem_of, problem_row
 
 if TYPE_CHECKING:
     from autotune.records.lookup import Answer

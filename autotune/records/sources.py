@@ -12,17 +12,17 @@ from heapq import nsmallest
 from pathlib import Path
 from typing import TypeVar
 
-from autotune.values.device import Device
-from autotune.values.errors import AutotuneError
 from autotune.jit.compiler import cached_by
-from autotune.values.layer import Layer
-from autotune.values.paths import Location, database_url, shown, sqlite_path
-from autotune.values.record import Record
 from autotune.records.explanation import Explanation, explain
-from autotune.values.near import NEAR_OCTAVES, distance, kind
 from autotune.store.reading import NEAR_LAYERS, near_records, shipped_files, user_binary, user_records
 from autotune.store.rows import in_short
 from autotune.store.text import RecordFile
+from autotune.values.device import Device
+from autotune.values.errors import AutotuneError
+from autotune.values.layer import Layer
+from autotune.values.near import NEAR_OCTAVES, distance, kind
+from autotune.values.paths import Location, database_url, shown, sqlite_path
+from autotune.values.record import Record
 from autotune.values.urls import why_no_database
 
 _Result = TypeVar("_Result")

@@ -8,15 +8,15 @@ from typing import Any
 
 import torch
 
-from autotune.values.device import Device
 from autotune.families.external import ExternalFamily, ExternalPlan, Function, Pack, Supports
-from autotune.values.layer import Layer, Problem, bucket_of
 from autotune.layouts import QuantizedWeight
-from autotune.schemes.int4 import TORCH_DTYPES
-from autotune.values.paths import Location, database_url
 from autotune.records.lookup import Answer, Lookup
 from autotune.runtime.plans import device_of
 from autotune.runtime.saving import Packed
+from autotune.schemes.int4 import TORCH_DTYPES
+from autotune.values.device import Device
+from autotune.values.layer import Layer, Problem, bucket_of
+from autotune.values.paths import Location, database_url
 
 
 class Kernel(ExternalFamily):

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from autotune.values.errors import AutotuneError, DeviceError, FormatError
 from autotune.formats import awq_gemm
 from autotune.layouts import PackedWeight, QuantizedWeight, pack
 from autotune.layouts.packed import wait_written
-from autotune.schemes.int4 import TORCH_DTYPES
 from autotune.runtime.op import int4_linear
 from autotune.runtime.plans import LayerPlans, default_lookup, device_of, plans_for, plans_of
 from autotune.runtime.saving import Packed
+from autotune.schemes.int4 import TORCH_DTYPES
+from autotune.values.errors import AutotuneError, DeviceError, FormatError
 
 if TYPE_CHECKING:
     from autotune.records.lookup import Lookup

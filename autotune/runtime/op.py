@@ -10,13 +10,13 @@ from typing import Any, NoReturn
 
 import torch
 
-from autotune.values.errors import LayerError
 from autotune.families.workspace import workspace
 from autotune.layouts import PackedWeight
 from autotune.layouts.packed import Form, check_memory, form_of, wait_written
-from autotune.schemes.int4 import TORCH_DTYPES
 from autotune.runtime.handle import check_kind, origin_of
 from autotune.runtime.plans import LayerPlans, plans_of
+from autotune.schemes.int4 import TORCH_DTYPES
+from autotune.values.errors import LayerError
 
 # Plain definitions cost a few microseconds less per call than torch.library.custom_op.
 _library = torch.library.Library("autotune", "DEF")

@@ -12,23 +12,23 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from autotune.values.device import Device, find_device
-from autotune.values.errors import AutotuneError, CompileError, DeviceError, LaunchError
 from autotune.families import registry
 from autotune.jit.building import build_all
-from autotune.values.layer import BUCKETS, Layer
 from autotune.layouts.packed import form_of
-from autotune.values.paths import database_url
-from autotune.runtime.handle import check_kind, handle_of, origin_of
 from autotune.records.lookup import Answer, Lookup
 from autotune.records.misses import MARKS
+from autotune.runtime.handle import check_kind, handle_of, origin_of
+from autotune.values.device import Device, find_device
+from autotune.values.errors import AutotuneError, CompileError, DeviceError, LaunchError
+from autotune.values.layer import BUCKETS, Layer
+from autotune.values.paths import database_url
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from autotune.values.config import Config
     from autotune.families.protocol import Plan
     from autotune.jit.unit import Unit
+    from autotune.values.config import Config
 
 _CHECKED_AT_MOST = 1 << 16
 _LARGEST = BUCKETS[-1]

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from autotune.families import registry
+from autotune.jit import compiler
+from autotune.search.tune import Cubins
 from autotune.values.device import Device
 from autotune.values.errors import CompileError
-from autotune.jit import compiler
-from autotune.families import registry
 from autotune.values.record import Binary, Record
-from autotune.search.tune import Cubins
 
 
 def binary_of(record: Record | None, device: Device, cubins: Cubins) -> Binary | None:

@@ -8,13 +8,13 @@ from autotune.bench.compare import Comparison, compare
 from autotune.bench.health import use
 from autotune.bench.operands import Operands
 from autotune.bench.roofline import measure_peaks
-from autotune.values.config import Config
-from autotune.values.device import Device
-from autotune.jit import compiler
 from autotune.families import registry
 from autotune.families.protocol import Plan
-from autotune.values.layer import Problem
+from autotune.jit import compiler
 from autotune.records.lookup import Answer, Lookup
+from autotune.values.config import Config
+from autotune.values.device import Device
+from autotune.values.layer import Problem
 
 
 def compare_problems(problems: Sequence[Problem], lookup: Lookup) -> Iterator[tuple[Answer, Comparison]]:

@@ -14,17 +14,17 @@ from math import log2
 from pathlib import Path
 from statistics import fmean
 
-from autotune.values.device import Device, cpu_device, cuda_devices, find_device
-from autotune.values.errors import AutotuneError, DeviceError
 from autotune.families import registry
-from autotune.values.layer import Problem
-from autotune.values.record import Record, sources_digest
 from autotune.records.misses import Miss, read
-from autotune.store.reading import shipped_files
 from autotune.search.stale import stale_problems
 from autotune.store.queue import Queue
+from autotune.store.reading import shipped_files
 from autotune.store.store import Store
 from autotune.store.text import read_text
+from autotune.values.device import Device, cpu_device, cuda_devices, find_device
+from autotune.values.errors import AutotuneError, DeviceError
+from autotune.values.layer import Problem
+from autotune.values.record import Record, sources_digest
 
 ASKED = 1e12
 """Priority of what a user asks for: before all that models ran, which would have to save 11 days of work."""

@@ -9,9 +9,9 @@ from importlib.util import find_spec
 
 import autotune
 from autotune import _C
-from autotune.values.device import Device
-from autotune.jit import compiler
 from autotune.families import registry
+from autotune.jit import compiler
+from autotune.values.device import Device
 from autotune.values.record import Environment
 
 

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from autotune.search.tune import Cubins, Tuned
 from autotune.values.config import Config
 from autotune.values.device import Device
 from autotune.values.layer import Problem
 from autotune.values.record import DEFAULT_MODE, Environment, Mode
-from autotune.search.tune import Cubins, Tuned
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,14 +12,14 @@ from queue import SimpleQueue
 from typing import Any
 
 from autotune.bench.budget import Budget
-from autotune.values.config import Config
-from autotune.values.errors import DeviceError
-from autotune.values.layer import Problem
-from autotune.values.record import DEFAULT_MODE, Mode
 from autotune.search.assignment import Assignment
 from autotune.search.executor import Executor
 from autotune.search.tune import Cubins, Progress, Tuned, compile_candidates
 from autotune.store.store import Store
+from autotune.values.config import Config
+from autotune.values.errors import DeviceError
+from autotune.values.layer import Problem
+from autotune.values.record import DEFAULT_MODE, Mode
 
 _LOG = logging.getLogger(__name__)
 

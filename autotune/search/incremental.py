@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from autotune.bench.noise import why_noisy
-from autotune.values.config import Config
-from autotune.values.device import Device
-from autotune.values.errors import ConfigError
 from autotune.families import registry
-from autotune.values.layer import COARSE, Problem, buckets_for
-from autotune.values.record import Environment, Mode, Record, Trial
 from autotune.search.environment import vllm_is_here
 from autotune.search.narrow import worth_racing
 from autotune.search.tune import candidates_of
 from autotune.store.store import Store
+from autotune.values.config import Config
+from autotune.values.device import Device
+from autotune.values.errors import ConfigError
+from autotune.values.layer import COARSE, Problem, buckets_for
+from autotune.values.record import Environment, Mode, Record, Trial
 
 
 def current_records(problem: Problem, device: Device, store: Store, environment: Environment) -> list[Record]:

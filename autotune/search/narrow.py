@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from math import log2
 
+from autotune.families import registry
 from autotune.values.config import Config
 from autotune.values.device import Device
-from autotune.families import registry
 from autotune.values.layer import Problem
 from autotune.values.record import Record
 

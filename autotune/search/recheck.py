@@ -7,11 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from autotune.bench.budget import Budget
-from autotune.values.config import Config
-from autotune.values.device import Device
 from autotune.families import registry
-from autotune.values.layer import Problem
-from autotune.values.record import Environment, Record
 from autotune.search.binary import binary_of
 from autotune.search.executor import Executor
 from autotune.search.fleet import OUT_OF_TIME, Task, sweeps_of, tune_all
@@ -26,6 +22,10 @@ from autotune.search.incremental import (
 )
 from autotune.search.tune import Progress, Tuned
 from autotune.store.store import Store
+from autotune.values.config import Config
+from autotune.values.device import Device
+from autotune.values.layer import Problem
+from autotune.values.record import Environment, Record
 
 _NEAR = 6
 """How many configs besides the winner and the default are measured again."""

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Collection
 
-from autotune.values.device import Device
 from autotune.families import registry
+from autotune.store.store import Store
+from autotune.values.device import Device
 from autotune.values.layer import Problem
 from autotune.values.record import Record
-from autotune.store.store import Store
 
 
 def stale_problems(store: Store, device: Device, families: Collection[str]) -> list[Problem]:

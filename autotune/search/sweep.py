@@ -7,8 +7,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from autotune.bench.budget import Budget
-from autotune.values.layer import COARSE, Problem
-from autotune.values.record import DEFAULT_MODE, Mode, Record
 from autotune.search.binary import binary_of
 from autotune.search.executor import Executor
 from autotune.search.fleet import Task, sweeps_of, tune_all
@@ -25,6 +23,8 @@ from autotune.search.incremental import (
 )
 from autotune.search.tune import Progress
 from autotune.store.store import Store
+from autotune.values.layer import COARSE, Problem
+from autotune.values.record import DEFAULT_MODE, Mode, Record
 
 
 @dataclass(frozen=True, slots=True)

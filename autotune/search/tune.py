@@ -9,13 +9,13 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, TypeVar
 
 from autotune.bench.noise import DISTURBED, why_noisy
+from autotune.families import registry
+from autotune.families.protocol import Plan
+from autotune.jit.building import build_all
+from autotune.jit.unit import Unit
 from autotune.values.config import Config
 from autotune.values.device import Device
 from autotune.values.errors import CompileError, LaunchError
-from autotune.families import registry
-from autotune.jit.building import build_all
-from autotune.families.protocol import Plan
-from autotune.jit.unit import Unit
 from autotune.values.layer import Problem
 from autotune.values.record import DEFAULT_MODE, Evidence, Mode, Record, Trial
 

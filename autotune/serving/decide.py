@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Literal, get_args
 from autotune.values.errors import DatabaseError
 
 if TYPE_CHECKING:
-    from autotune.values.layer import Layer
     from autotune.records.lookup import Answer, Lookup
+    from autotune.values.layer import Layer
 
 Mode = Literal["auto", "1", "0"]
 """`1` takes every layer that it can, `0` none; `auto` those that the records of this device model answer."""

@@ -21,11 +21,11 @@ from typing import Any
 
 import torch
 
-from autotune.values.errors import AutotuneError
 from autotune.formats import Scheme, Tensors, read
 from autotune.layouts import pack
 from autotune.runtime.op import int4_linear
 from autotune.runtime.plans import LayerPlans, default_lookup, device_of, plans_for
+from autotune.values.errors import AutotuneError
 
 SWITCH = "AUTOTUNE_SGLANG"
 _LOAD = "process_weights_after_loading"

@@ -13,10 +13,10 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
-from autotune.values.errors import DatabaseError
-from autotune.values.paths import Location, database_url, shown, sqlite_path
 from autotune.store.rows import RowError, in_short
 from autotune.store.trouble import BUSY_S, DAMAGED, explain, is_missing
+from autotune.values.errors import DatabaseError
+from autotune.values.paths import Location, database_url, shown, sqlite_path
 from autotune.values.urls import server, why_no_database
 
 # What drivers raise for a text that is no UTF-8 or JSON, a number that is none, or nesting without an end.

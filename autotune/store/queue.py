@@ -8,16 +8,16 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from autotune.values.errors import LeaseLost
-from autotune.values.job import Job, Worker
-from autotune.values.layer import COARSE, Problem
-from autotune.values.record import Binary, Record, Trial
 from autotune.store.clock import now
 from autotune.store.database import INSERT
 from autotune.store.results import write_result
 from autotune.store.rows import PROBLEM_FIELDS, RowError, job_of, problem_row, worker_of
 from autotune.store.store import Store
 from autotune.store.tables import JOB, OPEN, WORKER
+from autotune.values.errors import LeaseLost
+from autotune.values.job import Job, Worker
+from autotune.values.layer import COARSE, Problem
+from autotune.values.record import Binary, Record, Trial
 
 ATTEMPTS = 3
 """After so many failures a job is parked."""

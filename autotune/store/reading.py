@@ -14,12 +14,6 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from autotune.values.device import Device
-from autotune.values.errors import DatabaseError
-from autotune.values.layer import BUCKETS, Layer
-from autotune.values.paths import shipped
-from autotune.values.record import Environment, Evidence, Record
-from autotune.values.near import NEAR_OCTAVES, distance, kind, octaves
 from autotune.store.readonly import Reader, opened
 from autotune.store.rows import (
     PROBLEM_FIELDS,
@@ -31,6 +25,12 @@ from autotune.store.rows import (
     record_of,
 )
 from autotune.store.text import SAMPLES, RecordFile
+from autotune.values.device import Device
+from autotune.values.errors import DatabaseError
+from autotune.values.layer import BUCKETS, Layer
+from autotune.values.near import NEAR_OCTAVES, distance, kind, octaves
+from autotune.values.paths import shipped
+from autotune.values.record import Environment, Evidence, Record
 
 OTHER_DEVICES = 16
 """Of so many other devices of the arch, the newest, the records are read."""

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import quote
 
-from autotune.values.errors import DatabaseError
 from autotune.store.rows import RowError, in_short
 from autotune.store.trouble import DAMAGED, check_revision, check_tables, explain, is_missing
+from autotune.values.errors import DatabaseError
 
 _Value = TypeVar("_Value")
 

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 import sqlalchemy as sa
 
-from autotune.values.record import Binary, Record, Trial
 from autotune.store.database import put
 from autotune.store.rows import PROBLEM_FIELDS, problem_row, record_row, trial_row
 from autotune.store.tables import BINARY, RECORD, SWEEP, TRIAL
+from autotune.values.record import Binary, Record, Trial
 
 _RECORD_KEY = ("device_id", *PROBLEM_FIELDS, "source_hash")
 

@@ -6,9 +6,9 @@ import sqlalchemy as sa
 from alembic import command
 from alembic.config import Config
 
-from autotune.values.paths import Location, shipped
 from autotune.store.database import Database
 from autotune.store.trouble import check_revision, known_revisions
+from autotune.values.paths import Location, shipped
 
 # Any number will do, as long as every autotune takes the same: one process changes a schema at a time.
 _LOCK = 0x6175746F

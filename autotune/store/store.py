@@ -11,15 +11,15 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from autotune.values.device import Device
-from autotune.values.layer import Problem
-from autotune.values.paths import Location
-from autotune.values.record import Binary, Environment, Record, Trial
 from autotune.store.database import Database, put
 from autotune.store.results import write_result
 from autotune.store.rows import PROBLEM_FIELDS, device_of, environment_of, problem_row, record_of, trial_of
 from autotune.store.tables import DEVICE, ENVIRONMENT, METADATA, RECORD, SWEEP, TRIAL
 from autotune.store.trouble import check_revision, check_tables
+from autotune.values.device import Device
+from autotune.values.layer import Problem
+from autotune.values.paths import Location
+from autotune.values.record import Binary, Environment, Record, Trial
 
 
 class Store:

@@ -18,10 +18,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, TypeVar
 
+from autotune.store.rows import environment_of, in_short, record_of
 from autotune.values.errors import DatabaseError, LayerError
 from autotune.values.layer import Layer
 from autotune.values.record import Environment, Record
-from autotune.store.rows import environment_of, in_short, record_of
 
 SAMPLES = ".samples.jsonl"
 """How the name of a file of trials ends, which no look-up reads."""

@@ -11,13 +11,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from autotune.values.errors import FormatError
 from autotune.checkpoints.quantization.auto_round import auto_round
 from autotune.checkpoints.quantization.awq import awq
 from autotune.checkpoints.quantization.compressed_tensors import compressed_tensors
 from autotune.checkpoints.quantization.fields import Fields, shown
 from autotune.checkpoints.quantization.gptq import gptq
 from autotune.checkpoints.quantization.scheme import CheckpointScheme
+from autotune.values.errors import FormatError
 
 __all__ = ["CheckpointScheme", "parse_quantization"]
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from autotune.values.errors import FormatError
 from autotune.checkpoints.quantization import harmless
 from autotune.checkpoints.quantization.fields import Fields, shown
 from autotune.checkpoints.quantization.overrides import check_integers, check_overrides
 from autotune.checkpoints.quantization.scheme import CheckpointScheme
+from autotune.values.errors import FormatError
 
 _FORMATS = {
     "gemm": "awq_gemm",

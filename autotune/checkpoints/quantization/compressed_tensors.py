@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from autotune.values.errors import FormatError
 from autotune.checkpoints.quantization import harmless
 from autotune.checkpoints.quantization.fields import Fields, shown
 from autotune.checkpoints.quantization.scheme import CheckpointScheme
+from autotune.values.errors import FormatError
 
 _LAYOUT = "pack-quantized"
 _FUSED = ("weight_input", "weight_output")

@@ -10,8 +10,6 @@ from vllm.model_executor.kernels.linear import MPLinearKernel, MPLinearLayerConf
 from vllm.platforms import current_platform
 from vllm.scalar_type import scalar_types
 
-from autotune.values.errors import AutotuneError, FormatError, LayerError
-from autotune.values.layer import Layer
 from autotune.layouts import pack
 from autotune.runtime.op import int4_linear
 from autotune.runtime.plans import LayerPlans, default_lookup, plans_for
@@ -19,6 +17,8 @@ from autotune.serving.decide import decide
 from autotune.serving.vllm import engine, report
 from autotune.serving.vllm.parameters import replace_parameter, weight_of
 from autotune.store.rows import in_short
+from autotune.values.errors import AutotuneError, FormatError, LayerError
+from autotune.values.layer import Layer
 
 if TYPE_CHECKING:
     from autotune.serving.decide import Mode

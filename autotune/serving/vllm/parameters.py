@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from autotune.values.errors import FormatError
 from autotune.formats.tensors import describe, in_dtype, nibbles, order_of
 from autotune.layouts import QuantizedWeight
+from autotune.values.errors import FormatError
 
 if TYPE_CHECKING:
     from autotune.values.layer import Layer

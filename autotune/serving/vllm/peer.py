@@ -18,10 +18,10 @@ import torch
 
 from autotune.bench.operands import Operands
 from autotune.bench.peer import Peer
-from autotune.values.errors import AutotuneError
-from autotune.values.layer import GROUP_SIZES, Layer
 from autotune.layouts import QuantizedWeight
 from autotune.schemes.int4 import TORCH_DTYPES
+from autotune.values.errors import AutotuneError
+from autotune.values.layer import GROUP_SIZES, Layer
 
 OURS = "AutotuneLinearKernel"
 

@@ -9,10 +9,10 @@ from weakref import WeakKeyDictionary
 from vllm.logger import init_logger
 
 from autotune import __version__
-from autotune.values.device import Device
-from autotune.values.layer import Layer
 from autotune.serving.decide import Decision
 from autotune.serving.vllm import engine, metrics
+from autotune.values.device import Device
+from autotune.values.layer import Layer
 
 _LOG = init_logger("vllm.autotune")
 
