@@ -56,7 +56,7 @@ test-sglang: $(SGLANG)/ready
 	$(SGLANG)/bin/python -m pytest tests/sglang_plugin
 
 fuzz: $(READY)
-	$(BIN)/python tests/fuzz_database.py $(SEED) $(SECONDS)
+	$(BIN)/python tests/support/fuzz_database.py $(SEED) $(SECONDS)
 
 lint: $(READY)
 	$(BIN)/ruff check .

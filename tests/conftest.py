@@ -15,10 +15,10 @@ from postgres import Server, server
 from undisturbed import believe_all
 
 from autotune import _C
-from autotune.values.device import cuda_devices
 from autotune.jit.unit import Unit
-from autotune.values.paths import cubin_cache
 from autotune.store.schema import upgrade
+from autotune.values.device import cuda_devices
+from autotune.values.paths import cubin_cache
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     # Threads of torch that share cores with another test wait for each other in a loop.

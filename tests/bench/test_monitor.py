@@ -14,11 +14,11 @@ from store_samples import H200
 
 from autotune.bench import monitor
 from autotune.bench.monitor import monitor_for, unwatched
-from autotune.values.device import cpu_device
 from autotune.executors.local import LocalExecutor
-from autotune.families import registry
-from autotune.values.layer import Layer, Problem
 from autotune.executors.worker import work
+from autotune.families import registry
+from autotune.values.device import cpu_device
+from autotune.values.layer import Layer, Problem
 
 ID = "0f1e2d3c-0000-1111-2222-333344445555"
 

@@ -16,11 +16,7 @@ from autotune.bench.noise import why_noisy
 from autotune.bench.operands import Operands
 from autotune.bench.timer import timer_for
 from autotune.cli.sweep import _summary
-from autotune.values.config import Config
-from autotune.values.device import cpu_device
 from autotune.families import registry
-from autotune.values.layer import Layer, Problem
-from autotune.values.record import DEFAULT_MODE, Record, Trial
 from autotune.search.environment import current_environment
 from autotune.search.fleet import OUT_OF_TIME
 from autotune.search.incremental import candidates_to_do
@@ -28,6 +24,10 @@ from autotune.search.recheck import recheck
 from autotune.search.sweep import sweep
 from autotune.search.tune import Tuned, candidates_of, tune
 from autotune.store.store import Store
+from autotune.values.config import Config
+from autotune.values.device import cpu_device
+from autotune.values.layer import Layer, Problem
+from autotune.values.record import DEFAULT_MODE, Record, Trial
 
 LAYER = Layer(n=128, k=256, group_size=64)
 PROBLEMS = [Problem(LAYER, m) for m in (1, 2)]

@@ -14,20 +14,20 @@ from databases import query
 
 from autotune.bench.operands import Operands
 from autotune.bench.peer import Peer
+from autotune.checkpoints.shapes import Shape
 from autotune.cli.explanation import fields, lines
 from autotune.cli.output import microseconds
 from autotune.cli.sweep import _cells, _rows
-from autotune.values.device import cpu_device
 from autotune.executors.local import LocalExecutor
 from autotune.families import registry
-from autotune.values.layer import Layer, Problem
 from autotune.records.lookup import Lookup
 from autotune.search import incremental
 from autotune.search.recheck import recheck
 from autotune.search.sweep import sweep
 from autotune.search.tune import tune
-from autotune.checkpoints.shapes import Shape
 from autotune.store.store import Store
+from autotune.values.device import cpu_device
+from autotune.values.layer import Layer, Problem
 
 LAYER = Layer(n=128, k=256, group_size=64)
 PROBLEM = Problem(LAYER, 4)

@@ -7,20 +7,19 @@ import os
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 from command_line import PROGRAM
+from places import ROOT
 
 from autotune import _C
 from autotune.bench.cores import own_cores
 from autotune.bench.monitor import Reading, monitor_for
 from autotune.bench.sharing import wait_until_free
-from autotune.values.device import cpu_device, find_device
 from autotune.executors.line import Line
+from autotune.values.device import cpu_device, find_device
 from autotune.values.locks import device_lock
 
-ROOT = Path(__file__).resolve().parent.parent
 SWEEP = ("sweep", "--shapes", "n=64,k=64,group_size=64", "--m", "1", "--device", "cpu", "--json")
 
 

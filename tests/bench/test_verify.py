@@ -8,11 +8,11 @@ import torch
 
 from autotune.bench.operands import Operands
 from autotune.bench.verify import Verifier
-from autotune.values.device import cpu_device
 from autotune.families import registry
 from autotune.families.workspace import COUNTER_BYTES
-from autotune.values.layer import DTYPES, Layer, Problem
 from autotune.layouts import dequantize, unpack
+from autotune.values.device import cpu_device
+from autotune.values.layer import DTYPES, Layer, Problem
 
 DEVICE = replace(cpu_device(), l2_bytes=1 << 10, cores=4)
 

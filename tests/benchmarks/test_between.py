@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from places import BENCHMARKS
 
-from autotune.values.device import cpu_device
-from autotune.values.layer import Layer, Problem
 from autotune.records.lookup import Lookup
 from autotune.search.tune import candidates_of
+from autotune.values.device import cpu_device
+from autotune.values.layer import Layer, Problem
 
-BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
 LAYER = Layer(64, 128, 64)
 
 

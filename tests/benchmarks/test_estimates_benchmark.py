@@ -1,16 +1,14 @@
 """What `benchmarks/estimates.py` concludes from the trials of a database."""
 
-from pathlib import Path
-
 import pytest
+from places import BENCHMARKS
 from store_samples import ENVIRONMENT, H200
 
 from autotune.families import registry
+from autotune.store.store import Store
 from autotune.values.layer import Layer, Problem
 from autotune.values.record import Record, Trial
-from autotune.store.store import Store
 
-BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
 PROBLEM = Problem(Layer(7168, 5120), 512)
 
 

@@ -12,13 +12,13 @@ from typing import Any
 from xml.etree import ElementTree
 
 import pytest
+from places import BENCHMARKS
 
 from autotune.bench.timer import HostTimer
+from autotune.checkpoints.shapes import Decoder
 from autotune.values.device import cpu_device
 from autotune.values.layer import Layer
-from autotune.checkpoints.shapes import Decoder
 
-BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
 RESULTS = BENCHMARKS / "results" / "h200-peers.jsonl"
 SMALL = {"tiny": Decoder(256, 256, 2, 2, 128), "other": Decoder(256, 512, 2, 2, 128)}
 

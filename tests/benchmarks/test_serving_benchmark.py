@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from places import BENCHMARKS
 
-BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
 PACE = (("tuned", 1.0), ("machete", 2.0))
 
 

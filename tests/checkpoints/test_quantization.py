@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from transformers import AutoRoundConfig, AwqConfig, CompressedTensorsConfig, GPTQConfig
 
-from autotune.values.errors import FormatError, ShapesError
 from autotune.checkpoints.quantization import CheckpointScheme, parse_quantization
 from autotune.checkpoints.shapes import parse_shapes
+from autotune.values.errors import FormatError, ShapesError
 
 pytest.importorskip("compressed_tensors", reason="transformers' config of its checkpoints needs it")
 

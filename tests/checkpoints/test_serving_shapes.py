@@ -9,10 +9,10 @@ import pytest
 from checkpoints import KINDS, one_thread, quantize, stored, tiny, write
 from command_line import autotune
 
-from autotune.values.errors import ShapesError
 from autotune.checkpoints.fusion import engine_fused, grouped
-from autotune.values.layer import Layer
 from autotune.checkpoints.shapes import PRESETS, parse_shapes
+from autotune.values.errors import ShapesError
+from autotune.values.layer import Layer
 
 pytestmark = pytest.mark.usefixtures(one_thread.__name__)
 

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
+from autotune.checkpoints.shapes import PRESETS, Shape, parse_shapes
 from autotune.values.errors import AutotuneError, LayerError, ShapesError
 from autotune.values.layer import Layer, shard_layer
-from autotune.checkpoints.shapes import PRESETS, Shape, parse_shapes
 
 LLAMA7B = {
     "qkv": (12288, 4096),

@@ -15,11 +15,11 @@ from safetensors.torch import save_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
 import autotune
-from autotune.values.errors import LayerError, ShapesError
 from autotune.checkpoints.fusion import ARCHITECTURES
-from autotune.values.layer import Layer
 from autotune.checkpoints.shapes import DECODERS, parse_shapes
 from autotune.checkpoints.weights import read_headers
+from autotune.values.errors import LayerError, ShapesError
+from autotune.values.layer import Layer
 
 pytestmark = [
     pytest.mark.usefixtures(one_thread.__name__),

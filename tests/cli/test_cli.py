@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from command_line import autotune
+from places import FROZEN
 
 from autotune.cli import VERBS
 from autotune.values.device import cuda_devices
@@ -169,7 +170,7 @@ def test_doctor_finds_and_db_upgrade_creates_the_database(tmp_path: Path) -> Non
 
 def test_doctor_calls_no_sound_database_broken(tmp_path: Path) -> None:
     """One of an older autotune, and a server that is not there."""
-    frozen = sorted((Path(__file__).parent / "frozen").glob("*.sql"))
+    frozen = sorted(FROZEN.glob("*.sql"))
     with closing(sqlite3.connect(tmp_path / "old.db")) as database:
         database.executescript(frozen[-2].read_text())
     for name, words in (

@@ -17,13 +17,13 @@ from command_line import PROGRAM, autotune
 from databases import query
 from store_samples import ENVIRONMENT, H100
 
-from autotune.values.device import cpu_device
-from autotune.values.job import Job, Worker
 from autotune.families import registry
-from autotune.values.layer import Layer, Problem
-from autotune.values.record import sources_digest
 from autotune.store.queue import Queue
 from autotune.store.store import Store
+from autotune.values.device import cpu_device
+from autotune.values.job import Job, Worker
+from autotune.values.layer import Layer, Problem
+from autotune.values.record import sources_digest
 
 LAYER = Layer(64, 64, 64)
 DEVICE = cpu_device()

@@ -14,13 +14,13 @@ import pytest
 from command_line import PROGRAM
 from terminal import Screen, run
 
+from autotune.checkpoints.shapes import Shape
 from autotune.cli.progress import ProblemProgress
-from autotune.values.device import cpu_device
 from autotune.executors.local import LocalExecutor
-from autotune.values.layer import Layer, Problem
 from autotune.search.executor import At
 from autotune.search.tune import candidates_of
-from autotune.checkpoints.shapes import Shape
+from autotune.values.device import cpu_device
+from autotune.values.layer import Layer, Problem
 
 SHAPES = "n=256,k=256;n=512,k=256,group_size=64,dtype=bf16,zero_point=false"
 NAMES = ("256x256", "512x256 g64 bf16 symmetric")

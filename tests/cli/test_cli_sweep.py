@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 from command_line import PROGRAM, autotune
 
+from autotune.store.store import Store
 from autotune.values.counts import counted
 from autotune.values.device import cpu_device
 from autotune.values.layer import Layer, Problem
-from autotune.store.store import Store
 
 SMALL = ("--shapes", "n=256,k=256", "--m", "1,3", "--device", "cpu", "--budget", "30s", "--db", "here.db")
 LAYER = Layer(256, 256)

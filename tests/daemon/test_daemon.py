@@ -13,16 +13,16 @@ from daemons import CRASHING, LAYER, LIMIT_S, PROBLEM, add, command_line, job, s
 from databases import query
 
 from autotune.daemon.stop import Signals
-from autotune.values.device import cpu_device
 from autotune.executors.line import Line
-from autotune.values.job import Worker
-from autotune.values.layer import Problem
-from autotune.values.locks import device_lock
-from autotune.values.record import sources_digest
 from autotune.records.misses import Miss, append, miss_file
 from autotune.search.environment import current_environment
 from autotune.store.queue import Queue
 from autotune.store.store import Store
+from autotune.values.device import cpu_device
+from autotune.values.job import Worker
+from autotune.values.layer import Problem
+from autotune.values.locks import device_lock
+from autotune.values.record import sources_digest
 
 WAIT = (crashing.NOTHING, crashing.WAIT)
 

@@ -14,10 +14,11 @@ import crashing
 import pytest
 from daemons import CRASHING, PROBLEM, add, job, special
 from databases import query
+from places import SUPPORT
 
-from autotune.values.device import cpu_device
 from autotune.store.queue import Queue
 from autotune.store.store import Store
+from autotune.values.device import cpu_device
 
 WAIT = (crashing.NOTHING, crashing.WAIT)
 LEASE_S = 60.0
@@ -36,7 +37,7 @@ class Clock:
     """The wall clock of the processes that get `env`."""
 
     def __init__(self, folder: Path) -> None:
-        source, library = Path(__file__).with_name("clock_jump.c"), folder / "clock_jump.so"
+        source, library = SUPPORT / "clock_jump.c", folder / "clock_jump.so"
         subprocess.run(("cc", "-shared", "-fPIC", "-o", library, source, "-ldl"), check=True)
         self._file = folder / "jump"
         self.env = {"LD_PRELOAD": str(library), "AUTOTUNE_TEST_JUMP": str(self._file)}

@@ -19,12 +19,12 @@ from autotune.daemon.link import Link
 from autotune.daemon.serving import Serving
 from autotune.daemon.settings import Settings
 from autotune.daemon.stop import Stop
-from autotune.values.device import cpu_device
-from autotune.values.errors import DeviceError
 from autotune.executors.local import LocalExecutor
-from autotune.values.layer import Problem
 from autotune.store.queue import Queue
 from autotune.store.store import Store
+from autotune.values.device import cpu_device
+from autotune.values.errors import DeviceError
+from autotune.values.layer import Problem
 
 PASSES = (crashing.NOTHING,)
 WAIT = (crashing.NOTHING, crashing.WAIT)

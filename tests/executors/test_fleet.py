@@ -12,15 +12,15 @@ import counted
 import crashing
 import pytest
 
-from autotune.values.device import cpu_device
-from autotune.values.errors import DeviceError
 from autotune.executors.local import LocalExecutor, local_executors
 from autotune.families import registry
-from autotune.values.layer import Layer, Problem
 from autotune.search.assignment import Assignment
 from autotune.search.executor import by_model
 from autotune.search.sweep import sweep
 from autotune.store.store import Store
+from autotune.values.device import cpu_device
+from autotune.values.errors import DeviceError
+from autotune.values.layer import Layer, Problem
 
 SMALL, MIDDLE, LARGE = (Layer(n=n, k=256, group_size=64) for n in (64, 128, 192))
 PROBLEMS = [Problem(layer, m) for layer in (SMALL, MIDDLE, LARGE) for m in (1, 2, 4)]

@@ -5,12 +5,12 @@ from __future__ import annotations
 import pynvml
 import pytest
 
-from autotune.values.device import Device, cuda_devices, device_id
 from autotune.executors.local import local_executors
-from autotune.values.layer import Layer, Problem
 from autotune.search.executor import by_model
 from autotune.search.sweep import sweep
 from autotune.store.store import Store
+from autotune.values.device import Device, cuda_devices, device_id
+from autotune.values.layer import Layer, Problem
 
 pytestmark = [
     pytest.mark.gpu,

@@ -13,13 +13,13 @@ import pytest
 from command_line import PROGRAM
 
 import autotune
+from autotune.families import registry
+from autotune.search.sweep import sweep
+from autotune.store.store import Store
 from autotune.values import counts
 from autotune.values.device import cpu_device
 from autotune.values.errors import DeviceError
-from autotune.families import registry
 from autotune.values.layer import Layer, Problem
-from autotune.search.sweep import sweep
-from autotune.store.store import Store
 
 ray = pytest.importorskip("ray")
 from ray.cluster_utils import Cluster  # noqa: E402

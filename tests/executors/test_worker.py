@@ -12,14 +12,14 @@ import crashing
 import pytest
 from crashing import config_of
 
+from autotune.executors.local import LocalExecutor
+from autotune.families import registry
+from autotune.search.sweep import sweep
+from autotune.store.store import Store
 from autotune.values.config import Config
 from autotune.values.device import cpu_device
 from autotune.values.errors import DeviceError
-from autotune.executors.local import LocalExecutor
-from autotune.families import registry
 from autotune.values.layer import Layer, Problem
-from autotune.search.sweep import sweep
-from autotune.store.store import Store
 
 LAYER = Layer(n=128, k=256, group_size=64)
 PROBLEM = Problem(LAYER, 1)

@@ -6,10 +6,10 @@ import crashing
 import pytest
 from crashing import gpu_config_of
 
-from autotune.values.device import find_device
 from autotune.executors.local import LocalExecutor
-from autotune.jit import compiler
 from autotune.families import registry
+from autotune.jit import compiler
+from autotune.values.device import find_device
 from autotune.values.layer import Layer, Problem
 
 pytestmark = pytest.mark.gpu

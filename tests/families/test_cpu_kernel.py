@@ -15,13 +15,13 @@ import pytest
 import torch
 
 from autotune import _C
+from autotune.families.cpu import FAMILY
+from autotune.layouts import PackedWeight, QuantizedWeight, dequantize, pack, random_weight
+from autotune.schemes.int4 import TORCH_DTYPES
 from autotune.values.config import Config
 from autotune.values.device import cpu_device
 from autotune.values.errors import LayerError
-from autotune.families.cpu import FAMILY
 from autotune.values.layer import DTYPES, Layer, Problem
-from autotune.layouts import PackedWeight, QuantizedWeight, dequantize, pack, random_weight
-from autotune.schemes.int4 import TORCH_DTYPES
 
 ARCHS = ("x86_64_avx512_bf16", "x86_64_avx512", "x86_64_avx2", "portable")
 TOKENS = (1, 2, 3, 7, 16, 33)

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 from runtime_tools import store_records
 
+from autotune.records.lookup import Lookup
 from autotune.values.config import Config
 from autotune.values.device import cpu_device
 from autotune.values.layer import Layer, Problem
-from autotune.records.lookup import Lookup
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="threads are counted in /proc")
 

@@ -9,12 +9,12 @@ from gpu_spaces import whole_space
 
 from autotune.bench.operands import Operands
 from autotune.bench.verify import Verifier
-from autotune.values.device import find_device
 from autotune.families import registry
-from autotune.jit.building import build_all
 from autotune.families.workspace import workspace
-from autotune.values.layer import Layer, Problem
+from autotune.jit.building import build_all
 from autotune.layouts import dequantize
+from autotune.values.device import find_device
+from autotune.values.layer import Layer, Problem
 
 pytestmark = pytest.mark.gpu
 

@@ -6,11 +6,11 @@ from dataclasses import replace
 import pytest
 from gpu_spaces import whole_space
 
+from autotune.families import registry
+from autotune.jit import compiler
+from autotune.jit.building import build_all
 from autotune.values.config import Config
 from autotune.values.device import Device
-from autotune.jit import compiler
-from autotune.families import registry
-from autotune.jit.building import build_all
 from autotune.values.layer import BUCKETS, Layer, Problem
 from autotune.values.paths import shipped
 

@@ -4,5 +4,5 @@ from pinned_defaults import FILE, text
 
 
 def test_the_defaults_of_every_preset_are_those_of_the_file():
-    # After a change that is meant: python tests/pinned_defaults.py, and judge the difference.
+    # After a change that is meant: python tests/support/pinned_defaults.py, and judge the difference.
     assert text().splitlines() == FILE.read_text().splitlines()

@@ -5,9 +5,9 @@ import os
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
+from places import SUPPORT
 
 pytestmark = pytest.mark.skipif(shutil.which("cc") is None, reason="a C compiler makes the libraries")
 
@@ -36,7 +36,7 @@ WEIGHTS = 16384 + (32 << 20)
 def run(tmp_path_factory):
     """The calls of m tokens with their bias, each told as lines."""
     folder = tmp_path_factory.mktemp("libraries")
-    source, library = Path(__file__).with_name("counting_cuda.c"), folder / "libcuda.so.1"
+    source, library = SUPPORT / "counting_cuda.c", folder / "libcuda.so.1"
     subprocess.run(("cc", "-shared", "-fPIC", "-Wl,-soname,libcuda.so.1", "-o", library, source), check=True)
     (folder / "libcublasLt.so.13").symlink_to(library)
 

@@ -6,13 +6,13 @@ import pytest
 import torch
 
 from autotune.bench.operands import Operands
-from autotune.values.config import Config
-from autotune.values.device import find_device
-from autotune.jit import compiler
 from autotune.families.dequant_matmul import FAMILY
 from autotune.families.workspace import workspace
-from autotune.values.layer import Layer
+from autotune.jit import compiler
 from autotune.layouts import dequantize
+from autotune.values.config import Config
+from autotune.values.device import find_device
+from autotune.values.layer import Layer
 
 pytestmark = pytest.mark.gpu
 

@@ -7,11 +7,11 @@ import statistics
 import pytest
 from test_cuda_space import GPUS, H200, LLAMA7B
 
+from autotune.families import registry
+from autotune.families.estimates import clusters_at_once, overlapped, speed, waves_us
 from autotune.values.config import Config
 from autotune.values.device import Device
 from autotune.values.errors import DeviceError
-from autotune.families import registry
-from autotune.families.estimates import clusters_at_once, overlapped, speed, waves_us
 from autotune.values.layer import Layer, Problem
 from autotune.values.paths import shipped
 

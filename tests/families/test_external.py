@@ -5,25 +5,24 @@ from __future__ import annotations
 import sys
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 
 import pytest
 import torch
 from external_kernels import few_tokens, for_gpus, repeating, with_its_own_layout
+from places import SUPPORT
 
 import autotune
 from autotune.bench.operands import Operands
 from autotune.bench.verify import Verifier
-from autotune.values.config import Config
-from autotune.values.device import cpu_device, cuda_devices
-from autotune.values.errors import ConfigError, DeviceError, LaunchError, LayerError
 from autotune.executors.kernel import KernelExecutor, kernel_executors
 from autotune.families import registry
 from autotune.families.external import load_kernel
-from autotune.values.layer import Layer, Problem
 from autotune.layouts import QuantizedWeight
+from autotune.values.config import Config
+from autotune.values.device import cpu_device, cuda_devices
+from autotune.values.errors import ConfigError, DeviceError, LaunchError, LayerError
+from autotune.values.layer import Layer, Problem
 
-HERE = Path(__file__).resolve().parent
 DEVICE = replace(cpu_device(), l2_bytes=1 << 16)
 LAYER = Layer(64, 128)
 
@@ -96,9 +95,9 @@ def test_a_function_without_a_file_is_refused():
         ("kernels.py", "does not read as file.py:name"),
         (":name", "does not read as file.py:name"),
         ("missing/kernels.py:name", "kernel file .*missing/kernels.py is not there"),
-        (f"{HERE}/external_kernels.py:nothing", "has no kernel nothing; its kernels are .*repeating.*"),
-        (f"{HERE}/external_kernels.py:not_a_kernel", "has no kernel not_a_kernel"),
-        (f"{HERE}/other_module.py:multiply", "decorate it with @autotune.kernel"),
+        (f"{SUPPORT}/external_kernels.py:nothing", "has no kernel nothing; its kernels are .*repeating.*"),
+        (f"{SUPPORT}/external_kernels.py:not_a_kernel", "has no kernel not_a_kernel"),
+        (f"{SUPPORT}/other_module.py:multiply", "decorate it with @autotune.kernel"),
         ("no_such_package.kernels:name", "does not import: ModuleNotFoundError"),
         ("{tmp}/broken.py:name", "does not import: SyntaxError"),
         ("{tmp}/json.py:name", "has the name of .*json/__init__.py; rename it"),
@@ -113,9 +112,9 @@ def test_a_reference_that_names_no_kernel_is_refused(reference, reason, tmp_path
 
 
 def test_a_kernel_is_found_by_file_and_by_module():
-    assert load_kernel(f"{HERE}/external_kernels.py:repeating") is repeating
+    assert load_kernel(f"{SUPPORT}/external_kernels.py:repeating") is repeating
     assert load_kernel("external_kernels:repeating") is repeating
-    assert load_kernel(f"{HERE.parent}/benchmarks/own_kernel.py:torch_chunks").kind == "cpu"
+    assert load_kernel(f"{SUPPORT.parent}/benchmarks/own_kernel.py:torch_chunks").kind == "cpu"
 
 
 def test_it_is_still_the_function():
@@ -140,21 +139,21 @@ def test_nobody_sees_it_who_did_not_name_it():
         "cpu",
         "repeating",
     }
-    with KernelExecutor(cpu_device(), f"{HERE}/external_kernels.py:repeating") as executor:
+    with KernelExecutor(cpu_device(), f"{SUPPORT}/external_kernels.py:repeating") as executor:
         assert executor.environment.sources == {"repeating": repeating.source_hash()}
 
 
 def test_its_executor_is_for_its_kind_of_device():
-    (executor,) = kernel_executors(f"{HERE}/external_kernels.py:repeating")
+    (executor,) = kernel_executors(f"{SUPPORT}/external_kernels.py:repeating")
     assert executor.device == cpu_device()
     with pytest.raises(DeviceError, match="repeating runs on cpu, not on"):
-        KernelExecutor(replace(DEVICE, kind="cuda"), f"{HERE}/external_kernels.py:repeating")
+        KernelExecutor(replace(DEVICE, kind="cuda"), f"{SUPPORT}/external_kernels.py:repeating")
 
 
 @pytest.mark.skipif(bool(cuda_devices()), reason="there is a GPU")
 def test_a_kernel_for_gpus_says_the_same_whatever_device_is_asked_for_without_one():
     """And it sends nobody to a device that it would refuse next."""
-    reference = f"{HERE}/external_kernels.py:for_gpus"
+    reference = f"{SUPPORT}/external_kernels.py:for_gpus"
     asked = [partial(kernel_executors, reference, names) for names in ("auto", "all", "cpu", "cuda:0")]
     asked += [partial(for_gpus.lookup, device) for device in (None, "cpu", "cuda")]
     said = set()

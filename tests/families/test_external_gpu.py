@@ -3,25 +3,25 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
+from places import BENCHMARKS
 from runtime_tools import assert_is_linear, tokens_of, weight_of
 
 import autotune
 from autotune.bench.measure import measure
 from autotune.bench.operands import Operands
-from autotune.values.device import Device, find_device
 from autotune.executors.kernel import KernelExecutor
-from autotune.values.layer import Layer, Problem
 from autotune.layouts import dequantize
 from autotune.schemes.int4 import TORCH_DTYPES
 from autotune.search.sweep import sweep
 from autotune.store.store import Store
+from autotune.values.device import Device, find_device
+from autotune.values.layer import Layer, Problem
 
 pytestmark = pytest.mark.gpu
-EXAMPLE = Path(__file__).resolve().parent.parent / "benchmarks" / "own_kernel.py"
+EXAMPLE = BENCHMARKS / "own_kernel.py"
 LAYER = Layer(1024, 2048)
 
 

@@ -9,16 +9,16 @@ from pathlib import Path
 import torch
 from command_line import autotune
 from external_kernels import BUG, CRASH, FAST, RIGHT, WRONG, repeating, with_its_own_layout
+from places import SUPPORT
 
+from autotune.layouts import random_weight, reference_matmul
+from autotune.records.lookup import Lookup
+from autotune.runtime.linear import Int4Linear
+from autotune.store.store import Store
 from autotune.values.config import Config
 from autotune.values.device import cpu_device
 from autotune.values.layer import Layer, Problem
-from autotune.layouts import random_weight, reference_matmul
-from autotune.runtime.linear import Int4Linear
-from autotune.records.lookup import Lookup
-from autotune.store.store import Store
 
-HERE = Path(__file__).resolve().parent
 LAYER = Layer(256, 256)
 SHAPE = ("--shapes", "n=256,k=256", "--device", "cpu", "--budget", "60s", "--db", "here.db", "--json")
 OURS = ("--m", "1", "--budget", "4s")
@@ -31,7 +31,7 @@ def swept(folder: Path, *arguments: str) -> list[dict[str, object]]:
 
 
 def test_from_sweep_to_module(tmp_path):
-    outcomes = swept(tmp_path, "--m", "1,4", "--kernel", f"{HERE}/external_kernels.py:repeating")
+    outcomes = swept(tmp_path, "--m", "1,4", "--kernel", f"{SUPPORT}/external_kernels.py:repeating")
     assert {outcome["config"] for outcome in outcomes} == {"repeating:repeats=1"}
     assert {outcome["default_config"] for outcome in outcomes} == {"repeating:repeats=20"}
     db = str(tmp_path / "here.db")
@@ -53,7 +53,7 @@ def test_from_sweep_to_module(tmp_path):
 
 
 def test_its_records_and_ours_share_a_database_and_never_meet(tmp_path):
-    kernel = ("--m", "1", "--kernel", f"{HERE}/external_kernels.py:repeating")
+    kernel = ("--m", "1", "--kernel", f"{SUPPORT}/external_kernels.py:repeating")
     swept(tmp_path, *kernel)
     db = str(tmp_path / "here.db")
     other = with_its_own_layout.best(LAYER, 1, db=db)
@@ -83,7 +83,7 @@ def test_its_records_and_ours_share_a_database_and_never_meet(tmp_path):
 
 def test_a_changed_file_is_measured_again_and_nothing_else_is(tmp_path):
     for name in ("external_kernels.py", "other_module.py"):
-        shutil.copy(HERE / name, tmp_path)
+        shutil.copy(SUPPORT / name, tmp_path)
     kernel = ("--m", "1", "--kernel", "external_kernels.py:repeating")
     swept(tmp_path, *OURS)
     swept(tmp_path, *kernel)
@@ -97,7 +97,7 @@ def test_a_changed_file_is_measured_again_and_nothing_else_is(tmp_path):
 
 def test_what_goes_wrong_is_a_trial_and_the_rest_goes_on(tmp_path):
     problem = Problem(LAYER, 2)
-    reference = f"{HERE}/external_kernels.py:troubled"
+    reference = f"{SUPPORT}/external_kernels.py:troubled"
     (outcome,) = swept(tmp_path, "--m", "2", "--kernel", reference)
     with Store.open(str(tmp_path / "here.db")) as store:
         trials = {trial.config["act"]: trial for trial in store.trials(problem, cpu_device())}
@@ -111,7 +111,7 @@ def test_what_goes_wrong_is_a_trial_and_the_rest_goes_on(tmp_path):
 
 def test_a_kernel_that_is_never_right_gets_no_record(tmp_path):
     ended = autotune(
-        "sweep", *SHAPE, "--m", "1", "--kernel", f"{HERE}/external_kernels.py:hopeless", cwd=tmp_path
+        "sweep", *SHAPE, "--m", "1", "--kernel", f"{SUPPORT}/external_kernels.py:hopeless", cwd=tmp_path
     )
     assert ended.returncode == 1
     assert "no problem has a record; the first: no config passed" in ended.stderr
@@ -119,7 +119,7 @@ def test_a_kernel_that_is_never_right_gets_no_record(tmp_path):
 
 
 def test_problems_that_it_cannot_do_are_left_out(tmp_path):
-    kernel = f"{HERE}/external_kernels.py:with_its_own_layout"
+    kernel = f"{SUPPORT}/external_kernels.py:with_its_own_layout"
     ended = autotune("sweep", *SHAPE, "--m", "4,8", "--kernel", kernel, cwd=tmp_path)
     assert ended.returncode == 0, ended.stderr
     (outcome,) = map(json.loads, ended.stdout.splitlines())

@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from autotune import _C
-from autotune.values.device import cuda_devices
-from autotune.values.errors import LaunchError
 from autotune.jit import compiler
 from autotune.jit.unit import Unit
+from autotune.values.device import cuda_devices
+from autotune.values.errors import LaunchError
 
 SOURCE = """
 extern "C" __global__ void scale(float* out, const float* x, long long n, long long factor) {

@@ -8,10 +8,10 @@ import torch
 
 from autotune.bench.operands import Operands
 from autotune.bench.verify import Verifier
-from autotune.values.device import cpu_device
 from autotune.families.workspace import COUNTER_BYTES
-from autotune.values.layer import Layer
 from autotune.layouts import dequantize, unpack
+from autotune.values.device import cpu_device
+from autotune.values.layer import Layer
 
 LAYER = Layer(n=72, k=512, group_size=64)
 TOKENS = (1, 2, 9, 40)

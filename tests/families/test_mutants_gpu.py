@@ -10,10 +10,10 @@ import pytest
 
 from autotune.bench.operands import Operands
 from autotune.bench.verify import Verifier
+from autotune.families.mma import FAMILY
+from autotune.jit import compiler
 from autotune.values.config import Config
 from autotune.values.device import Device, find_device
-from autotune.jit import compiler
-from autotune.families.mma import FAMILY
 from autotune.values.layer import Layer, Problem
 from autotune.values.paths import shipped
 

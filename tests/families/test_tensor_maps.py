@@ -4,10 +4,10 @@ import pytest
 import torch
 
 from autotune import _C
-from autotune.values.device import cuda_devices
-from autotune.values.errors import LaunchError
 from autotune.jit import compiler
 from autotune.jit.unit import Unit
+from autotune.values.device import cuda_devices
+from autotune.values.errors import LaunchError
 
 ROWS = 16
 SOURCE = """

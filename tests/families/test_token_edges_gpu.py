@@ -6,13 +6,13 @@ from test_cuda_kernels import plans_of
 
 from autotune import _C
 from autotune.bench.operands import Operands
-from autotune.values.device import find_device
-from autotune.jit import compiler
 from autotune.families.gemm import current_stream
-from autotune.jit.unit import Unit
 from autotune.families.workspace import workspace
-from autotune.values.layer import Layer, Problem
+from autotune.jit import compiler
+from autotune.jit.unit import Unit
 from autotune.schemes.int4 import reference_matmul
+from autotune.values.device import find_device
+from autotune.values.layer import Layer, Problem
 
 pytestmark = pytest.mark.gpu
 

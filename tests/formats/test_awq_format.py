@@ -7,10 +7,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from autotune.values.errors import FormatError, LayerError
 from autotune.formats import awq_gemm
-from autotune.values.layer import Layer
 from autotune.layouts import dequantize, random_weight
+from autotune.values.errors import FormatError, LayerError
+from autotune.values.layer import Layer
 
 REVERSED = (0, 4, 1, 5, 2, 6, 3, 7)
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from autotune.values.errors import FormatError
 from autotune.formats import Scheme, detect
+from autotune.values.errors import FormatError
 
 AWQ = {"quant_method": "awq", "bits": 4, "group_size": 128, "zero_point": True, "version": "gemm"}
 GPTQ = {"quant_method": "gptq", "bits": 4, "group_size": 128, "desc_act": False, "sym": True}

@@ -9,8 +9,8 @@ import torch
 from runtime_tools import weight_of
 from test_formats import assert_same
 
-from autotune.values.errors import AutotuneError
 from autotune.formats.modules import find, is_quantized
+from autotune.values.errors import AutotuneError
 from autotune.values.layer import Layer
 
 # Square, and k = 8 n, where layouts have weights of the same shape; and one group of all k.

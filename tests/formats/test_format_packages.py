@@ -13,8 +13,8 @@ from test_formats import assert_same
 from autotune.formats import Scheme, Unpacked, detect, read
 from autotune.formats.marlin import rows_in_order
 from autotune.formats.modules import find
-from autotune.values.layer import Layer
 from autotune.layouts import dequantize, random_weight
+from autotune.values.layer import Layer
 
 
 def package(module: str) -> ModuleType:

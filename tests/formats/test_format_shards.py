@@ -6,11 +6,11 @@ import pytest
 import torch
 from runtime_tools import assert_is_linear, tokens_of, weight_of
 
+from autotune.layouts import dequantize
+from autotune.runtime.linear import Int4Linear
+from autotune.schemes.int4 import shard
 from autotune.values.errors import LayerError
 from autotune.values.layer import Layer, shard_layer
-from autotune.layouts import dequantize
-from autotune.schemes.int4 import shard
-from autotune.runtime.linear import Int4Linear
 
 
 @pytest.mark.parametrize("zero_point", [True, False])

@@ -10,10 +10,10 @@ import torch
 from packers import Word, as_they_are, less_ones
 from runtime_tools import weight_of
 
-from autotune.values.errors import FormatError
 from autotune.formats import detect, read
-from autotune.values.layer import Layer
 from autotune.layouts import QuantizedWeight
+from autotune.values.errors import FormatError
+from autotune.values.layer import Layer
 
 LAYER = Layer(64, 96, 32)
 GPTQ = {"quant_method": "gptq", "bits": 4, "group_size": 32, "sym": False}

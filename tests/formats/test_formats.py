@@ -9,11 +9,11 @@ import pytest
 import torch
 from runtime_tools import weight_of
 
-from autotune.values.errors import FormatError, LayerError
 from autotune.formats import Scheme, layer_of, names_of, read
-from autotune.values.layer import Layer
 from autotune.layouts import QuantizedWeight
 from autotune.schemes.int4 import TORCH_DTYPES
+from autotune.values.errors import FormatError, LayerError
+from autotune.values.layer import Layer
 
 PACK = {
     "awq_gemm": packers.awq_gemm,

@@ -10,12 +10,12 @@ from dataclasses import replace
 import pytest
 from cuda_units import ADD
 
-from autotune.values.device import Device
-from autotune.values.errors import CompileError
-from autotune.jit import compiler
 from autotune.families import registry
+from autotune.jit import compiler
 from autotune.jit.building import build_all
 from autotune.jit.unit import Unit
+from autotune.values.device import Device
+from autotune.values.errors import CompileError
 from autotune.values.layer import Layer, Problem
 
 pytestmark = [

@@ -7,16 +7,16 @@ import os
 import counted
 import pytest
 
-from autotune.values.device import cpu_device
-from autotune.values.errors import CompileError
 from autotune.executors.local import LocalExecutor
-from autotune.jit import building, compiler
 from autotune.families import registry
+from autotune.jit import building, compiler
 from autotune.jit.unit import Unit
-from autotune.values.layer import Layer, Problem
 from autotune.search.sweep import sweep
 from autotune.search.tune import candidates_of, compile_candidates
 from autotune.store.store import Store
+from autotune.values.device import cpu_device
+from autotune.values.errors import CompileError
+from autotune.values.layer import Layer, Problem
 
 pytestmark = [
     pytest.mark.skipif(compiler.find_compiler() is None, reason="no CUDA compiler here"),

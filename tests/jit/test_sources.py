@@ -11,13 +11,13 @@ import torch
 from test_cuda_space import A100, H200
 
 from autotune import _C
-from autotune.values.errors import CompileError
-from autotune.jit import compiler, sources
 from autotune.families import decode, dequant_matmul, mma, prefill, registry, wgmma
-from autotune.jit.unit import Unit
+from autotune.jit import compiler, sources
 from autotune.jit.sources import source_hash
-from autotune.values.layer import Layer, Problem
+from autotune.jit.unit import Unit
 from autotune.layouts import PackedWeight
+from autotune.values.errors import CompileError
+from autotune.values.layer import Layer, Problem
 from autotune.values.paths import shipped
 
 SOURCES = shipped("csrc/cuda")

@@ -7,8 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from autotune.values.layer import Layer
 from autotune.layouts import pack, random_weight, unpack
+from autotune.values.layer import Layer
 
 
 def _q_of(words: torch.Tensor, row: int, column: int) -> int:

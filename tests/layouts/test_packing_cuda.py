@@ -6,8 +6,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from autotune.values.layer import Layer
 from autotune.layouts import QuantizedWeight, pack, random_weight, unpack
+from autotune.values.layer import Layer
 
 
 @st.composite

@@ -14,11 +14,11 @@ from runtime_tools import store_records
 from transformers import AutoModelForCausalLM
 
 import autotune
+from autotune.families import registry
+from autotune.runtime.linear import Int4Linear
 from autotune.values.device import cpu_device
 from autotune.values.errors import FormatError
-from autotune.families import registry
 from autotune.values.layer import COARSE, Problem
-from autotune.runtime.linear import Int4Linear
 
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3", "gemma")
 

@@ -15,8 +15,8 @@ from checkpoints import KINDS, Tensors, one_thread, quantize, stored, tiny, writ
 from transformers import AutoModelForCausalLM
 
 import autotune
-from autotune.values.errors import AutotuneError, DeviceError, FormatError, LayerError
 from autotune.models.quantizer import Quantizer
+from autotune.values.errors import AutotuneError, DeviceError, FormatError, LayerError
 
 pytestmark = [
     pytest.mark.usefixtures(one_thread.__name__),

@@ -28,9 +28,9 @@ from checkpoints import (
 )
 
 import autotune
-from autotune.values.errors import FormatError, LayerError
-from autotune.runtime.linear import Int4Linear
 from autotune.checkpoints.shapes import parse_shapes
+from autotune.runtime.linear import Int4Linear
+from autotune.values.errors import FormatError, LayerError
 
 pytestmark = [
     pytest.mark.usefixtures(one_thread.__name__),

@@ -16,10 +16,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import autotune
 from autotune.checkpoints.fusion import fused_layer
-from autotune.values.layer import Layer
 from autotune.layouts import QuantizedWeight
 from autotune.models.fused import Part, concatenated, concatenated_bias, parts
 from autotune.runtime.linear import Int4Linear
+from autotune.values.layer import Layer
 
 pytestmark = [
     pytest.mark.usefixtures(one_thread.__name__),

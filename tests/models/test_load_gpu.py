@@ -10,8 +10,8 @@ from checkpoints import FAST_AWQ, KINDS, logits, prompt, quantize, scaled, tiny,
 from transformers import AutoModelForCausalLM
 
 import autotune
-from autotune.values.errors import FormatError
 from autotune.runtime.linear import Int4Linear
+from autotune.values.errors import FormatError
 
 pytestmark = [pytest.mark.gpu, pytest.mark.filterwarnings("ignore:no config was measured")]
 

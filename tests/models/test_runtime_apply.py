@@ -12,17 +12,17 @@ import pytest
 import torch
 from runtime_tools import AwqLinear, assert_is_linear, store_records, tokens_of, weight_of
 
+from autotune.checkpoints.shapes import parse_shapes
+from autotune.families import registry
+from autotune.families.cpu import CpuFamily
+from autotune.models.apply import apply
+from autotune.models.report import LayerReport, Report
+from autotune.records.lookup import Answer
+from autotune.runtime.linear import Int4Linear
 from autotune.values.config import Config
 from autotune.values.device import cpu_device
 from autotune.values.errors import DeviceError, FormatError
-from autotune.families import registry
-from autotune.families.cpu import CpuFamily
 from autotune.values.layer import COARSE, Layer, Problem
-from autotune.models.apply import apply
-from autotune.runtime.linear import Int4Linear
-from autotune.records.lookup import Answer
-from autotune.models.report import LayerReport, Report
-from autotune.checkpoints.shapes import parse_shapes
 
 UP, DOWN = Layer(256, 128, 64), Layer(128, 256, 64)
 BIAS = torch.linspace(-1, 1, 256).half()

@@ -12,11 +12,11 @@ import torch
 from runtime_tools import AwqLinear, assert_is_linear, tokens_of, weight_of
 
 import autotune
-from autotune.values.layer import Layer
 from autotune.layouts import QuantizedWeight
 from autotune.models.apply import apply
-from autotune.runtime.linear import Int4Linear
 from autotune.models.report import Report
+from autotune.runtime.linear import Int4Linear
+from autotune.values.layer import Layer
 
 
 @pytest.fixture(autouse=True)

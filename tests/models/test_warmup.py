@@ -11,16 +11,16 @@ import pytest
 import torch
 from runtime_tools import store_records, tokens_of, weight_of
 
+from autotune.bench.busy import keep_busy
 from autotune.bench.settle import settle
+from autotune.families import registry
+from autotune.families.cpu import CpuPlan
+from autotune.models.warmup import warmup
+from autotune.records.lookup import Lookup
+from autotune.runtime.linear import Int4Linear
 from autotune.values.device import cpu_device, find_device
 from autotune.values.errors import DeviceError, LayerError
-from autotune.families import registry
-from autotune.bench.busy import keep_busy
-from autotune.families.cpu import CpuPlan
 from autotune.values.layer import Layer, Problem
-from autotune.runtime.linear import Int4Linear
-from autotune.records.lookup import Lookup
-from autotune.models.warmup import warmup
 
 UP, DOWN = Layer(256, 128, 64), Layer(128, 256, 64)
 

@@ -12,9 +12,9 @@ from lookup_world import PROBLEM, ask, make_small_world, ship, store
 from store_samples import ENVIRONMENT, EVIDENCE, H200, LAYER, record, with_evidence
 
 from autotune.cli import explanation
-from autotune.values.layer import Problem
 from autotune.records.explanation import Explanation
 from autotune.records.lookup import Lookup
+from autotune.values.layer import Problem
 
 
 @pytest.fixture(autouse=True)

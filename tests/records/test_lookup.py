@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from lookup_world import DEFAULT, PROBLEM, SmallFamily, ask, make_small_world, ship, store
+from places import SUPPORT
 from store_samples import (
     A100,
     H100,
@@ -24,15 +25,13 @@ from store_samples import (
 )
 
 from autotune.cli import main
+from autotune.jit import compiler
+from autotune.records.lookup import Lookup, lookup
+from autotune.store.text import read_text
 from autotune.values.config import Config
 from autotune.values.device import cpu_device
 from autotune.values.errors import DeviceError
-from autotune.jit import compiler
 from autotune.values.layer import Layer, Problem
-from autotune.records.lookup import Lookup, lookup
-from autotune.store.text import read_text
-
-TESTS = Path(__file__).parent
 
 
 @pytest.fixture(autouse=True)
@@ -344,8 +343,8 @@ def test_a_damaged_shipped_file_does_not_hide_the_others(tmp_path):
 
 
 def test_what_the_package_ships_is_readable(monkeypatch):
-    from autotune.values import paths
     from autotune.store import reading as stored
+    from autotune.values import paths
 
     monkeypatch.setattr(stored, "shipped", paths.shipped)
     for path in stored.shipped_files():
@@ -358,7 +357,7 @@ def test_look_up_needs_the_standard_library_only(database):
     store(database, record())
     script = f"""
 import sys
-sys.path[:0] = [{str(TESTS)!r}, {str(TESTS.parent)!r}]
+sys.path[:0] = [{str(SUPPORT)!r}, {str(SUPPORT.parent)!r}]
 from store_samples import H200, LAYER
 from autotune.values.layer import Problem
 from autotune.records.lookup import Lookup

@@ -14,11 +14,11 @@ from databases import change
 from lookup_world import PROBLEM, ask, make_small_world, ship, store
 from store_samples import A100, ENVIRONMENT, H100, H200, LAYER, binary, config, record
 
+from autotune.records.lookup import Lookup
+from autotune.store import reading as stored
+from autotune.store.store import Store
 from autotune.values.errors import DatabaseError
 from autotune.values.layer import Layer
-from autotune.store import reading as stored
-from autotune.records.lookup import Lookup
-from autotune.store.store import Store
 
 
 @pytest.fixture(autouse=True)

@@ -18,14 +18,14 @@ import torch
 from runtime_tools import AwqLinear, store_records, tokens_of, weight_of
 from store_samples import as_ordinary_user, reachable_folder
 
-from autotune.values.device import cpu_device
 from autotune.families import registry
-from autotune.values.layer import BUCKETS, COARSE, Layer, Problem
-from autotune.values.record import sources_digest
 from autotune.models.apply import apply
-from autotune.runtime.linear import Int4Linear
 from autotune.records.lookup import Lookup
 from autotune.records.misses import LIMIT_BYTES, REPLAYS, Miss, Tally, append, miss_file, read
+from autotune.runtime.linear import Int4Linear
+from autotune.values.device import cpu_device
+from autotune.values.layer import BUCKETS, COARSE, Layer, Problem
+from autotune.values.record import sources_digest
 
 LAYER = Layer(64, 64, 64)
 DEVICE = cpu_device()

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 import torch
+from places import BENCHMARKS
 from transformers import LlamaConfig, LlamaForCausalLM, StaticCache
-
-BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
 
 
 def logits(model: LlamaForCausalLM, config: LlamaConfig) -> torch.Tensor:

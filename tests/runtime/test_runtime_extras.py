@@ -16,10 +16,10 @@ import torch
 from runtime_tools import AwqLinear, assert_is_linear, tokens_of, weight_of
 from test_format_packages import package
 
-from autotune.values.layer import Layer
 from autotune.models.apply import apply
-from autotune.runtime.linear import Int4Linear
 from autotune.models.report import Report
+from autotune.runtime.linear import Int4Linear
+from autotune.values.layer import Layer
 
 LAYER = Layer(128, 256, 64)
 X = tokens_of((3, LAYER.k), torch.float16)

@@ -8,20 +8,20 @@ import pytest
 import torch
 from runtime_tools import AwqLinear, assert_is_linear, splitting_lookup, store_records, tokens_of, weight_of
 
-from autotune.values.config import Config
-from autotune.values.device import find_device
-from autotune.values.errors import DeviceError, LayerError
 from autotune.executors.local import LocalExecutor
 from autotune.formats import awq_gemm
 from autotune.jit import compiler
-from autotune.values.layer import Layer, Problem
-from autotune.schemes.int4 import TORCH_DTYPES
 from autotune.models.apply import apply
-from autotune.runtime.linear import Int4Linear
 from autotune.records.lookup import Lookup
+from autotune.runtime.linear import Int4Linear
 from autotune.runtime.op import int4_linear
+from autotune.schemes.int4 import TORCH_DTYPES
 from autotune.search.sweep import sweep
 from autotune.store.store import Store
+from autotune.values.config import Config
+from autotune.values.device import find_device
+from autotune.values.errors import DeviceError, LayerError
+from autotune.values.layer import Layer, Problem
 
 pytestmark = [pytest.mark.gpu, pytest.mark.filterwarnings("ignore:no config was measured")]
 

@@ -11,17 +11,18 @@ from pathlib import Path
 
 import pytest
 import torch
+from places import SUPPORT
 from runtime_tools import assert_is_linear, store_records, tokens_of, weight_of
 
-from autotune.values.device import cpu_device, cuda_devices, find_device
-from autotune.values.errors import LayerError
 from autotune.families import registry
-from autotune.values.layer import Layer, Problem
+from autotune.records.lookup import Lookup
 from autotune.runtime.handle import handle_of, origin_of
 from autotune.runtime.linear import Int4Linear
-from autotune.records.lookup import Lookup
 from autotune.runtime.op import int4_linear
 from autotune.runtime.plans import LayerPlans, plans_of
+from autotune.values.device import cpu_device, cuda_devices, find_device
+from autotune.values.errors import LayerError
+from autotune.values.layer import Layer, Problem
 
 LAYER, OTHER = Layer(136, 256, 64), Layer(72, 256, 32)
 X = tokens_of((3, LAYER.k), torch.float16)
@@ -43,7 +44,7 @@ def tuned(path: Path) -> Lookup:
 
 def elsewhere(script: str, *arguments: object, **environment: str) -> str:
     """What a fresh process prints that runs the script, with the tests' own modules at hand."""
-    path = os.pathsep.join((str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")))
+    path = os.pathsep.join((str(SUPPORT), os.environ.get("PYTHONPATH", "")))
     command = [sys.executable, "-c", script, *map(str, arguments)]
     run = subprocess.run(
         command,

@@ -8,12 +8,12 @@ import pytest
 import torch
 from runtime_tools import assert_is_linear, tokens_of, weight_of
 
-from autotune.values.errors import AutotuneError, DeviceError, FormatError, LayerError
 from autotune.formats import awq_gemm
-from autotune.values.layer import Layer
-from autotune.schemes.int4 import TORCH_DTYPES
 from autotune.runtime.linear import Int4Linear
 from autotune.runtime.op import int4_linear
+from autotune.schemes.int4 import TORCH_DTYPES
+from autotune.values.errors import AutotuneError, DeviceError, FormatError, LayerError
+from autotune.values.layer import Layer
 
 LAYER = Layer(136, 256, 64)
 

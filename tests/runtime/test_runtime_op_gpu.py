@@ -10,13 +10,13 @@ import pytest
 import torch
 from runtime_tools import assert_is_linear, splitting_lookup, tokens_of, weight_of
 
-from autotune.values.device import find_device
-from autotune.values.layer import Layer
-from autotune.schemes.int4 import TORCH_DTYPES
-from autotune.runtime.linear import Int4Linear
 from autotune.records.lookup import Lookup
 from autotune.records.misses import REPLAYS, read
+from autotune.runtime.linear import Int4Linear
 from autotune.runtime.op import int4_linear
+from autotune.schemes.int4 import TORCH_DTYPES
+from autotune.values.device import find_device
+from autotune.values.layer import Layer
 
 pytestmark = [pytest.mark.gpu, pytest.mark.filterwarnings("ignore:no config was measured")]
 

@@ -11,19 +11,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 from runtime_tools import assert_is_linear, store_records, tokens_of, weight_of
 
-from autotune.values.config import Config
-from autotune.values.device import Device, cpu_device
-from autotune.values.errors import CompileError, DeviceError, LaunchError
 from autotune.families import registry
 from autotune.families.cpu import CpuFamily
 from autotune.families.protocol import Plan
 from autotune.jit.unit import Unit
-from autotune.values.layer import BUCKETS, COARSE, Layer, Problem, bucket_of
-from autotune.values.record import Binary, Environment
-from autotune.runtime.linear import Int4Linear
 from autotune.records.lookup import Lookup
+from autotune.runtime.linear import Int4Linear
 from autotune.runtime.plans import LayerPlans, default_lookup, device_of, plans_for
 from autotune.store.store import Store
+from autotune.values.config import Config
+from autotune.values.device import Device, cpu_device
+from autotune.values.errors import CompileError, DeviceError, LaunchError
+from autotune.values.layer import BUCKETS, COARSE, Layer, Problem, bucket_of
+from autotune.values.record import Binary, Environment
 
 LAYER = Layer(512, 1024)
 

@@ -17,10 +17,10 @@ from test_format_packages import package
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedModel
 
 import autotune
-from autotune.values.errors import FormatError
-from autotune.values.layer import Layer
 from autotune.models.apply import apply
 from autotune.runtime.linear import Int4Linear
+from autotune.values.errors import FormatError
+from autotune.values.layer import Layer
 
 pytestmark = [
     pytest.mark.usefixtures(one_thread.__name__),

@@ -9,12 +9,12 @@ import torch
 from runtime_tools import assert_is_linear, tokens_of, weight_of
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from autotune.values.errors import FormatError, LayerError
-from autotune.values.layer import Layer
 from autotune.layouts import pack
 from autotune.layouts.packed import form_of
 from autotune.runtime.linear import Int4Linear
 from autotune.runtime.op import int4_linear
+from autotune.values.errors import FormatError, LayerError
+from autotune.values.layer import Layer
 
 LAYER = Layer(136, 256, 64)
 X = tokens_of((3, LAYER.k), torch.float16)

@@ -19,16 +19,16 @@ from databases import query
 from runtime_tools import AwqLinear, store_records, tokens_of, weight_of
 from store_samples import H100, H200, as_ordinary_user, reachable_folder, record
 
-from autotune.values.device import cpu_device
-from autotune.values.errors import AutotuneError, DatabaseError, DeviceError
 from autotune.families import registry
-from autotune.values.layer import Layer, Problem
-from autotune.values.record import sources_digest
 from autotune.models.apply import apply
 from autotune.records.misses import Miss, append, miss_file
 from autotune.search.demand import ASKED, ask, device_here, models_named, queue_misses, saved_us
 from autotune.store.queue import Queue
 from autotune.store.store import Store
+from autotune.values.device import cpu_device
+from autotune.values.errors import AutotuneError, DatabaseError, DeviceError
+from autotune.values.layer import Layer, Problem
+from autotune.values.record import sources_digest
 
 DEVICE = cpu_device()
 LAYER, WIDE = Layer(64, 64, 64), Layer(4096, 64, 64)

@@ -9,17 +9,17 @@ import pytest
 from store_samples import A100, ENVIRONMENT, EVIDENCE, H200, LAYER, SOURCES, config, record
 from undisturbed import work
 
-from autotune.values.config import Config
-from autotune.values.device import cpu_device
 from autotune.executors.local import LocalExecutor
 from autotune.families import registry
-from autotune.values.layer import Layer, Problem
-from autotune.values.record import DEFAULT_MODE, Mode, Record, Trial
 from autotune.search.environment import current_environment
 from autotune.search.incremental import candidates_to_do, outlasts
 from autotune.search.sweep import sweep
 from autotune.search.tune import candidates_of
 from autotune.store.store import Store
+from autotune.values.config import Config
+from autotune.values.device import cpu_device
+from autotune.values.layer import Layer, Problem
+from autotune.values.record import DEFAULT_MODE, Mode, Record, Trial
 
 PROBLEM = Problem(LAYER, 1)
 DEFAULT, SECOND, THIRD = (config(tile_m=tile_m) for tile_m in (64, 8, 16))

@@ -11,20 +11,20 @@ from lookup_world import SmallFamily
 from store_samples import ENVIRONMENT, EVIDENCE, H200, record
 from undisturbed import work
 
-from autotune.values.config import Config
 from autotune.daemon.tuner import Tuner
-from autotune.values.device import Device, cpu_device
 from autotune.executors.local import LocalExecutor
-from autotune.values.job import Job
 from autotune.families import registry
-from autotune.values.layer import Layer, Problem
-from autotune.values.record import DEFAULT_MODE, Record
 from autotune.search.environment import current_environment
 from autotune.search.incremental import neighbours
 from autotune.search.narrow import worth_racing
 from autotune.search.sweep import sweep
 from autotune.search.tune import candidates_of
 from autotune.store.store import Store
+from autotune.values.config import Config
+from autotune.values.device import Device, cpu_device
+from autotune.values.job import Job
+from autotune.values.layer import Layer, Problem
+from autotune.values.record import DEFAULT_MODE, Record
 
 LAYER = Layer(n=256, k=512, group_size=64)
 CPU = cpu_device()

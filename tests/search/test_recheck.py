@@ -9,15 +9,15 @@ import counted
 import pytest
 from counted import config_of
 
-from autotune.values.config import Config
-from autotune.values.device import cpu_device
 from autotune.executors.local import LocalExecutor
 from autotune.families import registry
-from autotune.values.layer import Layer, Problem
-from autotune.values.record import Evidence, Record, Trial
 from autotune.search.environment import current_environment
 from autotune.search.recheck import Rechecked, recheck
 from autotune.store.store import Store
+from autotune.values.config import Config
+from autotune.values.device import cpu_device
+from autotune.values.layer import Layer, Problem
+from autotune.values.record import Evidence, Record, Trial
 
 DEVICE = cpu_device()
 PROBLEM = Problem(Layer(n=128, k=256, group_size=64), 1)

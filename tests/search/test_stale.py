@@ -10,13 +10,13 @@ from command_line import autotune
 from daemons import LAYER, PROBLEM, add, special
 from databases import query
 
-from autotune.values.device import cpu_device
 from autotune.families import registry
-from autotune.values.layer import Problem
 from autotune.search.demand import STALE
 from autotune.search.stale import stale_problems
 from autotune.store.queue import Queue
 from autotune.store.store import Store
+from autotune.values.device import cpu_device
+from autotune.values.layer import Problem
 
 PLACE = ("--device", "cpu", "--db", "here.db")
 

@@ -11,16 +11,16 @@ from autotune.bench.measure import measure
 from autotune.bench.monitor import Reading
 from autotune.bench.operands import Operands
 from autotune.bench.verify import Verifier
-from autotune.values.config import Config
-from autotune.values.device import cpu_device
-from autotune.values.errors import LaunchError
 from autotune.executors.local import LocalExecutor
-from autotune.jit import compiler
 from autotune.families import registry
-from autotune.values.layer import Layer, Problem
+from autotune.jit import compiler
 from autotune.search.sweep import sweep
 from autotune.search.tune import candidates_of, compile_candidates, tune
 from autotune.store.store import Store
+from autotune.values.config import Config
+from autotune.values.device import cpu_device
+from autotune.values.errors import LaunchError
+from autotune.values.layer import Layer, Problem
 
 LAYER = Layer(n=128, k=256, group_size=64)
 PROBLEMS = [Problem(LAYER, m) for m in (1, 4)]

@@ -13,15 +13,15 @@ from pathlib import Path
 
 import pytest
 from command_line import PROGRAM
+from places import ROOT
 
+from autotune.store.store import Store
 from autotune.values.counts import counted
 from autotune.values.device import cpu_device
 from autotune.values.layer import Layer, Problem
-from autotune.store.store import Store
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="finds processes in /proc")
 
-ROOT = Path(__file__).resolve().parent.parent
 LAYER = Layer(256, 256)
 ARGUMENTS = (
     "sweep", "--shapes", "n=256,k=256", "--m", "1,2,4,8", "--device", "cpu", "--budget", "60s",

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from autotune.serving.tokens import graph_sizes, served_buckets
 from autotune.values.errors import LayerError
 from autotune.values.layer import BUCKETS, bucket_of
-from autotune.serving.tokens import graph_sizes, served_buckets
 
 TO_512 = (1, 2, 4, *range(8, 249, 8), *range(256, 513, 16))
 

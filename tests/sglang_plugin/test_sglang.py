@@ -13,10 +13,10 @@ import pytest
 import torch
 from runtime_tools import assert_is_linear, tokens_of, weight_of
 
-from autotune.values.layer import Layer
 from autotune.layouts import QuantizedWeight
 from autotune.schemes.int4 import TORCH_DTYPES, shard
 from autotune.serving import sglang as plugin
+from autotune.values.layer import Layer
 
 if find_spec("sglang") is None:
     pytest.skip("SGLang is not installed here; run `make test-sglang`", allow_module_level=True)

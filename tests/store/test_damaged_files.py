@@ -13,13 +13,13 @@ from store_samples import ENVIRONMENT, H200, LAYER, config, record
 
 from autotune.cli import main
 from autotune.daemon.link import is_final
-from autotune.values.errors import DatabaseError
-from autotune.values.layer import Problem
-from autotune.values.paths import default_database
 from autotune.records.lookup import Lookup, lookup
 from autotune.records.misses import LIMIT_BYTES, Miss, append, miss_file, read
 from autotune.store.schema import upgrade
 from autotune.store.store import Store
+from autotune.values.errors import DatabaseError
+from autotune.values.layer import Problem
+from autotune.values.paths import default_database
 
 
 @pytest.fixture(autouse=True)

@@ -23,12 +23,12 @@ from store_samples import (
 )
 
 from autotune.cli import main
-from autotune.values.errors import DatabaseError
-from autotune.values.job import Worker
-from autotune.values.layer import Layer, Problem
 from autotune.records.lookup import Lookup
 from autotune.store.queue import Queue
 from autotune.store.store import Store
+from autotune.values.errors import DatabaseError
+from autotune.values.job import Worker
+from autotune.values.layer import Layer, Problem
 
 HERE = (H200.name, H200.arch, "sources")
 

@@ -15,6 +15,7 @@ from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from databases import connected, query, rows
+from places import FROZEN
 from store_samples import (
     ENVIRONMENT,
     EVIDENCE,
@@ -27,10 +28,6 @@ from store_samples import (
     trials,
 )
 
-from autotune.values.errors import DatabaseError
-from autotune.values.job import Job, Worker
-from autotune.values.layer import Problem
-from autotune.values.paths import shipped
 from autotune.store import schema, trouble
 from autotune.store.database import Database
 from autotune.store.queue import Queue
@@ -38,8 +35,12 @@ from autotune.store.schema import upgrade
 from autotune.store.store import Store
 from autotune.store.tables import METADATA
 from autotune.store.trouble import known_revisions
+from autotune.values.errors import DatabaseError
+from autotune.values.job import Job, Worker
+from autotune.values.layer import Problem
+from autotune.values.paths import shipped
 
-FROZEN = sorted((Path(__file__).parent / "frozen").glob("*.sql"))
+FROZEN = sorted(FROZEN.glob("*.sql"))
 
 THERE = {
     "device": H200.name,

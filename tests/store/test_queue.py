@@ -10,12 +10,12 @@ import sqlalchemy as sa
 from databases import connected, query, rows
 from store_samples import ENVIRONMENT, H100, H200, LAYER, SOURCES, binary, config, record, trials
 
+from autotune.store.queue import Queue
+from autotune.store.store import Store
 from autotune.values.errors import LeaseLost
 from autotune.values.job import Job, Worker
 from autotune.values.layer import Layer, Problem
 from autotune.values.record import Trial, sources_digest
-from autotune.store.queue import Queue
-from autotune.store.store import Store
 
 HERE = (H200.name, H200.arch, sources_digest(SOURCES))
 ONE, TWO, FOUR = (Problem(LAYER, m) for m in (1, 2, 4))

@@ -6,24 +6,23 @@ import signal
 import subprocess
 import sys
 from collections import Counter
-from pathlib import Path
 
 import pytest
 from databases import query, rows
+from places import SUPPORT
 from postgres import Server
 from store_samples import ENVIRONMENT, H200, LAYER, record, trials
 
-from autotune.values.errors import DatabaseError
-from autotune.values.layer import Problem
 from autotune.store.queue import Queue
 from autotune.store.store import Store
+from autotune.values.errors import DatabaseError
+from autotune.values.layer import Problem
 
-TESTS = Path(__file__).parent
 HERE = (H200.name, H200.arch, "sources")
 JOBS = 200
 START = f"""
 import sys
-sys.path[:0] = [{str(TESTS)!r}, {str(TESTS.parent)!r}]
+sys.path[:0] = [{str(SUPPORT)!r}, {str(SUPPORT.parent)!r}]
 from store_samples import *
 from autotune.store.queue import Queue
 from autotune.store.store import Store

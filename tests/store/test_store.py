@@ -21,9 +21,9 @@ from store_samples import (
     with_evidence,
 )
 
+from autotune.store.store import Store
 from autotune.values.layer import Layer, Problem
 from autotune.values.record import Trial
-from autotune.store.store import Store
 
 
 @pytest.fixture

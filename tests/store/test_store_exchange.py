@@ -21,13 +21,13 @@ from store_samples import (
     with_evidence,
 )
 
-from autotune.values.errors import DatabaseError
 from autotune.families import registry
-from autotune.values.layer import BUCKETS, Layer
-from autotune.store import reading as stored
 from autotune.records.exchange import export, file_names, write_text
+from autotune.store import reading as stored
 from autotune.store.store import Store
 from autotune.store.text import read_text
+from autotune.values.errors import DatabaseError
+from autotune.values.layer import BUCKETS, Layer
 
 RECORDS = [
     record(m=m, layer=layer, best=config(tile_m=8 * m))

@@ -9,15 +9,15 @@ from pathlib import Path
 
 import pytest
 from databases import query, rows
+from places import SUPPORT
 from store_samples import H200, LAYER, record
 
 from autotune.store.reading import user_records
 from autotune.store.store import Store
 
-TESTS = Path(__file__).parent
 START = f"""
 import os, signal, sys
-sys.path[:0] = [{str(TESTS)!r}, {str(TESTS.parent)!r}]
+sys.path[:0] = [{str(SUPPORT)!r}, {str(SUPPORT.parent)!r}]
 import sqlalchemy as sa
 from store_samples import *
 from autotune.store.store import Store

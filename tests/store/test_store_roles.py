@@ -9,17 +9,17 @@ from lookup_world import SmallFamily
 from postgres import Server
 from store_samples import ENVIRONMENT, H200, LAYER, SOURCES, binary, record, trials
 
-from autotune.values.errors import DatabaseError
-from autotune.values.job import Worker
 from autotune.families import registry
-from autotune.values.layer import Problem
-from autotune.values.paths import shipped
-from autotune.store.database import Database
 from autotune.records.exchange import export
+from autotune.store.database import Database
 from autotune.store.queue import Queue
 from autotune.store.schema import upgrade
 from autotune.store.store import Store
 from autotune.store.tables import METADATA
+from autotune.values.errors import DatabaseError
+from autotune.values.job import Worker
+from autotune.values.layer import Problem
+from autotune.values.paths import shipped
 
 HERE = (H200.name, H200.arch, "sources")
 GRANTS, OWNER = "grant what migrations/roles.sql does", "can be changed by its owner only"

@@ -14,11 +14,11 @@ from lookup_world import ask, make_small_world
 from store_samples import ENVIRONMENT, H100, H200, config, record, with_evidence
 
 from autotune.cli import main
+from autotune.records.exchange import write_text
+from autotune.records.lookup import Lookup
+from autotune.store.text import RecordFile, read_text
 from autotune.values.layer import BUCKETS, Layer, Problem
 from autotune.values.paths import shipped
-from autotune.records.lookup import Lookup
-from autotune.records.exchange import write_text
-from autotune.store.text import RecordFile, read_text
 
 SIZES = (1024, 2560, 4096, 5120, 10240, 12288, 28672)
 LAYERS = [

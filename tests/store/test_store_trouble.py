@@ -11,9 +11,9 @@ import pytest
 import sqlalchemy as sa
 from store_samples import ENVIRONMENT, H200, as_ordinary_user, binary, reachable_folder, record, trials
 
-from autotune.values.errors import DatabaseError
 from autotune.store.schema import upgrade
 from autotune.store.store import Store
+from autotune.values.errors import DatabaseError
 
 
 def error_of(url: object, opening=Store.open) -> str:

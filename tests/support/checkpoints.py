@@ -16,8 +16,8 @@ from safetensors.torch import save_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from autotune.formats import awq_gemm
-from autotune.values.layer import Layer
 from autotune.layouts import QuantizedWeight, dequantize
+from autotune.values.layer import Layer
 
 GROUP = 32
 SIZES = {

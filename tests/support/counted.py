@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import undisturbed
 
-from autotune.values.config import Config
 from autotune.families import registry
 from autotune.families.cpu import FAMILY as CPU
+from autotune.values.config import Config
 
 
 def config_of(calls: int, wrong: int = 0, family: str = "counted") -> Config:

@@ -14,12 +14,12 @@ from pathlib import Path
 import undisturbed
 
 from autotune import _C
-from autotune.values.config import Config
-from autotune.jit import compiler
 from autotune.families import mma, registry
 from autotune.families.cpu import FAMILY as CPU
 from autotune.families.gemm import current_stream
+from autotune.jit import compiler
 from autotune.jit.unit import Unit
+from autotune.values.config import Config
 from autotune.values.layer import Problem
 
 PID_FIFO = "AUTOTUNE_TEST_FIFO"

@@ -18,21 +18,21 @@ from typing import Any
 import crashing
 import undisturbed
 from command_line import PROGRAM
+from places import ROOT
 
 from autotune.daemon.events import log_to_stderr
 from autotune.daemon.service import serve
 from autotune.daemon.settings import Settings
-from autotune.values.device import cpu_device
 from autotune.executors.local import LocalExecutor
-from autotune.values.job import Job
 from autotune.families import registry
-from autotune.values.layer import Layer, Problem
-from autotune.values.record import sources_digest
 from autotune.search.environment import current_environment
 from autotune.store.queue import Queue
 from autotune.store.store import Store
+from autotune.values.device import cpu_device
+from autotune.values.job import Job
+from autotune.values.layer import Layer, Problem
+from autotune.values.record import sources_digest
 
-ROOT = Path(__file__).resolve().parent.parent
 LAYER = Layer(n=256, k=256, group_size=64)  # a smaller one takes a worker longer: it has more copies
 PROBLEM = Problem(LAYER, 1)
 LIMIT_S = 240

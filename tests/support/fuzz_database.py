@@ -1,6 +1,6 @@
 """Databases damaged at random: no model load and no verb may break, and what is whole must still answer.
 
-    python tests/fuzz_database.py SEED SECONDS
+    python tests/support/fuzz_database.py SEED SECONDS
 
 Each case has a seed of its own, which a failure names; with 0 seconds only the case of SEED is run.
 """
@@ -26,12 +26,7 @@ from store_samples import EVIDENCE
 from torch import nn
 
 from autotune.cli import main
-from autotune.values.device import cpu_device
-from autotune.values.errors import AutotuneError
-from autotune.values.job import Worker
 from autotune.families import registry
-from autotune.values.layer import Layer, Problem
-from autotune.values.record import DEFAULT_MODE, Binary, Record, Trial, sources_digest
 from autotune.models.apply import apply
 from autotune.records.lookup import Lookup
 from autotune.records.misses import miss_file, read
@@ -39,6 +34,11 @@ from autotune.search.environment import current_environment
 from autotune.search.incremental import candidates_to_do
 from autotune.store.queue import Queue
 from autotune.store.store import Store
+from autotune.values.device import cpu_device
+from autotune.values.errors import AutotuneError
+from autotune.values.job import Worker
+from autotune.values.layer import Layer, Problem
+from autotune.values.record import DEFAULT_MODE, Binary, Record, Trial, sources_digest
 
 WATCHDOG_S = 300
 """A case takes a fraction of a second; one that takes this long has no end, and ends the process."""

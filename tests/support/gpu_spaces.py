@@ -4,10 +4,10 @@ import math
 from dataclasses import replace
 from unittest.mock import patch
 
-from autotune.values.config import Config
-from autotune.values.device import Device
 from autotune.families import prefill, wgmma
 from autotune.families.protocol import Family
+from autotune.values.config import Config
+from autotune.values.device import Device
 from autotune.values.layer import Problem
 
 

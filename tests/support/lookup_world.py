@@ -18,14 +18,14 @@ from store_samples import (
     trials,
 )
 
+from autotune.families import registry
+from autotune.records import sources as module
+from autotune.records.exchange import write_text
+from autotune.records.lookup import Lookup
+from autotune.store.store import Store
 from autotune.values.config import Config
 from autotune.values.device import Device, cpu_device
-from autotune.families import registry
 from autotune.values.layer import Layer, Problem
-from autotune.records import sources as module
-from autotune.records.lookup import Lookup
-from autotune.records.exchange import write_text
-from autotune.store.store import Store
 
 DEFAULT = config(tile_m=64)
 PROBLEM = Problem(LAYER, 1)

@@ -1,14 +1,15 @@
 """The default configs of every preset on some devices, as text. Run it to write the file anew."""
 
 from itertools import groupby
-from pathlib import Path
 
-from autotune.values.device import Device
-from autotune.families import registry
-from autotune.values.layer import BUCKETS, Layer, Problem
+from places import FROZEN
+
 from autotune.checkpoints.shapes import PRESETS, parse_shapes
+from autotune.families import registry
+from autotune.values.device import Device
+from autotune.values.layer import BUCKETS, Layer, Problem
 
-FILE = Path(__file__).parent / "frozen" / "defaults.txt"
+FILE = FROZEN / "defaults.txt"
 
 COMMON = ",group_size=128,dtype=fp16"
 

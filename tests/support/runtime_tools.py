@@ -8,15 +8,15 @@ from pathlib import Path
 import torch
 from gpu_spaces import whole_space
 
-from autotune.values.config import Config
-from autotune.values.device import Device
-from autotune.formats import awq_gemm
 from autotune.families import registry
-from autotune.values.layer import Layer, Problem
+from autotune.formats import awq_gemm
 from autotune.layouts import QuantizedWeight, dequantize, random_weight
-from autotune.values.record import Environment, Record
 from autotune.records.lookup import Lookup
 from autotune.store.store import Store
+from autotune.values.config import Config
+from autotune.values.device import Device
+from autotune.values.layer import Layer, Problem
+from autotune.values.record import Environment, Record
 
 ROUNDOFF = {torch.float16: 2.0**-11, torch.bfloat16: 2.0**-8, torch.float32: 2.0**-24}
 

@@ -1,8 +1,8 @@
 """Runs sampled configs of one CUDA family and nothing else of ours: what compute-sanitizer is to watch.
 
-    compute-sanitizer --tool racecheck --kernel-name kns=int4_wgmma python tests/sanitized.py wgmma
+    compute-sanitizer --tool racecheck --kernel-name kns=int4_wgmma python tests/support/sanitized.py wgmma
 
-Under racecheck the verification of tests/test_cuda_kernels.py ends in an error of the tool itself.
+Under racecheck the verification of tests/families/test_cuda_kernels.py ends in an error of the tool itself.
 """
 
 import sys
@@ -10,12 +10,12 @@ import sys
 import torch
 from gpu_spaces import whole_space
 
-from autotune.values.device import find_device
-from autotune.jit import compiler
 from autotune.families import registry
 from autotune.families.workspace import workspace
-from autotune.values.layer import Layer, Problem
+from autotune.jit import compiler
 from autotune.layouts import pack, random_weight
+from autotune.values.device import find_device
+from autotune.values.layer import Layer, Problem
 
 LAYERS = Layer(1032, 1376, 32), Layer(520, 2112, 64, "bf16", zero_point=False), Layer(776, 2048)
 MS = (1, 7, 16, 31, 64, 100, 300)

@@ -9,8 +9,8 @@ import sys
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 
-from autotune.executors import worker
 from autotune.bench import noise
+from autotune.executors import worker
 from autotune.values.device import Device
 
 

@@ -9,12 +9,12 @@ import pytest
 from lookup_world import DEFAULT, ask, make_small_world, ship, store
 from store_samples import H100, H200, LAYER, config, record
 
-from autotune.values.errors import LayerError
 from autotune.families import registry
-from autotune.values.layer import BUCKETS, COARSE, Problem, bucket_of, buckets_for
-from autotune.values.record import Record
 from autotune.records.lookup import Answer, Lookup
 from autotune.serving.decide import decide
+from autotune.values.errors import LayerError
+from autotune.values.layer import BUCKETS, COARSE, Problem, bucket_of, buckets_for
+from autotune.values.record import Record
 
 POWERS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096)
 EVERY_M = range(1, 5001)

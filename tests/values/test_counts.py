@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import ast
 import re
-from pathlib import Path
 
 import pytest
+from places import ROOT
 
 from autotune.values.counts import counted
 
-PACKAGE = Path(__file__).resolve().parent.parent / "autotune"
 NOUNS = (
     "bench|config|database|day|device|GPU|job|kernel|layer|line|linear|model|problem|process|record|round"
     "|row|scale|shard|thread|trial|warning|worker"
 )
+PACKAGE = ROOT / "autotune"
 PLURAL = re.compile(rf" (?:(?!of|with)[a-z0-9]+ )?(?:{NOUNS})(?:e?s)\b")
 # Nothing that can be one: a warp's rows, a tile's limit, the rest of a fraction.
 ALLOWED = {

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from autotune.values.layer import DTYPES, Layer
 from autotune.layouts import random_weight
+from autotune.values.layer import DTYPES, Layer
 
 
 @pytest.mark.parametrize("zero_point", [True, False])

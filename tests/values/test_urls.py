@@ -15,15 +15,15 @@ from daemons import LIMIT_S, command_line
 from runtime_tools import AwqLinear, weight_of
 from torch import nn
 
+from autotune.models.apply import apply
+from autotune.records.lookup import Lookup
+from autotune.records.misses import miss_file
+from autotune.runtime.handle import handle_of
+from autotune.store.store import Store
 from autotune.values.device import cpu_device
 from autotune.values.errors import DatabaseError
 from autotune.values.layer import Layer
 from autotune.values.paths import database_url, shown
-from autotune.models.apply import apply
-from autotune.runtime.handle import handle_of
-from autotune.records.lookup import Lookup
-from autotune.records.misses import miss_file
-from autotune.store.store import Store
 from autotune.values.urls import server, why_no_database
 
 SECRET = "s3cret"

@@ -19,11 +19,11 @@ from vllm.model_executor.layers.linear import RowParallelLinear
 from vllm.platforms import PlatformEnum
 from worlds import FORMATS, ROWS, K, engine_of_one, load, merged, process, reference
 
-from autotune.values.errors import FormatError
-from autotune.values.layer import Layer
 from autotune.layouts import random_weight
 from autotune.serving.vllm import door
 from autotune.serving.vllm.kernel import AutotuneLinearKernel
+from autotune.values.errors import FormatError
+from autotune.values.layer import Layer
 
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16}
 TOLERANCE = {"fp16": 2e-3, "bf16": 1.6e-2}

@@ -18,13 +18,13 @@ from vllm.model_executor.parameter import permute_param_layout_
 from vllm.platforms import PlatformEnum, current_platform
 
 from autotune.bench.operands import Operands
-from autotune.values.device import cpu_device
-from autotune.values.errors import AutotuneError
-from autotune.formats import awq_gemm
 from autotune.families import registry
-from autotune.values.layer import Layer, Problem
+from autotune.formats import awq_gemm
 from autotune.search.tune import Tuned, tune
 from autotune.serving.vllm import peer
+from autotune.values.device import cpu_device
+from autotune.values.errors import AutotuneError
+from autotune.values.layer import Layer, Problem
 
 KERNELS = linear._POSSIBLE_KERNELS[PlatformEnum.CPU]
 LAYER = Layer(64, 128, 32)

@@ -8,8 +8,8 @@ from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
+from places import ROOT
 
-ROOT = Path(__file__).resolve().parent.parent
 # Bottom up; a room imports from lower ones only, and any may import what stands beside them.
 FLOORS = {
     **dict.fromkeys(("_C", "__version__"), 0),
@@ -142,6 +142,8 @@ def test_values_do_not_import_in_circles() -> None:
 
 def test_no_family_knows_another() -> None:
     known = modules_of("families")
-    families = {name for name in known if "\nFAMILY = " in (ROOT / f"autotune/families/{name}.py").read_text()}
+    families = {
+        name for name in known if "\nFAMILY = " in (ROOT / f"autotune/families/{name}.py").read_text()
+    }
     assert len(families) > 4
     assert {name: others & families for name, others in known.items() if others & families - {name}} == {}

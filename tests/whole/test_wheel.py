@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 from filelock import FileLock
+from places import ROOT
 
-ROOT = Path(__file__).resolve().parent.parent
 ON_CPU = ("n=256,k=256", "--m", "1", "--device", "cpu", "--db", "here.db")
 
 
@@ -87,7 +87,9 @@ def test_an_sdist_of_a_checkout_that_was_installed_carries_sources_only(tmp_path
 
 
 def test_shipped_files_are_found_from_the_wheel(installed: Path, tmp_path: Path) -> None:
-    code = "from autotune.values.paths import shipped; print(*map(shipped, ('csrc/cuda', 'migrations', 'db')))"
+    code = (
+        "from autotune.values.paths import shipped; print(*map(shipped, ('csrc/cuda', 'migrations', 'db')))"
+    )
     shown = run(installed / "python", "-c", code, cwd=tmp_path)
     assert shown.returncode == 0, shown.stderr
     for folder in shown.stdout.split():

@@ -9,8 +9,8 @@ import torch
 from vllm.model_executor.kernels.linear import MPLinearLayerConfig
 from vllm.scalar_type import scalar_types
 
-from autotune.values.layer import Layer
 from autotune.serving import vllm as plugin
+from autotune.values.layer import Layer
 
 LAYER = Layer(256, 128, 64, "fp16", zero_point=True)
 

@@ -12,12 +12,12 @@ pytest.importorskip("vllm")
 from asking import LAYER, config_of, start
 
 import autotune
-from autotune.values.device import find_device
-from autotune.values.layer import BUCKETS, COARSE, Layer, Problem, bucket_of
-from autotune.values.record import Evidence
 from autotune.records.lookup import Lookup
 from autotune.serving.vllm import engine
 from autotune.serving.vllm.kernel import AutotuneLinearKernel
+from autotune.values.device import find_device
+from autotune.values.layer import BUCKETS, COARSE, Layer, Problem, bucket_of
+from autotune.values.record import Evidence
 
 
 class World:
