@@ -136,9 +136,7 @@ def command(
 
         store = stack.enter_context(Store.open(db))
         plans = [_chosen(kernel, shapes, stale, m, served, group[0], store) for group in groups]
-        total = sum(len(problems) for problems, _ in plans)
-        every_shape = list(dict.fromkeys(shape for _, named in plans for shape in named))
-        progress = stack.enter_context(ProblemProgress(total, executors, every_shape))
+        progress = stack.enter_context(_progress(plans, executors))
         for group, (problems, named) in zip(groups, plans, strict=True):
             limit_s = _CPU_BUDGET_S if budget is None and group[0].device.kind == "cpu" else budget
             share_s = None if limit_s is None else limit_s / len(groups)
@@ -204,6 +202,16 @@ def _chosen(
         return (stale_shapes if stale else stored_shapes)(store, executor, m)
     problems = tuned_problems(shapes, chosen_tokens(m, executor.device, served))
     return _doable(kernel, problems, executor.device), shapes
+
+
+def _progress(
+    plans: Sequence[tuple[Sequence[Problem], Sequence[Shape]]], executors: Sequence[Executor]
+) -> ProblemProgress:
+    """Of all problems together."""
+    total = sum(len(problems) for problems, _ in plans)
+    return ProblemProgress(
+        total, executors, list(dict.fromkeys(shape for _, named in plans for shape in named))
+    )
 
 
 def _doable(kernel: str | None, problems: Sequence[Problem], device: Device) -> Sequence[Problem]:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import collections
 import json
+import os
 import signal
 import subprocess
+from pathlib import Path
 
 import counted
 import daemons
@@ -42,11 +44,14 @@ SOON = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 100}
 @pytest.fixture(scope="module")
 def cluster():
     """A node with CPUs, which a test may double, and one that says it has a GPU."""
-    started = Cluster(initialize_head=True, head_node_args={"num_cpus": CPUS, "_system_config": SOON})
-    started.add_node(num_cpus=0, num_gpus=1, resources={"accelerator_type:H200": 1})
-    yield started
-    ray.shutdown()
-    started.shutdown()
+    tests = Path(__file__).resolve().parent
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", os.pathsep.join((str(tests / "everywhere"), str(tests))))
+        started = Cluster(initialize_head=True, head_node_args={"num_cpus": CPUS, "_system_config": SOON})
+        started.add_node(num_cpus=0, num_gpus=1, resources={"accelerator_type:H200": 1})
+        yield started
+        ray.shutdown()
+        started.shutdown()
 
 
 @pytest.fixture
@@ -68,7 +73,7 @@ def test_the_problems_of_a_node_that_is_killed_are_tuned_elsewhere(cluster, exec
     two = executors()
     assert [each.device for each in two] == [cpu_device()] * 2
     with Store.open(str(tmp_path / "ray.db")) as store:
-        running = sweep(MANY, store, two, budget_s=60.0)
+        running = sweep(MANY, store, two, budget_s=600.0)
         outcomes = [next(running)]
         cluster.remove_node(lost, allow_graceful=False)
         outcomes.extend(running)
@@ -113,7 +118,7 @@ def test_a_node_that_returns_is_used_again(cluster, executors, monkeypatch):
 
 ARGUMENTS = (
     "sweep", "--shapes", "n=64,k=256;n=128,k=256", "--m", "1,2,4,8", "--executor", "ray", "--device", "cpu",
-    "--budget", "6s", "--db", "here.db", "--json",
+    "--budget", "60s", "--db", "here.db", "--json",
 )  # fmt: skip
 
 

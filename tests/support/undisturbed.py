@@ -5,6 +5,7 @@ Run as a program it is the command line. `work` is the entry of such workers.
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 from multiprocessing.connection import Connection
@@ -33,4 +34,5 @@ if __name__ in ("__main__", "__mp_main__"):  # the latter in its workers
 if __name__ == "__main__":
     from autotune.cli import main
 
+    sys.path[0] = os.getcwd()  # as with -m
     sys.exit(main())
