@@ -7,12 +7,12 @@ import json
 import os
 import signal
 import subprocess
-from pathlib import Path
 
 import counted
 import daemons
 import pytest
 from command_line import PROGRAM
+from places import SUPPORT
 
 import autotune
 from autotune.families import registry
@@ -44,9 +44,8 @@ SOON = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 100}
 @pytest.fixture(scope="module")
 def cluster():
     """A node with CPUs, which a test may double, and one that says it has a GPU."""
-    tests = Path(__file__).resolve().parent
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", os.pathsep.join((str(tests / "everywhere"), str(tests))))
+        patch.setenv("PYTHONPATH", os.pathsep.join((str(SUPPORT / "everywhere"), str(SUPPORT))))
         started = Cluster(initialize_head=True, head_node_args={"num_cpus": CPUS, "_system_config": SOON})
         started.add_node(num_cpus=0, num_gpus=1, resources={"accelerator_type:H200": 1})
         yield started
