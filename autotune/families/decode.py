@@ -40,7 +40,7 @@ _ALLOWED = {
     "persistent": (0, 1),
 }
 _TUNABLES = tuple(_ALLOWED)
-_SOURCE = "decode.cu"
+_SOURCE = "decode/decode.cu"
 _MOST_TOKENS = 4  # of a launch; beyond, wgmma is faster
 # Warps need more than 64 registers a lane, and a multiprocessor has room for this many of 128.
 _MOST_WARPS = 16
@@ -81,7 +81,7 @@ _MOST_RING_BYTES = 150000
 
 @dataclass(frozen=True, slots=True)
 class _Geometry:
-    """Launch geometry of a config for a layer; mirrors the constants at the head of csrc/cuda/decode.cu."""
+    """Launch geometry of a config for a layer; mirrors the constants at the head of csrc/cuda/decode/decode.cu."""
 
     config: Config
     layer: Layer

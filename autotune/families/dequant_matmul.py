@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from autotune.values.device import Device
     from autotune.values.layer import Layer, Problem
 
-_SOURCE = "dequant.cu"
+_SOURCE = "dequant_matmul/dequant_matmul.cu"
 _CHUNK_MB = (256, 64)
 _FEWEST_TOKENS = 64
 

@@ -33,7 +33,7 @@ _TILE_N = (32, 64, 128, 256)
 _WARPS = (4, 8, 16)
 _WARPS_K = (1, 2, 4, 8, 16)
 _LOADS = (1, 2)
-_SOURCE = "mma.cu"
+_SOURCE = "mma/mma.cu"
 _SPLIT_K = (1, 2, 4, 8, 16, 32)
 _TUNABLES = ("tile_m", "tile_n", "warps", "warps_k", "loads", "split_k")
 
@@ -72,7 +72,7 @@ _BLOCK_BYTES = 1024  # of shared memory, that a block takes besides its own
 
 @dataclass(frozen=True, slots=True)
 class _Geometry:
-    """Launch geometry of a config for a layer; mirrors the constants at the head of csrc/cuda/mma.cu."""
+    """Launch geometry of a config for a layer; mirrors the constants at the head of csrc/cuda/mma/mma.cu."""
 
     tile_m: int
     tile_n: int

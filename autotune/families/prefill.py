@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from autotune.values.device import Device
     from autotune.values.layer import Layer, Problem
 
-_SOURCE = "prefill.cu"
+_SOURCE = "prefill/prefill.cu"
 _FEWEST_TOKENS = 65
 
 _TUNABLES = ("tile_m", "warpgroups", "fragments", "cluster", "split_k", "stream_k")

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 _TOKENS = range(5, 513)
 """Numbers of tokens for which the family has configs."""
 
-_SOURCE = "wgmma.cu"
+_SOURCE = "wgmma/wgmma.cu"
 
 _ALLOWED = {
     "tile_m": (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128),

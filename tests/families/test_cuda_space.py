@@ -269,7 +269,7 @@ def test_prefill_neither_spills_nor_waits_for_each_product():
 
 
 def test_a_wgmma_whose_sums_are_read_too_early_is_serialised(tmp_path):
-    text = shipped("csrc/cuda").joinpath("wgmma.cu").read_text()
+    text = shipped("csrc/cuda").joinpath("wgmma/wgmma.cu").read_text()
     assert text.count("wgmma_wait_group<0>();") == 1
     source = tmp_path / "early.cu"
     source.write_text(text.replace("wgmma_wait_group<0>();", ""))

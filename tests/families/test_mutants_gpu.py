@@ -24,7 +24,7 @@ SPLIT = Config.of("mma", tile_m=16, tile_n=64, warps=4, warps_k=2, loads=2, spli
 """Scales multiply the sums of a group."""
 LONG = Config.of("mma", tile_m=32, tile_n=256, warps=4, warps_k=1, loads=1, split_k=1)
 """Scales multiply the weights, and one sum runs over all of k."""
-MMA, LAYOUT, NUMERIC = "mma.cu", "common/layout.cuh", "common/numeric.cuh"
+MMA, LAYOUT, NUMERIC = "mma/mma.cu", "common/layout.cuh", "common/numeric.cuh"
 
 ADD_OTHERS = "sum = sum + ld_global_cg(partials + other * TILE_M * kQuads + i);"
 STORE = "*reinterpret_cast<uint2*>(out) = {Type::from_floats(v.x, v.y), Type::from_floats(v.z, v.w)};"

@@ -53,26 +53,26 @@ def edit(path, old, new):
     ],
 )
 def test_comments_and_spaces_do_not_count(copy, old, new, is_another):
-    before = source_hash("decode.cu")
-    edit(copy / "decode.cu", old, new)
-    assert (source_hash("decode.cu") != before) == is_another
+    before = source_hash("decode/decode.cu")
+    edit(copy / "decode" / "decode.cu", old, new)
+    assert (source_hash("decode/decode.cu") != before) == is_another
 
 
 @pytest.mark.parametrize("name", ["wgmma/sums.cuh", "wgmma/block.cuh", "common/wgmma.cuh", "common/ptx.cuh"])
 def test_what_is_included_counts_however_deep(copy, name):
-    before = source_hash("wgmma.cu")
+    before = source_hash("wgmma/wgmma.cu")
     (copy / name).write_text((copy / name).read_text() + "\nconstexpr int kMore = 1;\n")
-    assert source_hash("wgmma.cu") != before
+    assert source_hash("wgmma/wgmma.cu") != before
 
 
 def test_names_and_folders_of_files_do_not_count(copy):
-    before = source_hash("wgmma.cu")
+    before = source_hash("wgmma/wgmma.cu")
     (copy / "wgmma" / "sums.cuh").rename(copy / "common" / "together.cuh")
-    edit(copy / "wgmma.cu", '"wgmma/sums.cuh"', '"common/together.cuh"')
-    (copy / "wgmma.cu").rename(copy / "wgmma" / "all.cu")
+    edit(copy / "wgmma" / "wgmma.cu", '"wgmma/sums.cuh"', '"common/together.cuh"')
+    (copy / "wgmma" / "wgmma.cu").rename(copy / "wgmma" / "all.cu")
     edit(copy / "wgmma" / "all.cu", '"wgmma/block.cuh"', '"block.cuh"')
     assert source_hash("wgmma/all.cu") == before
-    one, other = (Unit(name, (("A", 1),), "sm_90a") for name in ("wgmma/all.cu", "wgmma.cu"))
+    one, other = (Unit(name, (("A", 1),), "sm_90a") for name in ("wgmma/all.cu", "wgmma/wgmma.cu"))
     assert one.key != other.key  # there is no such file any more
 
 
@@ -80,7 +80,7 @@ def test_names_and_folders_of_files_do_not_count(copy):
 def test_an_include_whose_text_is_not_known_is_refused(copy, line):
     edit(copy / "common" / "ptx.cuh", "#pragma once", f"#pragma once\n{line}")
     with pytest.raises(CompileError, match=r"common/ptx.cuh includes .*; use #include"):
-        source_hash("mma.cu")
+        source_hash("mma/mma.cu")
 
 
 @pytest.fixture
