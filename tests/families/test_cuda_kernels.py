@@ -1,17 +1,14 @@
 """Every CUDA family x config sample x dtype x group size x odd shape against the fp32 reference."""
 
 import itertools
-import random
 
 import pytest
 import torch
-from gpu_spaces import whole_space
+from gpu_spaces import plans_of
 
 from autotune.bench.operands import Operands
 from autotune.bench.verify import Verifier
-from autotune.families import registry
 from autotune.families.workspace import workspace
-from autotune.jit.building import build_all
 from autotune.layouts import dequantize
 from autotune.values.device import find_device
 from autotune.values.layer import Layer, Problem
@@ -28,24 +25,6 @@ def layers():
     ):
         if group == -1 or k % group == 0:
             yield Layer(n=n, k=k, group_size=group, dtype=dtype, zero_point=zero_point)
-
-
-def sampled(problem, device, count):
-    """`count` configs of each family's space, others for each problem, and the default."""
-    chance = random.Random(str(problem))
-    spaces = [whole_space(family, problem, device) for family in registry.families_of(device)]
-    some = [config for space in spaces for config in chance.sample(space, min(count, len(space)))]
-    return {registry.default_config(problem, device), *some}
-
-
-def plans_of(problems, device, count):
-    """(problem, config, plan) of sampled configs, all compiled in parallel first."""
-    chosen = [(problem, config) for problem in problems for config in sampled(problem, device, count)]
-    units = [registry.family_of(config).unit(config, problem.layer, device) for problem, config in chosen]
-    cubins = build_all(units)
-    for (problem, config), unit in zip(chosen, units, strict=True):
-        plan = registry.family_of(config).plan(config, problem.layer, device, cubins[unit.key])
-        yield problem, config, plan
 
 
 @pytest.mark.parametrize("layer", list(layers()), ids=str)

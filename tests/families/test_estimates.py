@@ -5,7 +5,7 @@ import math
 import statistics
 
 import pytest
-from test_cuda_space import GPUS, H200, LLAMA7B
+from known import GPUS, H200, LLAMA7B
 
 from autotune.families import registry
 from autotune.families.estimates import clusters_at_once, overlapped, speed, waves_us

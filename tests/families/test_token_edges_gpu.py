@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from test_cuda_kernels import plans_of
+from gpu_spaces import plans_of
 
 from autotune import _C
 from autotune.bench.operands import Operands

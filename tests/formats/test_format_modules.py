@@ -6,8 +6,7 @@ import foreign
 import packers
 import pytest
 import torch
-from runtime_tools import weight_of
-from test_formats import assert_same
+from runtime_tools import assert_same, weight_of
 
 from autotune.formats.modules import find, is_quantized
 from autotune.values.errors import AutotuneError

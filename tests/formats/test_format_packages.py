@@ -2,27 +2,17 @@
 
 from __future__ import annotations
 
-import importlib
-from types import ModuleType
-
 import packers
 import pytest
 import torch
-from test_formats import assert_same
+from packages import package
+from runtime_tools import assert_same
 
 from autotune.formats import Scheme, Unpacked, detect, read
 from autotune.formats.marlin import rows_in_order
 from autotune.formats.modules import find
 from autotune.layouts import dequantize, random_weight
 from autotune.values.layer import Layer
-
-
-def package(module: str) -> ModuleType:
-    """The module; the test is skipped when its package does not import here."""
-    try:
-        return importlib.import_module(module)
-    except Exception as error:  # what a package raises without a GPU is its own affair
-        pytest.skip(f"{module} does not import: {type(error).__name__}: {str(error).splitlines()[0]}")
 
 
 def random(n: int, k: int) -> torch.Tensor:

@@ -7,7 +7,7 @@ from typing import Any
 import packers
 import pytest
 import torch
-from packers import Word, as_they_are, less_ones
+from packers import Word, as_they_are, less_ones, summed
 from runtime_tools import weight_of
 
 from autotune.formats import detect, read
@@ -19,14 +19,6 @@ LAYER = Layer(64, 96, 32)
 GPTQ = {"quant_method": "gptq", "bits": 4, "group_size": 32, "sym": False}
 GPTQMODEL = {**GPTQ, "checkpoint_format": "gptq", "meta": {"quantizer": ["optimum:1.2", "gptqmodel:7.7.0"]}}
 AUTO_ROUND = {**GPTQ, "quant_method": "auto-round", "packing_format": "auto_round:auto_gptq"}
-
-
-def summed(zeros: list[int]) -> int:
-    """auto-round until 0.15 subtracts and adds up the shifted zeros, -1 among them."""
-    total = 0
-    for i, zero in enumerate(zeros):
-        total += (zero - 1) * 16**i
-    return total % 2**32
 
 
 def clamped(zeros: list[int]) -> int:

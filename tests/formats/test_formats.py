@@ -7,7 +7,7 @@ from dataclasses import replace
 import packers
 import pytest
 import torch
-from runtime_tools import weight_of
+from runtime_tools import assert_same, weight_of
 
 from autotune.formats import Scheme, layer_of, names_of, read
 from autotune.layouts import QuantizedWeight
@@ -38,19 +38,6 @@ CASES = [(name, *shape) for name, shapes in SHAPES.items() for shape in shapes]
 
 def scheme_of(name: str, layer: Layer) -> Scheme:
     return Scheme(name, layer.group_size, zero_point=layer.zero_point, minus_one=name == "gptq")
-
-
-def assert_same(read_back: QuantizedWeight, weight: QuantizedWeight) -> None:
-    assert read_back.layer == weight.layer
-    assert torch.equal(read_back.q, weight.q)
-    assert torch.equal(read_back.scales, weight.scales)
-    if weight.zeros is None:
-        assert read_back.zeros is None
-    else:
-        assert read_back.zeros is not None
-        assert torch.equal(read_back.zeros, weight.zeros)
-    kept = (read_back.q, read_back.scales, read_back.zeros)
-    assert all(tensor is None or tensor.is_contiguous() for tensor in kept)
 
 
 @pytest.mark.parametrize("dtype", ["fp16", "bf16"])

@@ -8,7 +8,7 @@ from typing import ClassVar
 
 import pytest
 import torch
-from test_cuda_space import A100, H200
+from known import A100, H200
 
 from autotune import _C
 from autotune.families import decode, dequant_matmul, mma, prefill, registry, wgmma

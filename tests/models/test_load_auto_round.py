@@ -9,8 +9,7 @@ import packers
 import pytest
 import torch
 from checkpoints import Kind, Tensors, logits, one_thread, prompt, quantize, rounded, tiny, write
-from packers import Word, as_they_are, less_ones
-from test_format_zeros import summed
+from packers import Word, as_they_are, less_ones, summed
 
 import autotune
 from autotune.layouts import QuantizedWeight

@@ -13,8 +13,8 @@ import foreign
 import packers
 import pytest
 import torch
+from packages import package
 from runtime_tools import AwqLinear, assert_is_linear, tokens_of, weight_of
-from test_format_packages import package
 
 from autotune.models.apply import apply
 from autotune.models.report import Report

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 import torch
 from checkpoints import logits, one_thread, prompt, stored, tiny
+from packages import package
 from runtime_tools import AwqLinear, weight_of
-from test_format_packages import package
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedModel
 
 import autotune

@@ -128,6 +128,14 @@ def gptq(weight: QuantizedWeight, g_idx: torch.Tensor | None = None, minus_one: 
     }
 
 
+def summed(zeros: list[int]) -> int:
+    """auto-round until 0.15 subtracts and adds up the shifted zeros, -1 among them."""
+    total = 0
+    for i, zero in enumerate(zeros):
+        total += (zero - 1) * 16**i
+    return total % 2**32
+
+
 def as_they_are(zeros: list[int]) -> int:
     """GPTQ v2."""
     return sum(zero << 4 * i for i, zero in enumerate(zeros))

@@ -29,6 +29,19 @@ def tokens_of(shape: tuple[int, ...], dtype: torch.dtype, seed: int = 1, device:
     return torch.randn(shape, generator=torch.Generator(device).manual_seed(seed), device=device).to(dtype)
 
 
+def assert_same(read_back: QuantizedWeight, weight: QuantizedWeight) -> None:
+    assert read_back.layer == weight.layer
+    assert torch.equal(read_back.q, weight.q)
+    assert torch.equal(read_back.scales, weight.scales)
+    if weight.zeros is None:
+        assert read_back.zeros is None
+    else:
+        assert read_back.zeros is not None
+        assert torch.equal(read_back.zeros, weight.zeros)
+    kept = (read_back.q, read_back.scales, read_back.zeros)
+    assert all(tensor is None or tensor.is_contiguous() for tensor in kept)
+
+
 def assert_is_linear(
     out: torch.Tensor, weight: QuantizedWeight, x: torch.Tensor, bias: torch.Tensor | None = None
 ) -> None:

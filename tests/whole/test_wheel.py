@@ -82,7 +82,12 @@ def test_an_sdist_of_a_checkout_that_was_installed_carries_sources_only(tmp_path
     (archive,) = tmp_path.glob("autotune_int4-*.tar.gz")
     with tarfile.open(archive) as opened:
         inside = {name.partition("/")[2] for name in opened.getnames()}
-    assert {"csrc/cpu/pool.cpp", "csrc/cuda/mma/mma.cu", "migrations/env.py", "db/nvidia-h200.jsonl"} <= inside
+    assert {
+        "csrc/cpu/pool.cpp",
+        "csrc/cuda/mma/mma.cu",
+        "migrations/env.py",
+        "db/nvidia-h200.jsonl",
+    } <= inside
     assert not [name for name in inside if name.startswith("build/") or name.endswith((".o", ".whl"))]
 
 
