@@ -81,7 +81,7 @@ _MOST_RING_BYTES = 150000
 
 @dataclass(frozen=True, slots=True)
 class _Geometry:
-    """Launch geometry of a config for a layer; mirrors the constants at the head of csrc/cuda/decode/decode.cu."""
+    """Launch geometry of a config for a layer; mirrors the constants of csrc/cuda/decode/decode.cu."""
 
     config: Config
     layer: Layer
