@@ -10,7 +10,9 @@ from typing import Any
 
 import pytest
 from places import BENCHMARKS
+from undisturbed import work
 
+from autotune.executors.local import LocalExecutor
 from autotune.records.lookup import Lookup
 from autotune.search.tune import candidates_of
 from autotune.values.device import cpu_device
@@ -21,12 +23,14 @@ LAYER = Layer(64, 128, 64)
 
 def run(folder: Path, monkeypatch: pytest.MonkeyPatch, *more: str) -> list[dict[str, Any]]:
     monkeypatch.syspath_prepend(BENCHMARKS)
-    from between import main
+    import between
 
+    beside_others = LocalExecutor(cpu_device(), entry=work, allow_busy=True)
+    monkeypatch.setattr(between, "local_executors", lambda *_, **__: [beside_others])
     files = ("--db", str(folder / "mine.db"), "--json", str(folder / "rows.jsonl"))
     where = ("--device", "cpu", "--shapes", "n=64,k=128,group_size=64")
     monkeypatch.setattr(sys, "argv", ["between.py", *where, *files, *more])
-    main()
+    between.main()
     return [json.loads(line) for line in (folder / "rows.jsonl").read_text().splitlines()]
 
 

@@ -9,7 +9,7 @@ from functools import partial
 import pytest
 import torch
 from external_kernels import few_tokens, for_gpus, repeating, with_its_own_layout
-from places import SUPPORT
+from places import BENCHMARKS, SUPPORT
 
 import autotune
 from autotune.bench.operands import Operands
@@ -114,7 +114,7 @@ def test_a_reference_that_names_no_kernel_is_refused(reference, reason, tmp_path
 def test_a_kernel_is_found_by_file_and_by_module():
     assert load_kernel(f"{SUPPORT}/external_kernels.py:repeating") is repeating
     assert load_kernel("external_kernels:repeating") is repeating
-    assert load_kernel(f"{SUPPORT.parent}/benchmarks/own_kernel.py:torch_chunks").kind == "cpu"
+    assert load_kernel(f"{BENCHMARKS}/own_kernel.py:torch_chunks").kind == "cpu"
 
 
 def test_it_is_still_the_function():

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from lookup_world import DEFAULT, PROBLEM, SmallFamily, ask, make_small_world, ship, store
-from places import SUPPORT
+from places import ROOT, SUPPORT
 from store_samples import (
     A100,
     H100,
@@ -357,7 +357,7 @@ def test_look_up_needs_the_standard_library_only(database):
     store(database, record())
     script = f"""
 import sys
-sys.path[:0] = [{str(SUPPORT)!r}, {str(SUPPORT.parent)!r}]
+sys.path[:0] = [{str(SUPPORT)!r}, {str(ROOT)!r}]
 from store_samples import H200, LAYER
 from autotune.values.layer import Problem
 from autotune.records.lookup import Lookup

@@ -9,7 +9,7 @@ from collections import Counter
 
 import pytest
 from databases import query, rows
-from places import SUPPORT
+from places import ROOT, SUPPORT
 from postgres import Server
 from store_samples import ENVIRONMENT, H200, LAYER, record, trials
 
@@ -22,7 +22,7 @@ HERE = (H200.name, H200.arch, "sources")
 JOBS = 200
 START = f"""
 import sys
-sys.path[:0] = [{str(SUPPORT)!r}, {str(SUPPORT.parent)!r}]
+sys.path[:0] = [{str(SUPPORT)!r}, {str(ROOT)!r}]
 from store_samples import *
 from autotune.store.queue import Queue
 from autotune.store.store import Store

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from databases import query, rows
-from places import SUPPORT
+from places import ROOT, SUPPORT
 from store_samples import H200, LAYER, record
 
 from autotune.store.reading import user_records
@@ -17,7 +17,7 @@ from autotune.store.store import Store
 
 START = f"""
 import os, signal, sys
-sys.path[:0] = [{str(SUPPORT)!r}, {str(SUPPORT.parent)!r}]
+sys.path[:0] = [{str(SUPPORT)!r}, {str(ROOT)!r}]
 import sqlalchemy as sa
 from store_samples import *
 from autotune.store.store import Store
