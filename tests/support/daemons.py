@@ -18,7 +18,7 @@ from typing import Any
 import crashing
 import undisturbed
 from command_line import PROGRAM
-from places import ROOT
+from places import ROOT, SUPPORT
 
 from autotune.daemon.events import log_to_stderr
 from autotune.daemon.service import serve
@@ -44,7 +44,7 @@ class Daemon:
     """A running daemon; its events are read from stderr, one after the other."""
 
     def __init__(self, folder: Path, *command: str, env: Mapping[str, str] | None = None) -> None:
-        paths = os.pathsep.join((str(ROOT), str(ROOT / "tests")))
+        paths = os.pathsep.join((str(ROOT), str(SUPPORT)))
         self.process = subprocess.Popen(
             (sys.executable, *command),
             cwd=folder,
@@ -112,7 +112,7 @@ def special(
     `entries` are what the workers run; when they are several, the CPU counts as so many devices elsewhere.
     """
     chosen = {"acts": acts, "db": db, "port": port, "entries": entries, "settings": SOON | settings}
-    return Daemon(folder, str(ROOT / "tests" / "daemons.py"), json.dumps(chosen), env=env)
+    return Daemon(folder, str(SUPPORT / "daemons.py"), json.dumps(chosen), env=env)
 
 
 def add(db: Path | str, *problems: Problem, source_hash: str = "") -> None:
