@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
@@ -24,7 +23,7 @@ def show() -> str:
 def command(*arguments: str) -> None:
     """Run `autotune` with the arguments for the layer."""
     shapes = ("--shapes", f"n={LAYER.n},k={LAYER.k},group_size={LAYER.group_size}", "--m", "1", "--device", "cpu")
-    subprocess.run([sys.executable, "-m", "autotune", *arguments, *shapes], check=True)
+    subprocess.run(["autotune", *arguments, *shapes], check=True)
 
 
 with tempfile.TemporaryDirectory() as folder:

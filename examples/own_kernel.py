@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
@@ -29,7 +28,7 @@ def main() -> None:
         os.environ["AUTOTUNE_DB"] = str(Path(folder) / "autotune.db")
         shapes = f"n={layer.n},k={layer.k},group_size={layer.group_size}"
         command = ["sweep", "--kernel", f"{__file__}:in_parts", "--shapes", shapes, "--m", "1", "--device", "cpu"]
-        subprocess.run([sys.executable, "-m", "autotune", *command, "--budget", "20s"], check=True)
+        subprocess.run(["autotune", *command, "--budget", "20s"], check=True)
         answer = in_parts.best(layer, m=1)
         print(f"{answer.config} ({answer.source}): {answer.reason}")
 
