@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from checkpoints import stored, tiny
 from documented import ROOT, blocks, run, run_blocks
 
 EXAMPLES = {
@@ -24,3 +25,16 @@ def test_an_example_runs(name: str, tmp_path: Path) -> None:
 def test_every_example_is_run() -> None:
     scripts = {path.stem for path in (ROOT / "examples").glob("*.py")}
     assert scripts - {"tiny"} == set(EXAMPLES)
+
+
+def test_the_tutorial_of_a_kernel_runs(tmp_path: Path) -> None:
+    run_blocks("docs/add-a-kernel.md", tmp_path)
+    assert {path.name for path in tmp_path.glob("*.py")} == {"kernels.py", "packed.py"}
+
+
+def test_the_python_of_readme_runs(tmp_path: Path) -> None:
+    """As one session, beside a checkpoint of the name that it loads."""
+    stored(tmp_path / "path" / "to" / "awq-checkpoint", tiny())
+    code = [text for language, text in blocks("README.md") if language == "python"]
+    assert len(code) == 2
+    assert "8 linears swapped" in run(sys.executable, "-c", "\n".join(code), cwd=tmp_path)
