@@ -22,8 +22,9 @@ def show() -> str:
 
 def command(*arguments: str) -> None:
     """Run `autotune` with the arguments for the layer."""
-    shapes = ("--shapes", f"n={LAYER.n},k={LAYER.k},group_size={LAYER.group_size}", "--m", "1", "--device", "cpu")
-    subprocess.run(["autotune", *arguments, *shapes], check=True)
+    shapes = f"n={LAYER.n},k={LAYER.k},group_size={LAYER.group_size}"
+    where = ("--m", "1", "--device", "cpu")
+    subprocess.run(["autotune", *arguments, "--shapes", shapes, *where], check=True)
 
 
 with tempfile.TemporaryDirectory() as folder:

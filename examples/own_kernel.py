@@ -27,8 +27,8 @@ def main() -> None:
         # A sweep writes here, and the look-ups below read it.
         os.environ["AUTOTUNE_DB"] = str(Path(folder) / "autotune.db")
         shapes = f"n={layer.n},k={layer.k},group_size={layer.group_size}"
-        command = ["sweep", "--kernel", f"{__file__}:in_parts", "--shapes", shapes, "--m", "1", "--device", "cpu"]
-        subprocess.run(["autotune", *command, "--budget", "20s"], check=True)
+        where = ("--shapes", shapes, "--m", "1", "--device", "cpu", "--budget", "20s")
+        subprocess.run(["autotune", "sweep", "--kernel", f"{__file__}:in_parts", *where], check=True)
         answer = in_parts.best(layer, m=1)
         print(f"{answer.config} ({answer.source}): {answer.reason}")
 

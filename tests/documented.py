@@ -23,7 +23,8 @@ def run(*command: str, cwd: Path) -> str:
     shim.write_text(f'#!/bin/sh\nexec "{PROGRAM[0]}" "{PROGRAM[1]}" "$@"\n', encoding="utf-8")
     shim.chmod(0o755)
     path = os.pathsep.join((str(programs), os.environ["PATH"]))
-    environment = {**os.environ, "PATH": path, "AUTOTUNE_DB": str(cwd / "autotune.db"), "OMP_NUM_THREADS": "1"}
+    own = {"PATH": path, "AUTOTUNE_DB": str(cwd / "autotune.db"), "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, **own}
     ended = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, check=False)
     assert ended.returncode == 0, f"{command}\n{ended.stdout}\n{ended.stderr}"
     return ended.stdout
@@ -35,7 +36,7 @@ def blocks(page: str) -> list[tuple[str, str]]:
 
 
 def run_blocks(page: str, cwd: Path) -> None:
-    """Write the page's files, run its commands, and run its other Python as scripts, all in order in `cwd`."""
+    """Write the page's files, run its commands and its other Python, all in order in `cwd`."""
     for language, code in blocks(page):
         name = _FILE.match(code)
         if language == "python" and name:
