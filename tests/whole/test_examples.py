@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 from checkpoints import stored, tiny
-from documented import ROOT, blocks, run, run_blocks
+from documented import blocks, run, run_blocks
+from places import ROOT
 
 EXAMPLES = {
     "apply_to_model": "2 linears swapped",

@@ -9,8 +9,8 @@ import sys
 from pathlib import Path
 
 from command_line import PROGRAM
+from places import ROOT
 
-ROOT = Path(__file__).resolve().parent.parent
 _BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _FILE = re.compile(r"# (\w+\.py)\n")
 
