@@ -1,5 +1,5 @@
-// out[m, n] = x[m, k] @ dequant(w[n, k]).T + bias[n] for 5 to 512 tokens on sm_90a, up to 128 a launch, as out^T = w x^T
-// by wgmma: weights are the operand A, in registers, x is B, in shared memory.
+// out[m, n] = x[m, k] @ dequant(w[n, k]).T + bias[n] for 5 to 512 tokens on sm_90a, up to 128 a launch, as
+// out^T = w x^T by wgmma: weights are the operand A, in registers, x is B, in shared memory.
 //
 // A block owns kRows rows and one of SPLIT slices of k, the blocks of a cluster. GROUPS_N x GROUPS_K
 // warpgroups of FRAGMENTS times 64 rows multiply: those along k take turns with the units (128 columns) of
