@@ -6,6 +6,7 @@ import functools
 import os
 import sys
 from dataclasses import dataclass
+from multiprocessing import parent_process
 from typing import Any, Protocol
 
 from autotune.values.device import Device, device_id
@@ -29,7 +30,12 @@ class Reading:
 
 
 class Monitor(Protocol):
-    """A source of readings."""
+    """A source of readings.
+
+    `parent_holds`: this process is a worker whose parent has a context on the device too, as a notebook has.
+    """
+
+    parent_holds: bool
 
     def read(self) -> Reading:
         """The state as of now."""
@@ -37,6 +43,8 @@ class Monitor(Protocol):
 
 class _HostMonitor:
     """A CPU, of which nothing is read: its clock is not one number and it is always shared."""
+
+    parent_holds = False
 
     def read(self) -> Reading:
         return Reading()
@@ -47,6 +55,7 @@ class _GpuMonitor:
 
     def __init__(self, nvml: Any, handle: Any) -> None:
         self._nvml, self._handle = nvml, handle
+        self.parent_holds = False
 
     def read(self) -> Reading:
         nvml, handle = self._nvml, self._handle
@@ -55,7 +64,9 @@ class _GpuMonitor:
             temperature_c=self._ask(nvml.nvmlDeviceGetTemperature, handle, nvml.NVML_TEMPERATURE_GPU),
             power_w=_watts(self._ask(nvml.nvmlDeviceGetPowerUsage, handle)),
             used_percent=getattr(self._ask(nvml.nvmlDeviceGetUtilizationRates, handle), "gpu", None),
-            others=_others(self._ask(nvml.nvmlDeviceGetComputeRunningProcesses, handle) or []),
+            others=_others(
+                self._ask(nvml.nvmlDeviceGetComputeRunningProcesses, handle) or [], self.parent_holds
+            ),
         )
 
     def _ask(self, question: Any, *arguments: Any) -> Any:
@@ -70,17 +81,20 @@ def _watts(milliwatts: int | None) -> float | None:
     return None if milliwatts is None else milliwatts / 1e3
 
 
-def _others(processes: list[Any]) -> tuple[int, ...]:
-    """Process ids on the GPU but ours. In a container ours may go by another number: then one is left out."""
+def _others(processes: list[Any], parent_holds: bool) -> tuple[int, ...]:
+    """Process ids on the GPU but ours and, of a worker, its parent's, which waits for it.
+
+    In a container they may go by other numbers: then one is left out for each that is known to be there.
+    """
     ids = [process.pid for process in processes]
-    if os.getpid() in ids:
-        ids.remove(os.getpid())
-    elif ids and _has_context():
-        ids.pop()
-    return tuple(sorted(ids))
+    parent = parent_process()
+    own = {os.getpid(): holds_gpu(), **({} if parent is None else {parent.pid: parent_holds})}
+    hidden = sum(holds and pid not in ids for pid, holds in own.items())
+    others = sorted(pid for pid in ids if pid not in own)
+    return tuple(others[: max(0, len(others) - hidden)])
 
 
-def _has_context() -> bool:
+def holds_gpu() -> bool:
     """Whether this process computes on a GPU, which takes torch; to read a GPU does not."""
     torch: Any = sys.modules.get("torch")
     return torch is not None and torch.cuda.is_initialized()

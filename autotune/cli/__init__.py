@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import click
 
-from autotune.cli.progress import Interrupted
+from autotune.console.progress import Interrupted
 from autotune.values.counts import counted
 from autotune.values.errors import AutotuneError
 

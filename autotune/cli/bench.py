@@ -16,7 +16,8 @@ from autotune.cli.options import (
     model_options,
     tuned_problems,
 )
-from autotune.cli.output import Rows, layer_name, microseconds, problem_fields
+from autotune.cli.output import Rows, problem_fields
+from autotune.console.text import layer_name, microseconds
 from autotune.values.counts import counted
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from dataclasses import asdict
 import click
 
 from autotune.cli.options import database_option
-from autotune.cli.output import table
+from autotune.console.text import table
 
 
 @click.command(epilog="\b\nExamples:\n  autotune devices\n  autotune devices --json")

@@ -17,7 +17,7 @@ import click
 
 from autotune import __version__
 from autotune.cli.options import database_option
-from autotune.cli.output import table
+from autotune.console.text import table
 from autotune.values.counts import counted
 from autotune.values.errors import AutotuneError, DatabaseError
 

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from autotune.cli.options import chosen_shapes, chosen_tokens, database_option, model_options, tuned_problems
-from autotune.cli.output import layer_name, problem_fields, table
+from autotune.cli.output import problem_fields
+from autotune.console.text import layer_name, table
 from autotune.values.counts import counted
 from autotune.values.errors import AutotuneError
 from autotune.values.job import STATES, Job

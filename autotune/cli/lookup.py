@@ -18,7 +18,8 @@ from autotune.cli.options import (
     served_tokens,
     serving_options,
 )
-from autotune.cli.output import layer_name, microseconds, problem_fields, table
+from autotune.cli.output import problem_fields
+from autotune.console.text import layer_name, microseconds, table
 from autotune.values.counts import counted
 from autotune.values.layer import Problem
 

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from autotune.checkpoints.shapes import PRESETS, Shape, parse_shapes
-from autotune.values.errors import LayerError, ShapesError
-from autotune.values.layer import BUCKETS, DTYPES, Problem, bucket_of
+from autotune.values.duration import seconds_of
+from autotune.values.errors import BudgetError, LayerError, ShapesError
+from autotune.values.layer import DTYPES, Problem, bucket_of, buckets_on
 from autotune.values.paths import database_url, shown
 
 if TYPE_CHECKING:
@@ -20,9 +21,6 @@ if TYPE_CHECKING:
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
-# Beyond these a CPU's time for one call is seconds, and no one decodes or prefills there.
-_CPU_BUCKETS = tuple(bucket for bucket in BUCKETS if bucket <= 32)
-_UNITS = {"s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
 _DEVICE = re.compile(r"auto|cpu|cuda(:[0-9]+)?")
 
 
@@ -44,10 +42,10 @@ def seconds(_: click.Context, __: click.Parameter, text: str | None) -> float | 
     """Seconds, from `90s`, `5m` or `1h`; the callback of an option."""
     if text is None:
         return None
-    match = re.fullmatch(r"([0-9]*\.?[0-9]+)\s*([a-z]*)", text.strip())
-    if match is None or match[2] not in _UNITS or float(match[1]) == 0:
-        raise click.BadParameter(f"{text!r} is not a duration; give it with its unit, as 60s, 5m or 1h")
-    return float(match[1]) * _UNITS[match[2]]
+    try:
+        return seconds_of(text)
+    except BudgetError as error:
+        raise click.BadParameter(str(error)) from None
 
 
 _MODEL = (
@@ -273,7 +271,7 @@ def chosen_tokens(
     """The numbers of tokens asked for, else those of `served`, or of all buckets, that suit the device."""
     if m:
         return tuple(m)
-    sensible = BUCKETS if device.kind == "cuda" else _CPU_BUCKETS
+    sensible = buckets_on(device.kind)
     return sensible if served is None else tuple(bucket for bucket in served if bucket in sensible)
 
 

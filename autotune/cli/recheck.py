@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from autotune.checkpoints.shapes import Shape
-from autotune.cli.output import Rows, microseconds, model_name, problem_fields
-from autotune.cli.progress import ProblemProgress
+from autotune.cli.output import Rows, model_name, problem_fields
+from autotune.console.progress import ProblemProgress
+from autotune.console.text import microseconds
 from autotune.values.counts import counted
 from autotune.values.errors import AutotuneError
 from autotune.values.layer import Problem, bucket_of

@@ -22,8 +22,9 @@ from autotune.cli.options import (
     serving_options,
     tuned_problems,
 )
-from autotune.cli.output import Rows, microseconds, model_name, problem_fields
-from autotune.cli.progress import ProblemProgress
+from autotune.cli.output import Rows, model_name, problem_fields
+from autotune.console.progress import ProblemProgress
+from autotune.console.text import microseconds
 from autotune.values.counts import counted
 from autotune.values.errors import AutotuneError
 from autotune.values.paths import database_url, shown
@@ -40,8 +41,6 @@ if TYPE_CHECKING:
 
 # What a problem takes at least, until it has a record.
 _LEAST_S = {"cpu": 1.0, "cuda": 0.1}
-# Llama-7B in under two minutes on two cores, with what a start takes around it.
-_CPU_BUDGET_S = 90.0
 
 _EXAMPLES = """\b
 Examples:
@@ -132,13 +131,14 @@ def command(
         for each in groups[0]:
             each.start()  # it takes seconds; so do the database and the spaces
         from autotune.cli.recheck import run_recheck
+        from autotune.search.sweep import default_budget_s
         from autotune.store.store import Store
 
         store = stack.enter_context(Store.open(db))
         plans = [_chosen(kernel, shapes, stale, m, served, group[0], store) for group in groups]
         progress = stack.enter_context(_progress(plans, executors))
         for group, (problems, named) in zip(groups, plans, strict=True):
-            limit_s = _CPU_BUDGET_S if budget is None and group[0].device.kind == "cpu" else budget
+            limit_s = default_budget_s(group[0].device.kind) if budget is None else budget
             share_s = None if limit_s is None else limit_s / len(groups)
             if not problems:
                 click.echo(f"nothing of {group[0].device.name} in {store.name} is stale", err=True)

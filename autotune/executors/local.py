@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 
+from autotune.bench.monitor import holds_gpu
 from autotune.executors.line import Line
 from autotune.executors.process import WorkerProcess, unsent
 from autotune.executors.worker import Broken, Task, Testing, Unwatched, Waiting, work
@@ -154,7 +155,8 @@ class LocalExecutor:
         self._waited_s = 0.0
         while True:
             try:
-                task = Task(problem, candidates, cubins, budget_s, crashed, mode, self._allow_busy, peer)
+                busy = self._allow_busy
+                task = Task(problem, candidates, cubins, budget_s, crashed, mode, busy, peer, holds_gpu())
                 ended = self._attempt(task)
             except BaseException:
                 self._end_worker()  # a worker amid a problem would answer the next one with this one's result

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import multiprocessing
 import signal
+import sys
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
+from types import ModuleType
 from typing import Any
 
 from autotune.executors.worker import Ready, Task
@@ -38,7 +41,8 @@ class WorkerProcess:
         resource_tracker.ensure_running()
         before = signal.pthread_sigmask(signal.SIG_BLOCK, _FOR_THE_PARENT)
         try:
-            self._process.start()
+            with _no_main():
+                self._process.start()
         finally:
             theirs.close()
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
@@ -99,6 +103,20 @@ class WorkerProcess:
         self._pipe.close()
         if self._process.exitcode is None:
             _LOG.warning("worker %s does not end: the driver still holds it", self._process.pid)
+
+
+@contextlib.contextmanager
+def _no_main() -> Iterator[None]:
+    """Hide the program's main module: a child would run it again, and with it what started the child.
+
+    What a worker needs is in modules. So a script may tune at its top level, as a notebook does.
+    """
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
 
 
 def _ending(code: int | None) -> str:

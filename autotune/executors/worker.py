@@ -44,6 +44,8 @@ class Task:
     allow_busy: bool
     peer: bool = False
     """Time vLLM's kernel for the layer too."""
+    parent_holds: bool = False
+    """The worker's parent has a context on a GPU too, and waits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,8 +123,10 @@ class _Worker:
         reason = unwatched(self._device)
         if reason is not None:
             self._pipe.send(Unwatched(reason))
+        monitor = monitor_for(self._device)
+        monitor.parent_holds = task.parent_holds
         if not task.allow_busy:
-            wait_until_free(monitor_for(self._device), lambda reason: self._pipe.send(Waiting(reason)))
+            wait_until_free(monitor, lambda reason: self._pipe.send(Waiting(reason)))
         self._pipe.send(Testing(None))
         budget = Budget(task.budget_s)
         try:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from autotune.bench.busy import keep_busy
-from autotune.runtime.linear import Int4Linear
+from autotune.models.tuned import linears_of
 from autotune.schemes.int4 import TORCH_DTYPES
 from autotune.values.counts import counted
 from autotune.values.device import find_device
@@ -23,6 +23,7 @@ from autotune.values.layer import bucket_of
 
 if TYPE_CHECKING:
     from autotune.families.protocol import Plan
+    from autotune.runtime.linear import Int4Linear
     from autotune.runtime.plans import LayerPlans
     from autotune.values.device import Device
     from autotune.values.layer import Layer
@@ -73,7 +74,7 @@ def warmup(
         LayerError: a number of tokens is not positive.
     """
     ms = sorted({max(m, bucket_of(m)) for m in tokens}, reverse=True)
-    linears = _linears_of(model)
+    linears = [] if model is None else linears_of(model)
     if device == "auto" and linears:
         devices = list(dict.fromkeys(linear.plans.device for linear in linears))
     else:
@@ -128,11 +129,6 @@ class _Kernels:
             return self._ms[-1:]
         self._layers.add(plans)
         return self._ms
-
-
-def _linears_of(model: torch.nn.Module | None) -> list[Int4Linear]:
-    modules = () if model is None else model.modules()
-    return [module for module in modules if isinstance(module, Int4Linear)]
 
 
 def _tokens(layer: Layer, m: int, generator: torch.Generator) -> torch.Tensor:

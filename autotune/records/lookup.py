@@ -103,6 +103,11 @@ class Lookup:
         found = (self._serving(layer, m) for m in sorted(tokens))
         return tuple({answer.problem.m: answer for answer in found}.values())
 
+    def forget(self) -> None:
+        """Read the database anew for what is asked from now on."""
+        self._sources = Sources(self.device, self.url)
+        self._own, self._answers, self._stale = {}, {}, {}
+
     def explain(self, answer: Answer) -> Explanation | None:
         """The evidence of the answer's record, which no other look-up reads; None without a record."""
         return None if answer.record is None else self._sources.explain(answer.record)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import threading
 import warnings
 import weakref
 from bisect import bisect_left
@@ -16,7 +17,7 @@ from autotune.families import registry
 from autotune.jit.building import build_all
 from autotune.layouts.packed import form_of
 from autotune.records.lookup import Answer, Lookup
-from autotune.records.misses import MARKS
+from autotune.records.misses import MARKS, Tally
 from autotune.runtime.handle import check_kind, handle_of, origin_of
 from autotune.values.device import Device, find_device
 from autotune.values.errors import AutotuneError, CompileError, DeviceError, LaunchError
@@ -37,10 +38,22 @@ _by_handle: weakref.WeakValueDictionary[tuple[str, int], LayerPlans] = weakref.W
 """By handle and index of the device, -1 for the CPU, as a tensor's `get_device()` says."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Current:
+    """What runs for each number of tokens: one value, so that a call sees the old state or the new one."""
+
+    answers: tuple[Answer, ...]
+    plans: tuple[Plan, ...]
+    places: bytes
+    tally: Tally
+    missed: list[bool]
+
+
 class LayerPlans:
     """For one layer on one device: its answers, by m, and a plan for each.
 
-    `handle` names the plans to the op, and makes them anew where nothing holds them, also in another process.
+    `handle` names the plans to the op, and makes them anew where nothing holds them, also in another process;
+    it stays when the plans are renewed, because compiled graphs hold it.
     A config whose kernel cannot be made gives way to the default config, with one warning for each Lookup.
 
     Raises:
@@ -51,40 +64,70 @@ class LayerPlans:
     def __init__(self, layer: Layer, lookup: Lookup) -> None:
         self.layer = layer
         self.device = lookup.device
-        answers = lookup.answers(layer)
-        maker = _Maker(layer, lookup, {answer.config for answer in answers})
-        ready = [maker.ready(answer) for answer in answers]
-        self.answers = tuple(answer for answer, _ in ready)
-        self._plans = tuple(plan for _, plan in ready)
-        self._places = _places(tuple(answer.problem.m for answer in answers))
-        self._tally = lookup.tally(self.answers)
-        self._calls = self._tally.calls
-        # Only a GPU's calls can be captured.
-        self._missed = self._tally.missed if self.device.kind == "cuda" else [False] * len(answers)
-        weakref.finalize(self, self._tally.note_all)
+        self.url, self.names = lookup.url, lookup.names
         self.form = form_of(layer, self.device.kind)
         self.checked: dict[tuple[int, ...], object] = {}
-        configs = {answer.problem.m: answer.config for answer in self.answers}
-        self.handle = handle_of(layer, self.device.kind, lookup.url, lookup.names, configs)
-        # The first stay, because a captured graph may hold its kernels, and so does whoever comes later.
-        _by_handle.setdefault((self.handle, _index(self.device)), self)
+        self._made: dict[Config, Plan] = {}
+        self._renewing = threading.Lock()
+        self._now = self._look(lookup, lookup.answers(layer))
+        self.handle = self._named()
+
+    @property
+    def answers(self) -> tuple[Answer, ...]:
+        """What was found for the numbers of tokens that have an answer of their own, by m."""
+        return self._now.answers
+
+    def renew(self, lookup: Lookup) -> None:
+        """From the next call on, run what this Lookup answers; a call that runs meanwhile keeps its plan.
+
+        Every plan stays that was ever made, because a captured graph may hold its kernel.
+
+        Raises:
+            CompileError, LaunchError, DeviceError: as LayerPlans; then nothing has changed.
+        """
+        with self._renewing:
+            found = lookup.answers(self.layer)
+            if found != self._now.answers:
+                before, self._now = self._now, self._look(lookup, found)
+                before.tally.note_all()
+                self._named()
 
     def plan(self, m: int) -> Plan:
         """The plan for m >= 1 tokens: that of the first answer for as many or more, or of the last.
 
         Who asks will call it: what has no record is tuned the sooner, the more it is called.
         """
-        place = self._places[m] if m <= _LARGEST else -1
-        calls = self._calls[place] = self._calls[place] + 1
+        now = self._now
+        place = now.places[m] if m <= _LARGEST else -1
+        tally = now.tally
+        calls = tally.calls[place] = tally.calls[place] + 1
         if calls in MARKS:
-            self._tally.note(place)
-        if self._missed[place] and torch.cuda.is_current_stream_capturing():
-            self._tally.capture(place)
-        return self._plans[place]
+            tally.note(place)
+        if now.missed[place] and torch.cuda.is_current_stream_capturing():
+            tally.capture(place)
+        return now.plans[place]
 
     def answer(self, m: int) -> Answer:
         """The answer whose plan runs m >= 1 tokens."""
-        return self.answers[self._places[m] if m <= _LARGEST else -1]
+        now = self._now
+        return now.answers[now.places[m] if m <= _LARGEST else -1]
+
+    def _look(self, lookup: Lookup, found: tuple[Answer, ...]) -> _Current:
+        maker = _Maker(self.layer, lookup, {answer.config for answer in found}, self._made)
+        answers, plans = zip(*map(maker.ready, found), strict=True)
+        tally = lookup.tally(answers)
+        weakref.finalize(self, tally.note_all)
+        # Only a GPU's calls can be captured.
+        missed = tally.missed if self.device.kind == "cuda" else [False] * len(answers)
+        return _Current(answers, plans, _places(tuple(answer.problem.m for answer in answers)), tally, missed)
+
+    def _named(self) -> str:
+        """The handle of what runs now; it leads here unless it leads to plans that were there before."""
+        configs = {answer.problem.m: answer.config for answer in self.answers}
+        handle = handle_of(self.layer, self.device.kind, self.url, self.names, configs)
+        # The first stay, because a captured graph may hold its kernels, and so does whoever comes later.
+        _by_handle.setdefault((handle, _index(self.device)), self)
+        return handle
 
     def note_checked(self, addresses: tuple[int, ...], state: object) -> None:
         """Note that the weight at these addresses, in this state, is whole and all of it is memory."""
@@ -128,6 +171,35 @@ def plans_for(layer: Layer, lookup: Lookup) -> LayerPlans:
         # A copy, because a traceback would hold on to the caller's tensors.
         raise copy(plans)
     return plans
+
+
+def renew_plans(plans: Iterable[LayerPlans]) -> None:
+    """Have these plans look their layers up again, and all that are alike, whichever model runs them.
+
+    Alike are plans of the same layer, device model and database; linears that are made later look it up
+    again too. Plans of kernels of others stay as they are.
+
+    Raises:
+        CompileError, LaunchError, DeviceError: as LayerPlans; plans that were not renewed by then stay.
+    """
+    asked = set(plans)
+    urls = {each.url for each in asked}
+    # Other threads may make linears meanwhile, so what is gone over is a list.
+    for lookup in filter(None, (known() for known in _known.keyrefs())):
+        if lookup.url in urls:
+            lookup.forget()
+    alike = {_what(each) for each in asked}
+    lookups: dict[tuple[Device, str], Lookup] = {}
+    for each in asked.union(filter(None, (known() for known in _by_handle.valuerefs()))):
+        if each.names is None and _what(each) in alike:
+            place = each.device, each.url
+            if place not in lookups:
+                lookups[place] = Lookup(*place)
+            each.renew(lookups[place])
+
+
+def _what(plans: LayerPlans) -> tuple[Layer, str, str, str]:
+    return plans.layer, plans.device.name, plans.device.arch, plans.url
 
 
 def _made(handle: str, index: int) -> LayerPlans:
@@ -191,13 +263,17 @@ _known: weakref.WeakKeyDictionary[Lookup, _Known] = weakref.WeakKeyDictionary()
 class _Maker:
     """Makes the plans of one layer, one for each distinct config."""
 
-    def __init__(self, layer: Layer, lookup: Lookup, configs: Iterable[Config]) -> None:
+    def __init__(
+        self, layer: Layer, lookup: Lookup, configs: Iterable[Config], made: dict[Config, Plan]
+    ) -> None:
+        """`made` are plans from before; those that are made now come in."""
         self._layer = layer
         self._lookup = lookup
+        self._made = made
         self._units: dict[Config, Unit | None] = {}
         self._cubins: dict[str, bytes | CompileError] = {}
-        self._plans: dict[Config, Plan | CompileError | LaunchError] = {}
-        self._fetch(self._unit(config) for config in configs)
+        self._failed: dict[Config, CompileError | LaunchError] = {}
+        self._fetch(self._unit(config) for config in configs if config not in made)
 
     def ready(self, answer: Answer) -> tuple[Answer, Plan]:
         """The answer with its plan, or the default config and its plan when that config has none."""
@@ -214,12 +290,12 @@ class _Maker:
         return replace(unmeasured, config=default, source="default", reason=reason), fallback
 
     def _plan(self, config: Config) -> Plan | CompileError | LaunchError:
-        if config not in self._plans:
+        if config not in self._made and config not in self._failed:
             try:
-                self._plans[config] = self._make(config)
+                self._made[config] = self._make(config)
             except (CompileError, LaunchError) as error:
-                self._plans[config] = error
-        return self._plans[config]
+                self._failed[config] = error
+        return self._failed.get(config) or self._made[config]
 
     def _make(self, config: Config) -> Plan:
         cubin: bytes | CompileError | None = None

@@ -26,6 +26,9 @@ from autotune.store.store import Store
 from autotune.values.layer import COARSE, Problem
 from autotune.values.record import DEFAULT_MODE, Mode, Record
 
+# Llama-7B in under two minutes on two cores, with what a start takes around it.
+_CPU_BUDGET_S = 90.0
+
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
@@ -42,6 +45,11 @@ class Outcome:
     elapsed_s: float
     note: str = ""
     noisy: bool = False
+
+
+def default_budget_s(kind: str) -> float | None:
+    """The seconds of a sweep on a kind of device, "cuda" or "cpu", where nobody says; None for no limit."""
+    return _CPU_BUDGET_S if kind == "cpu" else None
 
 
 def sweep(

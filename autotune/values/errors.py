@@ -21,6 +21,10 @@ class DeviceError(AutotuneError):
     """A device that is not there or that no family supports."""
 
 
+class BudgetError(AutotuneError):
+    """A time budget that is no duration."""
+
+
 class CompileError(AutotuneError):
     """A kernel that did not compile, or no compiler to compile it with."""
 

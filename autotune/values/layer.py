@@ -24,6 +24,15 @@ DTYPES = ("fp16", "bf16", "fp32")
 GROUP_SIZES = (32, 64, 128)
 
 
+_ON_CPU = tuple(bucket for bucket in BUCKETS if bucket <= 32)
+"""Beyond these a CPU's time for one call is seconds, and no one decodes or prefills there."""
+
+
+def buckets_on(kind: str) -> tuple[int, ...]:
+    """The buckets that are worth tuning on a kind of device, "cuda" or "cpu"."""
+    return BUCKETS if kind == "cuda" else _ON_CPU
+
+
 def bucket_of(m: int) -> int:
     """The number of tokens that is tuned for m: the smallest bucket >= m, the largest above that."""
     return buckets_for(m)[0]

@@ -6,6 +6,8 @@ No machine of the tests has slices, so NVML is one that answers as its documenta
 from __future__ import annotations
 
 import logging
+import multiprocessing
+import os
 import sys
 from types import ModuleType, SimpleNamespace
 
@@ -36,6 +38,7 @@ class Nvml(ModuleType):
     def __init__(self, *known: str) -> None:
         super().__init__("pynvml")
         self._known = known
+        self.pids = [1]
 
     def nvmlInit(self) -> None:  # noqa: N802
         """Always works."""
@@ -46,7 +49,7 @@ class Nvml(ModuleType):
         return uuid
 
     def nvmlDeviceGetComputeRunningProcesses(self, _: str) -> list[SimpleNamespace]:  # noqa: N802
-        return [SimpleNamespace(pid=1)]
+        return [SimpleNamespace(pid=pid) for pid in self.pids]
 
     def _of_a_whole_one(self, handle: str, *_: int) -> int:
         if handle.startswith("MIG-"):
@@ -86,6 +89,29 @@ def test_a_gpu_that_nvml_does_not_find_is_named(nvml):
     assert monitor_for(H200).read().others == ()
     assert unwatched(H200).startswith(f"NVIDIA H200 (GPU-{ID}): its clock is not seen, nor whether others")
     assert "Not Found" in unwatched(H200)
+
+
+def tell_others(pipe):
+    """In a worker: whom it sees besides itself and its parent, by what NVML lists."""
+    nvml = sys.modules["pynvml"] = Nvml(f"GPU-{ID}")
+    monitor.device_id = lambda _: f"GPU-{ID}"
+    watch = monitor_for(H200)
+    nvml.pids = [os.getppid(), 7, os.getpid(), 9]
+    pipe.send(watch.read().others)
+    monitor.holds_gpu = lambda: True
+    nvml.pids = [101, 102]  # how a container's processes are seen from outside of it
+    for watch.parent_holds in (False, True):
+        pipe.send(watch.read().others)
+
+
+def test_a_worker_does_not_count_the_process_that_started_it():
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    process = context.Process(target=tell_others, args=(theirs,))
+    process.start()
+    theirs.close()
+    assert [ours.recv() for _ in range(3)] == [(7, 9), (101,), ()]
+    process.join()
 
 
 def test_without_nvml_the_remedy_is_named(nvml, monkeypatch):

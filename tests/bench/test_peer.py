@@ -16,8 +16,8 @@ from autotune.bench.operands import Operands
 from autotune.bench.peer import Peer
 from autotune.checkpoints.shapes import Shape
 from autotune.cli.explanation import fields, lines
-from autotune.cli.output import microseconds
 from autotune.cli.sweep import _cells, _rows
+from autotune.console.text import microseconds
 from autotune.executors.local import LocalExecutor
 from autotune.families import registry
 from autotune.records.lookup import Lookup

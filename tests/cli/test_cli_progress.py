@@ -15,7 +15,7 @@ from command_line import PROGRAM
 from terminal import Screen, run
 
 from autotune.checkpoints.shapes import Shape
-from autotune.cli.progress import ProblemProgress
+from autotune.console.progress import ProblemProgress
 from autotune.executors.local import LocalExecutor
 from autotune.search.executor import At
 from autotune.search.tune import candidates_of
@@ -63,7 +63,7 @@ def test_rows_go_where_stdout_goes_while_the_bar_is_on_a_terminal(tmp_path: Path
 def test_a_warning_comes_above_the_bar() -> None:
     program = """
 import logging
-from autotune.cli.progress import ProblemProgress
+from autotune.console.progress import ProblemProgress
 
 with ProblemProgress(2, (), ()) as progress:
     progress.stage("compile", 3, 7)

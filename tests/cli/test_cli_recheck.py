@@ -9,8 +9,8 @@ from pathlib import Path
 from command_line import autotune
 from store_samples import record as sample_record
 
-from autotune.cli.output import microseconds
 from autotune.cli.recheck import _cells
+from autotune.console.text import microseconds
 from autotune.search.recheck import Rechecked
 from autotune.store.store import Store
 

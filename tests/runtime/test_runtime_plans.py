@@ -17,7 +17,7 @@ from autotune.families.protocol import Plan
 from autotune.jit.unit import Unit
 from autotune.records.lookup import Lookup
 from autotune.runtime.linear import Int4Linear
-from autotune.runtime.plans import LayerPlans, default_lookup, device_of, plans_for
+from autotune.runtime.plans import LayerPlans, default_lookup, device_of, plans_for, renew_plans
 from autotune.store.store import Store
 from autotune.values.config import Config
 from autotune.values.device import Device, cpu_device
@@ -110,7 +110,27 @@ def test_every_m_runs_the_config_of_the_next_record_and_counts_for_it(tmp_path: 
         served = next((each for each in recorded if each >= m), 4096)
         counted[served] += 1
         counted[3072 if m in finer else 4096] += 1
-    assert plans._calls == list(counted.values())
+    assert plans._now.tally.calls == list(counted.values())
+
+
+def test_what_is_alike_is_renewed_with_it_and_nothing_else(tmp_path: Path) -> None:
+    """Plans of one layer and database, whenever they were made; not those of another database or layer."""
+    config, device = distinct_configs(1)[0], cpu_device()
+    first = plans_for(LAYER, Lookup(device, str(tmp_path / "mine.db")))
+    elsewhere = plans_for(LAYER, Lookup(device, str(tmp_path / "none.db")))
+    store_records(tmp_path / "mine.db", device, {Problem(LAYER, 1): config})
+    lookup = Lookup(device, str(tmp_path / "mine.db"))
+    second, other = (plans_for(layer, lookup) for layer in (LAYER, Layer(512, 512)))
+    assert first.handle != second.handle
+    store_records(tmp_path / "mine.db", device, {Problem(LAYER, 4): config, Problem(other.layer, 4): config})
+    renew_plans([first])
+    assert [plans.answer(4).source for plans in (first, second, other, elsewhere)] == [
+        *("exact", "exact"),
+        *("near", "default"),
+    ]
+    assert first.plan(1) is first.plan(4)
+    made = plans_for(LAYER, Lookup(device, str(tmp_path / "mine.db")))
+    assert made in (first, second), "whoever comes later shares it"
 
 
 def test_without_records_a_layer_has_an_answer_for_each_power_of_two(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ Run as a program it is the command line. `work` is the entry of such workers.
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
 from collections.abc import Callable
@@ -29,9 +30,29 @@ def work(pipe: Connection, device: Device) -> None:
     worker.work(pipe, device)
 
 
-if __name__ in ("__main__", "__mp_main__"):  # the latter in its workers
+def believing(entry: Callable[[Connection, Device], None], pipe: Connection, device: Device) -> None:
+    """What a worker runs in place of its entry."""
     believe_all()
+    entry(pipe, device)
+
+
+def believe_all_workers(put: Callable[[object, str, object], None] = setattr) -> None:
+    """Believe every time in the workers that this process starts."""
+    import undisturbed  # by this name workers find it, also when it is the program
+
+    from autotune.executors.process import WorkerProcess
+
+    start = WorkerProcess.__init__
+
+    def started(self: WorkerProcess, entry: Callable[[Connection, Device], None], device: Device) -> None:
+        start(self, functools.partial(undisturbed.believing, entry), device)
+
+    put(WorkerProcess, "__init__", started)
+
+
 if __name__ == "__main__":
+    believe_all()
+    believe_all_workers()
     from autotune.cli import main
 
     sys.path[0] = os.getcwd()  # as with -m

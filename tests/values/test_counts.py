@@ -20,7 +20,7 @@ PLURAL = re.compile(rf" (?:(?!of|with)[a-z0-9]+ )?(?:{NOUNS})(?:e?s)\b")
 ALLOWED = {
     "families/mma.py": " rows of n",
     "executors/local.py": " configs of ",
-    "cli/progress.py": " configs of ",
+    "console/progress.py": " configs of ",
     "schemes/int4.py": " scales are NaN or infinite",
 }
 

@@ -32,6 +32,7 @@ def heavy_modules(code: str, folder: Path) -> set[str]:
         ("import autotune; autotune.Layer, autotune.Problem, autotune.Config", set()),
         ("import autotune; autotune.__version__", set()),
         ("import autotune; autotune.lookup(autotune.Layer(n=256, k=256), m=1, device='cpu')", set()),
+        ("import autotune; autotune.sweep, autotune.SweepReport", {"sqlalchemy"}),
         ("import autotune; autotune.Int4Linear, autotune.apply", {"torch", "numpy"}),
         (RUN_CLI.format(arguments=["--help"]), {"click"}),
         (RUN_CLI.format(arguments=["sweep", "--help"]), {"click"}),

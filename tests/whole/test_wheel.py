@@ -102,6 +102,35 @@ def test_shipped_files_are_found_from_the_wheel(installed: Path, tmp_path: Path)
         assert Path(folder).is_dir()
 
 
+TYPED = """
+import autotune
+
+layer = autotune.Layer(n=256, k=256)
+reveal_type(autotune.lookup(layer, m=1).config)
+reveal_type(autotune.sweep([layer, "llama7b"], m=(1, 16), budget="60s").problems[0].gain)
+reveal_type(autotune.warmup("cpu").kernels)
+autotune.lookup(7)
+autotune.swep
+"""
+
+
+def test_a_type_checker_knows_the_public_names_from_the_wheel(installed: Path, tmp_path: Path) -> None:
+    (tmp_path / "user.py").write_text(TYPED)
+    # Only what torch's own names are would take a minute to find out.
+    (tmp_path / "mypy.ini").write_text("[mypy]\nstrict = true\n[mypy-torch.*]\nfollow_imports = skip\n")
+    python = f"--python-executable={installed / 'python'}"
+    checked = run(sys.executable, "-m", "mypy", python, "--hide-error-context", "user.py", cwd=tmp_path)
+    said = [line.removeprefix("user.py:") for line in checked.stdout.splitlines() if "user.py:" in line]
+    assert said[:3] == [
+        '5: note: Revealed type is "autotune.values.config.Config"',
+        '6: note: Revealed type is "float | None"',
+        '7: note: Revealed type is "int"',
+    ], checked.stdout
+    assert [line.partition(":")[0] for line in said[3:]] == ["8", "9"], checked.stdout
+    assert '"int"; expected "Layer"' in said[3]
+    assert 'Module has no attribute "swep"' in said[4]
+
+
 def test_sweep_and_lookup_from_the_wheel(installed: Path, tmp_path: Path) -> None:
     swept = run(
         installed / "autotune", "sweep", "--shapes", *ON_CPU, "--budget", "5s", "--json", cwd=tmp_path

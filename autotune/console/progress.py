@@ -7,17 +7,16 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
+from importlib.util import find_spec
 from types import TracebackType
 from typing import TYPE_CHECKING, TypeVar, cast
 
-import click
-
-from autotune.cli.output import layer_name
+from autotune.console.text import layer_name
 from autotune.values.counts import counted
 
 if TYPE_CHECKING:
     from autotune.checkpoints.shapes import Shape
-    from autotune.cli.bar import Bar
+    from autotune.console.bar import Bar
     from autotune.search.executor import At, Executor
 
 Result = TypeVar("Result")
@@ -35,8 +34,8 @@ class Interrupted(KeyboardInterrupt):
 class ProblemProgress:
     """Counts finished problems on stderr, and says which problem each executor is at.
 
-    A terminal gets a bar; anything else a line every `every_s` seconds. Ctrl-C leaves it as Interrupted, with
-    how many of the problems are stored.
+    A terminal and a notebook get a bar; anything else a line every `every_s` seconds. Ctrl-C leaves it as
+    Interrupted, with how many of the problems are stored. Unless it `shows`, it only counts.
     """
 
     def __init__(
@@ -45,6 +44,7 @@ class ProblemProgress:
         executors: Sequence[Executor],
         shapes: Sequence[Shape],
         every_s: float = _EVERY_S,
+        shows: bool = True,
     ) -> None:
         self._total, self._executors, self._shapes = total, executors, shapes
         self._every_s = every_s
@@ -52,15 +52,17 @@ class ProblemProgress:
         self._stage = "starts"
         self._bar: Bar | None = None
         self._over = threading.Event()
-        self._reporter = threading.Thread(target=self._report, name="progress", daemon=True)
+        self._reporter: threading.Thread | None = None
+        self._shows = shows
 
     def __enter__(self) -> ProblemProgress:
-        if sys.stderr.isatty():
-            from autotune.cli.bar import Bar
+        if self._shows and _has_room_for_a_bar():
+            from autotune.console.bar import Bar
 
             self._bar = Bar(self._total, self._now)
             self._bar.start()
-        else:
+        elif self._shows:
+            self._reporter = threading.Thread(target=self._report, name="progress", daemon=True)
             self._reporter.start()
         return self
 
@@ -69,7 +71,7 @@ class ProblemProgress:
     ) -> None:
         if self._bar is not None:
             self._bar.stop()
-        else:
+        if self._reporter is not None:
             self._over.set()
             self._reporter.join()
         if isinstance(error, KeyboardInterrupt):
@@ -84,14 +86,17 @@ class ProblemProgress:
         paused = self._bar if err or sys.stdout.isatty() else None
         if paused is not None:
             paused.stop()
-        click.echo(text, err=err)
+        say(text, err)
         if paused is not None:
             paused.start()
 
     def follow(
-        self, running: Iterator[Result], is_stored: Callable[[Result], bool], text: Callable[[Result], str]
+        self,
+        running: Iterator[Result],
+        is_stored: Callable[[Result], bool],
+        text: Callable[[Result], str] | None = None,
     ) -> list[Result]:
-        """All that a sweep yields, each printed as it comes."""
+        """All that a sweep yields, each printed as it comes, if there is a text of it."""
         results: list[Result] = []
         with contextlib.closing(cast("Generator[Result, None, None]", running)):
             for result in running:
@@ -100,7 +105,8 @@ class ProblemProgress:
                 self._done += 1
                 if self._bar is not None:
                     self._bar.advance()
-                self.show(text(result))
+                if text is not None:
+                    self.show(text(result))
         return results
 
     def _now(self) -> str:
@@ -119,4 +125,15 @@ class ProblemProgress:
         while not self._over.wait(self._every_s):
             seconds = time.monotonic() - begin
             parts = (f"{self._done}/{of}, {seconds:.0f} s", self._now())
-            click.echo("; ".join(filter(None, parts)), err=True)
+            say("; ".join(filter(None, parts)), err=True)
+
+
+def say(text: str, err: bool = False) -> None:
+    """Print a line at once, to stdout or to stderr."""
+    print(text, file=sys.stderr if err else sys.stdout, flush=True)
+
+
+def _has_room_for_a_bar() -> bool:
+    """Whether stderr is a terminal, or a notebook that can draw what changes."""
+    in_notebook = "ipykernel" in sys.modules and not sys.stderr.isatty()
+    return find_spec("ipywidgets") is not None if in_notebook else sys.stderr.isatty()
