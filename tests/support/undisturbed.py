@@ -55,5 +55,7 @@ if __name__ == "__main__":
     believe_all_workers()
     from autotune.cli import main
 
-    sys.path[0] = os.getcwd()  # as with -m
+    # As with -m; but workers have to find this file.
+    sys.path.append(sys.path[0])
+    sys.path[0] = os.getcwd()
     sys.exit(main())
