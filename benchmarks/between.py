@@ -23,7 +23,8 @@ from typing import Any
 
 from autotune.bench.statistics import ratio_interval
 from autotune.checkpoints.shapes import parse_shapes
-from autotune.cli.output import problem_fields, table
+from autotune.cli.output import problem_fields
+from autotune.console.text import table
 from autotune.executors.local import local_executors
 from autotune.families import registry
 from autotune.records.lookup import Lookup

@@ -145,7 +145,7 @@ def named(value):
 
 
 def write_sources(mutated, folder):
-    """A copy of csrc/cuda with the mutant's changes; the path of mma.cu."""
+    """A copy of csrc/cuda with the mutant's changes; the path of the source at its top."""
     sources = folder / "cuda"
     shutil.copytree(shipped("csrc/cuda"), sources)
     file = sources / mutated.file
@@ -154,10 +154,10 @@ def write_sources(mutated, folder):
         assert text.count(old) == 1, f"{mutated.file} has {text.count(old)} times: {old}"
         text = text.replace(old, new)
     file.write_text(text)
-    # A header's own includes are looked up beside it before they are in the shipped folder.
+    # What a file includes is looked up beside it before it is in the shipped folder.
     for header in (sources / "common").iterdir():
         header.write_text(header.read_text().replace('#include "common/', '#include "'))
-    return sources / MMA
+    return (sources / MMA).rename(sources / "mutant.cu")
 
 
 def build(mutated, config, device, folder):
