@@ -85,7 +85,7 @@ $(READY): pyproject.toml constraints.txt CMakeLists.txt $(SOURCES)
 $(VLLM)/ready: tests/vllm_plugin/requirements.txt pyproject.toml constraints.txt CMakeLists.txt $(SOURCES)
 	test -x $(VLLM)/bin/python || $(PYTHON) -m venv $(VLLM)
 	$(VLLM_INSTALL) $(BUILD_TOOLS)
-	$(VLLM_INSTALL) --no-build-isolation --constraint constraints.txt -Cbuild-dir=build/vllm --editable .
+	$(VLLM_INSTALL) --no-build-isolation --constraint constraints.txt --config-settings=build-dir=build/vllm --editable .
 	$(VLLM_INSTALL) --no-deps --requirement tests/vllm_plugin/requirements.txt
 	for release in $(RELEASES); do test -d $(VLLM)/$$release || \
 		$(VLLM_INSTALL) --no-compile --no-deps --target $(VLLM)/$$release $$release || exit; done
@@ -94,6 +94,6 @@ $(VLLM)/ready: tests/vllm_plugin/requirements.txt pyproject.toml constraints.txt
 $(SGLANG)/ready: tests/sglang_plugin/requirements.txt pyproject.toml constraints.txt CMakeLists.txt $(SOURCES)
 	test -x $(SGLANG)/bin/python || $(PYTHON) -m venv $(SGLANG)
 	$(SGLANG_PIP) install $(BUILD_TOOLS)
-	$(SGLANG_PIP) install --no-build-isolation --constraint constraints.txt -Cbuild-dir=build/sglang --editable .
+	$(SGLANG_PIP) install --no-build-isolation --constraint constraints.txt --config-settings=build-dir=build/sglang --editable .
 	$(SGLANG_PIP) install --no-deps --requirement tests/sglang_plugin/requirements.txt
 	touch $@
