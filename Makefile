@@ -1,8 +1,8 @@
 # Two commands: `make sweep` tunes Llama-7B on the device that is here, `make test` runs every test. `make test-vllm`
 # runs those of the vLLM plugin, with a vLLM for CPUs in an environment of its own, and `make test-vllm-newest` some of
-# them with the newest vLLM; `make test-sglang` runs those of the SGLang plugin. `make docs` builds the site of docs/ into
-# build/docs, `make wheels` what is released. `make fuzz` damages databases at random until its time is over. Each sets up what it needs first, and again
-# only when what it installs from has changed.
+# them with the newest vLLM; `make test-sglang` runs those of the SGLang plugin. `make docs` builds the site of docs/
+# into build/docs, `make wheels` what is released. `make fuzz` damages databases at random until its time is over. Each
+# sets up what it needs first, and again only when what it installs from has changed.
 PYTHON ?= python3
 BIN := .venv/bin
 # pip says what it fetches, builds and installs: that takes minutes and gigabytes.
