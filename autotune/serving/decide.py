@@ -44,15 +44,13 @@ class Decision:
         return ", ".join(f"{source} m={_span(ms)}" for source, ms in runs)
 
 
-def mode_of(variable: str) -> Mode | None:
-    """The mode that the environment variable asks for, None where it is not set.
+def mode_of(variable: str) -> Mode:
+    """The mode that the environment variable asks for, `auto` where it is not set.
 
     Raises:
         ValueError: it is set to something else; the message names it.
     """
-    value = os.environ.get(variable)
-    if not value:
-        return None
+    value = os.environ.get(variable) or "auto"
     for mode in MODES:
         if value.strip().lower() == mode:
             return mode

@@ -39,8 +39,7 @@ def register() -> None:
     except Exception as error:
         _warn(f"autotune: {error}; vLLM's own kernels serve")
         return
-    if mode is not None:
-        _show_metrics()
+    _show_metrics()
 
 
 def _warn(message: str) -> None:
@@ -67,7 +66,7 @@ def _is_there(module: str) -> bool:
     return any(place.is_dir() or place.with_suffix(".py").is_file() for place in places)
 
 
-def _enter(mode: Mode | None) -> None:
+def _enter(mode: Mode) -> None:
     try:
         from autotune.serving.vllm.door import enter
 

@@ -26,7 +26,7 @@ _FIELDS = {
 _ARGUMENTS = ("self", "c", "w_q_param_name", "w_s_param_name", "w_zp_param_name")
 
 
-def enter(mode: Mode | None) -> None:
+def enter(mode: Mode) -> None:
     """Put the kernel first for GPUs and CPUs, and what it serves into the key of compile caches.
 
     vLLM's own function appends, which would leave autotune what no other kernel takes.
@@ -41,8 +41,6 @@ def enter(mode: Mode | None) -> None:
     for kernels in lists:
         if AutotuneLinearKernel not in kernels:
             kernels.insert(0, AutotuneLinearKernel)
-    if mode is None:
-        return
     # A graph that was compiled for other kernels, or another autotune, must not be loaded onto our weights.
     # vLLM asks when the model is loaded, so the decisions are made by then.
     factors[VARIABLE] = report.digest

@@ -41,10 +41,10 @@ same way, and quantize the activations too."""
 class AutotuneLinearKernel(MPLinearKernel):  # type: ignore[misc]
     """out[..., n] = x[..., k] @ dequant(w[n, k]).T + bias[n] by the tuned kernel of the layer.
 
-    `mode` is what AUTOTUNE_VLLM asks for, None where it is not set.
+    `mode` is what AUTOTUNE_VLLM asks for.
     """
 
-    mode: ClassVar[Mode | None] = None
+    mode: ClassVar[Mode] = "auto"
 
     def __init__(self, c: MPLinearLayerConfig, *names: Any, **named: Any) -> None:
         super().__init__(c, *names, **named)
@@ -67,13 +67,11 @@ class AutotuneLinearKernel(MPLinearKernel):  # type: ignore[misc]
             known = isinstance(error, AutotuneError)
             reason = in_short(error) if known else f"{type(error).__name__}: {in_short(error)}"
         if reason is not None:
-            report.left(_shape(c) if cls.mode else "linears", reason)
+            report.left(_shape(c), reason)
         return reason is None, reason
 
     @classmethod
     def _why_not(cls, c: MPLinearLayerConfig) -> str | None:
-        if cls.mode is None:
-            return "AUTOTUNE_VLLM=1 has it serve those of 4 bits with tuned kernels"
         layer = _layer_of(c)
         asker = engine.asker()
         if asker not in _ASKERS:

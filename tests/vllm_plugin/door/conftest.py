@@ -30,7 +30,7 @@ if importlib.util.find_spec("vllm"):
                 kernel for kernel in kernels._POSSIBLE_KERNELS[platform] if kernel is not AutotuneLinearKernel
             ]
             monkeypatch.setitem(kernels._POSSIBLE_KERNELS, platform, own)
-        monkeypatch.setattr(AutotuneLinearKernel, "mode", None)
+        monkeypatch.setattr(AutotuneLinearKernel, "mode", "auto")
         monkeypatch.setattr(plugin, "_done", False)
         monkeypatch.setattr(engine, "asker", lambda: "auto_awq")
         monkeypatch.setattr(report, "decisions", {})

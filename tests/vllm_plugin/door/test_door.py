@@ -79,18 +79,12 @@ def test_off_leaves_vllm_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
     assert plugin.VARIABLE not in envs.environment_variables
 
 
-def test_unset_takes_nothing_and_says_how_to_switch_on(
-    monkeypatch: pytest.MonkeyPatch, said: list[str]
-) -> None:
+def test_unset_takes_what_records_answer(monkeypatch: pytest.MonkeyPatch, said: list[str]) -> None:
     start(monkeypatch, None)
-    for n in (256, 512):
-        taken, reason = AutotuneLinearKernel.can_implement(config_of(partition_weight_shape=(LAYER.k, n)))
-        assert not taken
-        assert "AUTOTUNE_VLLM=1" in str(reason)
-    assert said == [
-        "autotune leaves linears to vLLM: AUTOTUNE_VLLM=1 has it serve those of 4 bits with tuned kernels"
-    ]
-    assert plugin.VARIABLE not in envs.environment_variables
+    taken, reason = AutotuneLinearKernel.can_implement(config_of())
+    assert not taken
+    assert "sweep it with --serving" in str(reason)
+    assert said == [f"autotune leaves n={LAYER.n},k={LAYER.k},group_size={LAYER.group_size} to vLLM: {reason}"]
 
 
 def test_another_word_is_named(monkeypatch: pytest.MonkeyPatch, said: list[str]) -> None:
@@ -252,11 +246,8 @@ def test_whatever_goes_wrong_leaves_the_layer_to_vllm(
 
 
 def test_a_compile_cache_tells_apart_what_was_served(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Off, unset, on, on with another layer, and another autotune, each have a key of their own or none."""
+    """Off, on, on with another layer, and another autotune, each have a key of their own."""
     keys = [envs.compile_factors()]
-    start(monkeypatch, None)
-    assert envs.compile_factors() == keys[0]
-    monkeypatch.setattr(plugin, "_done", False)
     start(monkeypatch, "1")
     AutotuneLinearKernel.can_implement(config_of())
     keys.append(envs.compile_factors())
