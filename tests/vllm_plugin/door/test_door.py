@@ -84,7 +84,8 @@ def test_unset_takes_what_records_answer(monkeypatch: pytest.MonkeyPatch, said: 
     taken, reason = AutotuneLinearKernel.can_implement(config_of())
     assert not taken
     assert "sweep it with --serving" in str(reason)
-    assert said == [f"autotune leaves n={LAYER.n},k={LAYER.k},group_size={LAYER.group_size} to vLLM: {reason}"]
+    shape = f"n={LAYER.n},k={LAYER.k},group_size={LAYER.group_size}"
+    assert said == [f"autotune leaves {shape} to vLLM: {reason}"]
 
 
 def test_another_word_is_named(monkeypatch: pytest.MonkeyPatch, said: list[str]) -> None:
