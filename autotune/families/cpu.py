@@ -12,7 +12,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from autotune import _C
-from autotune.families.base import BaseFamily
+from autotune.families.protocol import Family
 from autotune.values.counts import counted
 from autotune.values.device import torch_threads
 from autotune.values.errors import DeviceError, LayerError
@@ -110,7 +110,7 @@ class CpuPlan:
         _C.cpu_matmul(*self._numbers, threads, m, x, qweight, scales, zeros, bias, out)
 
 
-class CpuFamily(BaseFamily):
+class CpuFamily(Family):
     """Every layer and m on the CPU, with AVX-512, AVX2 or portable code by what the CPU has."""
 
     name = "cpu"

@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from autotune import _C
-from autotune.families.base import BaseFamily
+from autotune.families.protocol import Family
 from autotune.jit.sources import source_hash
 from autotune.jit.unit import Unit
 from autotune.values.layer import GROUP_SIZES
@@ -124,7 +124,7 @@ class CudaPlan:
         return self._launches.setdefault(tokens, ready)
 
 
-class CudaFamily(BaseFamily):
+class CudaFamily(Family):
     """A CUDA kernel in one source of csrc/cuda, compiled for each config."""
 
     kind = "cuda"
