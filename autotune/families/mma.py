@@ -173,7 +173,7 @@ class MmaFamily(CudaFamily):
             return f"warps_k={warps_k} does not divide warps={warps}"
         rows = tile_n * warps_k // warps
         if rows not in (16, 32, 64):
-            return f"a warp would own {rows} rows of n; it can own 16, 32 or 64"
+            return f"the rows of n of a warp would be {rows}, not 16, 32 or 64"
         registers = _registers(rows, tile_m, loads)
         if registers > min(200, _BLOCK_REGISTERS // (warps * 32) - _OTHER_REGISTERS):
             return f"about {registers} registers of data per thread do not fit {warps} warps"

@@ -14,7 +14,7 @@ from autotune.values.layer import Layer, Problem
         ("mma:tile_m=16", "tunables"),
         ("mma:tile_m=12,tile_n=64,warps=4,warps_k=1,loads=2,split_k=1", "tile_m=12"),
         ("mma:tile_m=8,tile_n=256,warps=16,warps_k=1,loads=2,split_k=64", "split_k=64"),
-        ("mma:tile_m=8,tile_n=256,warps=4,warps_k=4,loads=2,split_k=1", "256 rows"),
+        ("mma:tile_m=8,tile_n=256,warps=4,warps_k=4,loads=2,split_k=1", "would be 256"),
         ("mma:tile_m=8,tile_n=64,warps=4,warps_k=1,loads=4,split_k=1", "loads=4"),
         ("mma:tile_m=8,tile_n=64,warps=4,warps_k=2,loads=2,split_k=32", "32 slices"),
     ],

@@ -109,7 +109,7 @@ def store_records(path: Path, device: Device, choices: dict[Problem, Config]) ->
 
 
 def splitting_lookup(layer: Layer, device: Device, folder: Path) -> Lookup:
-    """A Lookup whose records make the layer split k for few tokens, by a family that needs a workspace for it."""
+    """A Lookup whose records make the layer split k for few tokens, by way of a workspace."""
     choices = {}
     for problem in (Problem(layer, m) for m in (1, 2, 4, 8, 16)):
         choices[problem] = next(
