@@ -8,10 +8,11 @@ from __future__ import annotations
 import math
 import sys
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 from autotune import _C
 from autotune.families.protocol import Family
+from autotune.families.workspace import COUNTER_BYTES
 from autotune.jit.sources import source_hash
 from autotune.jit.unit import Unit
 from autotune.values.layer import GROUP_SIZES
@@ -30,6 +31,9 @@ if TYPE_CHECKING:
 # A Hopper multiprocessor: its shared memory, and what each block takes of it besides its own.
 SM90_SHARED_BYTES = 233472
 SM90_BLOCK_BYTES = 1024
+
+_ELEMENT_BYTES = 2
+"""Of x and out."""
 
 Defines = tuple[tuple[str, int], ...]
 
@@ -83,6 +87,8 @@ class CudaPlan:
     """
 
     def __init__(self, family: CudaFamily, geometry: Geometry, cubin: bytes) -> None:
+        import torch
+
         layer = geometry.layer
         rows = geometry.launch(1).box_rows
         boxes = (layer.k, rows, layer.dtype == "bf16") if rows else None
@@ -90,6 +96,8 @@ class CudaPlan:
         self._geometry, self._by_box, self._scratch = geometry, bool(rows), family.scratch
         self._most_tokens, self._index = geometry.most_tokens, geometry.device.index
         self._n, self._k = layer.n, layer.k
+        self._x_bytes, self._out_bytes = _ELEMENT_BYTES * layer.k, _ELEMENT_BYTES * layer.n
+        self._stream = torch._C._cuda_getCurrentRawStream
         self._launches: dict[int, tuple[Any, ...]] = {}
         self.workspace_bytes = geometry.workspace_bytes
 
@@ -101,20 +109,23 @@ class CudaPlan:
         out: torch.Tensor,
         workspace: torch.Tensor | None,
     ) -> None:
-        scratch = tuple(pointer(workspace) + offset for offset in self._scratch) if self._scratch else ()
-        stream = current_stream(self._index)
         zeros = weight.zeros
-        operands = (weight.qweight.data_ptr(), weight.scales.data_ptr(), pointer(zeros), pointer(bias))
-        size = x.element_size()
-        for start, tokens in parts(x.shape[0], self._most_tokens):
+        # Written out, because each call of a model comes by here.
+        q, s = weight.qweight.data_ptr(), weight.scales.data_ptr()
+        z, b = 0 if zeros is None else zeros.data_ptr(), 0 if bias is None else bias.data_ptr()
+        at, to, m = x.data_ptr(), out.data_ptr(), x.shape[0]
+        stream, most = self._stream(self._index), self._most_tokens
+        for tokens in (m,) if m <= most else [tokens for _, tokens in parts(m, most)]:
             grid, threads, shared_bytes, programmatic, last = self._launches.get(tokens) or self._ready(
                 tokens
             )
-            at = x.data_ptr() + start * size * self._k
-            first = (at, tokens) if self._by_box else (at,)
-            to = out.data_ptr() + start * size * self._n
-            arguments = (*first, *operands, to, *scratch, *last)
+            if self._scratch:
+                counters = 0 if workspace is None else workspace.data_ptr()
+                behind = (counters + COUNTER_BYTES,) if self._scratch > 1 else ()
+                last = (counters, *behind, *last)
+            arguments = (at, tokens, q, s, z, b, to, *last) if self._by_box else (at, q, s, z, b, to, *last)
             self._function.launch(grid, threads, shared_bytes, stream, arguments, programmatic)
+            at, to = at + tokens * self._x_bytes, to + tokens * self._out_bytes
 
     def _ready(self, tokens: int) -> tuple[Any, ...]:
         """The launch of so many tokens and its last arguments; kept, because a call has no time for it."""
@@ -133,8 +144,8 @@ class CudaFamily(Family):
     kernel: str
     """Its name in the source."""
     geometry: type[Geometry]
-    scratch: ClassVar[tuple[int, ...]] = ()
-    """Where in the workspace the pointers lie that the kernel gets, in bytes."""
+    scratch = 0
+    """Pointers that the kernel gets to the workspace: none, to its head, also behind the counters."""
     hopper: str | None = None
     """What of sm_90 alone the kernel needs, if anything."""
     arch_suffix = ""

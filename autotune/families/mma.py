@@ -165,7 +165,7 @@ class MmaFamily(CudaFamily):
     source = "mma/mma.cu"
     kernel = "int4_gemm"
     geometry = MmaGeometry
-    scratch = (0,)
+    scratch = 1
 
     def reject_shape(self, config: Config) -> str | None:
         tile_m, tile_n, warps, warps_k, loads, _ = (value for _, value in config.values)

@@ -70,6 +70,8 @@ class PrefillGeometry(Geometry):
         # The kernel rounds its base up to 1024 bytes, and has two barriers per stage and two more.
         beside = 1024 + warpgroups * 8192 + 16 * (_MOST_STAGES + 1)
         self.stages = min(_MOST_STAGES, (SM90_SHARED_BYTES - SM90_BLOCK_BYTES - beside) // stage_bytes)
+        sums = device.cores * self.row_blocks * 64 * tile_m * 4
+        self._workspace_bytes = COUNTER_BYTES + sums if stream_k else 0
         self.shared_bytes = 1024 + self.stages * (stage_bytes + 16) + warpgroups * 8192 + 16
 
     def tiles(self, m: int) -> int:
@@ -87,9 +89,7 @@ class PrefillGeometry(Geometry):
 
     def workspace_bytes(self, m: int) -> int:  # noqa: ARG002
         """For the sums of one tile of each block."""
-        if not self.stream_k:
-            return 0
-        return COUNTER_BYTES + self.device.cores * self.row_blocks * 64 * self.tile_m * 4
+        return self._workspace_bytes
 
     def defines(self) -> Defines:
         return (*((name.upper(), value) for name, value in self.config.values), ("STAGES", self.stages))
@@ -128,7 +128,7 @@ class PrefillFamily(CudaFamily):
     source = "prefill/prefill.cu"
     kernel = "int4_prefill"
     geometry = PrefillGeometry
-    scratch = (0, COUNTER_BYTES)
+    scratch = 2
     hopper = "wgmma"
     arch_suffix = "a"
     worth_timing = 1.15
