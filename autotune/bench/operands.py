@@ -10,8 +10,8 @@ from typing import Any, NamedTuple, TypeVar
 
 import torch
 
-from autotune.families.external import Pack
-from autotune.layouts import PackedWeight, QuantizedWeight, pack, random_weight
+from autotune.layouts import PackedWeight, QuantizedWeight, random_weight
+from autotune.layouts.packed import Layout, layout_of
 from autotune.schemes.int4 import TORCH_DTYPES
 from autotune.values.device import Device
 from autotune.values.errors import LayerError
@@ -35,7 +35,7 @@ class Activation(NamedTuple):
 class Operands:
     """One random weight, and equal copies of it whose bytes exceed three times the last cache.
 
-    The copies are what `packed` makes of the weight: `PackedWeight`, or the layout of a kernel's own `pack`.
+    The copies are what `packed` makes of the weight, in the layout of the families that are to read it.
     `rotation` goes through the copies for ever. All who time calls one by one take the next copy from it, so
     that no one finds in the cache what another has just read.
     """
@@ -44,7 +44,7 @@ class Operands:
     device: Device
     weight: QuantizedWeight
     copies: tuple[Any, ...]
-    pack: Pack | None = None
+    layout: Layout
     rotation: Iterator[Any] = field(init=False, repr=False)
     _kept: dict[str, Any] = field(init=False, repr=False, compare=False, default_factory=dict)
 
@@ -52,27 +52,28 @@ class Operands:
         object.__setattr__(self, "rotation", itertools.cycle(self.copies))
 
     @classmethod
-    def random(cls, layer: Layer, device: Device, pack: Pack | None = None, seed: int = 0) -> Operands:
-        """Operands on the device, the same for the same seed, in autotune's own layout or that of `pack`.
+    def random(cls, layer: Layer, device: Device, layout: Layout | None = None, seed: int = 0) -> Operands:
+        """Operands on the device, the same for the same seed, in that layout or in the device's own.
 
         Raises:
-            LayerError: what `pack` returned holds no tensors.
+            LayerError: the weight in the layout holds no tensors.
         """
         generator = torch.Generator(device.torch_name).manual_seed(seed)
         weight = random_weight(layer, generator)
-        return cls(layer, device, weight, _copies(weight, device, pack), pack)
+        chosen = layout or layout_of(device.kind)
+        return cls(layer, device, weight, _copies(weight, device, chosen), chosen)
 
-    def in_layout(self, pack: Pack) -> Operands:
+    def in_layout(self, layout: Layout) -> Operands:
         """Operands of the same weight, with copies in another layout.
 
         Raises:
             LayerError: as `random`.
         """
-        return replace(self, copies=_copies(self.weight, self.device, pack), pack=pack)
+        return replace(self, copies=_copies(self.weight, self.device, layout), layout=layout)
 
     def packed(self, weight: QuantizedWeight) -> Any:
         """Another weight of the layer in the layout of the copies."""
-        return _packed(weight, self.device, self.pack)
+        return _packed(weight, self.layout)
 
     def activations(self, m: int) -> tuple[Activation, ...]:
         """Some x[m, k] with an out[m, n] each, which stay in the cache together.
@@ -122,21 +123,23 @@ class Operands:
         return kept
 
 
-def _copies(weight: QuantizedWeight, device: Device, pack: Pack | None) -> tuple[Any, ...]:
+def _copies(weight: QuantizedWeight, device: Device, layout: Layout) -> tuple[Any, ...]:
     """Equal copies of the packed weight beyond three times the last cache."""
-    first = _packed(weight, device, pack)
+    first = _packed(weight, layout)
     bytes = sum({tensor.data_ptr(): tensor.nbytes for tensor in _tensors(first)}.values())
     if not bytes:
         raise LayerError(
-            f"pack made {type(first).__name__} without tensors of {weight.layer}; return its tensors"
+            f"pack of {layout.name} made {type(first).__name__} without tensors of {weight.layer};"
+            " return its tensors"
         )
     count = 1 + -(-_CACHE_MULTIPLE * device.l2_bytes // bytes)
     return (first, *(_copy(first) for _ in range(count - 1)))
 
 
-def _packed(weight: QuantizedWeight, device: Device, its_own: Pack | None) -> Any:
+def _packed(weight: QuantizedWeight, layout: Layout) -> Any:
+    made = layout.pack(weight)
     # A copy, because a layout may share tensors with the weight that the reference is computed from.
-    return pack(weight, device.kind) if its_own is None else deepcopy(its_own(weight))
+    return made if isinstance(made, PackedWeight) else deepcopy(made)
 
 
 def _copy(weight: Any) -> Any:

@@ -57,4 +57,4 @@ def kernel_executors(
 
 def _work(reference: str, pipe: Connection, device: Device) -> None:
     """A worker's entry."""
-    work(pipe, device, load_kernel(reference).pack)
+    work(pipe, device, load_kernel(reference).layout)

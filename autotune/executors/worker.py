@@ -28,7 +28,7 @@ from autotune.values.record import Mode
 if TYPE_CHECKING:
     from autotune.bench.operands import Operands
     from autotune.bench.peer import Peer
-    from autotune.families.external import Pack
+    from autotune.layouts.packed import Layout
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,10 +85,10 @@ class Broken:
     lost: bool
 
 
-def work(pipe: Connection, device: Device, pack: Pack | None = None) -> None:
+def work(pipe: Connection, device: Device, layout: Layout | None = None) -> None:
     """Tune every Task that comes through the pipe on the device, until the pipe is closed.
 
-    `pack` makes the weight that the tasks' kernels read, when that is not autotune's own layout.
+    `layout` is how the weight lies that the tasks' kernels read, by default that of the device.
     """
     live_no_longer_than_the_parent()
     resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
@@ -100,7 +100,7 @@ def work(pipe: Connection, device: Device, pack: Pack | None = None) -> None:
     with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):
         error = trouble(device)
         pipe.send(Ready(error))
-        worker = _Worker(pipe, device, pack)
+        worker = _Worker(pipe, device, layout)
         while error is None:
             worker.do(pipe.recv())
 
@@ -108,8 +108,8 @@ def work(pipe: Connection, device: Device, pack: Pack | None = None) -> None:
 class _Worker:
     """Keeps the operands of the current layer and every cubin that was sent."""
 
-    def __init__(self, pipe: Connection, device: Device, pack: Pack | None) -> None:
-        self._pipe, self._device, self._pack = pipe, device, pack
+    def __init__(self, pipe: Connection, device: Device, layout: Layout | None) -> None:
+        self._pipe, self._device, self._layout = pipe, device, layout
         self._cubins: Cubins = {}
         self._operands: Operands | None = None
         self._peer: Peer | Exception | None = None
@@ -166,7 +166,7 @@ class _Worker:
         if self._operands is None or self._operands.layer != problem.layer:
             self._operands = self._peer = None  # the last layer's copies go before the next layer's come
             release(self._device)
-            self._operands = Operands.random(problem.layer, self._device, self._pack)
+            self._operands = Operands.random(problem.layer, self._device, self._layout)
         return self._operands
 
     def _peer_of(self, operands: Operands) -> Peer:

@@ -7,10 +7,12 @@ the first cache once, or 0 to dequantise it in registers, anew for every few tok
 
 from __future__ import annotations
 
+from itertools import product
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from autotune import _C
-from autotune.values.config import Config
+from autotune.families.protocol import Family
 from autotune.values.counts import counted
 from autotune.values.device import torch_threads
 from autotune.values.errors import DeviceError, LayerError
@@ -20,8 +22,8 @@ if TYPE_CHECKING:
 
     import torch
 
-    from autotune.families.protocol import Launch
     from autotune.layouts import PackedWeight
+    from autotune.values.config import Config
     from autotune.values.device import Device
     from autotune.values.layer import Layer, Problem
 
@@ -108,25 +110,21 @@ class CpuPlan:
         _C.cpu_matmul(*self._numbers, threads, m, x, qweight, scales, zeros, bias, out)
 
 
-class CpuFamily:
+class CpuFamily(Family):
     """Every layer and m on the CPU, with AVX-512, AVX2 or portable code by what the CPU has."""
 
     name = "cpu"
     kind = "cpu"
+    tunables = MappingProxyType(
+        {"tile_n": _TILES_N, "split_k": _SPLITS_K, "unpack_m": _UNPACKS_M, "threads": ()}
+    )
 
     def source_hash(self) -> str:
         """Hash of the C++ sources that the extension was built from."""
         return _C.cpu_source_hash()
 
-    def reject(self, config: Config, problem: Problem, device: Device) -> str | None:
-        """Why the config is not in the problem's space on the device, or None when it is."""
-        if set(config) != {"tile_n", "split_k", "unpack_m", "threads"}:
-            return "the tunables are tile_n, split_k, unpack_m, threads"
+    def misfit(self, config: Config, problem: Problem, device: Device) -> str | None:
         tile_n, split_k, threads = config["tile_n"], config["split_k"], config["threads"]
-        if tile_n not in _TILES_N:
-            return f"tile_n={tile_n} is not one of {', '.join(map(str, sorted(_TILES_N)))}"
-        if split_k not in _SPLITS_K:
-            return f"split_k={split_k} is not one of {', '.join(map(str, _SPLITS_K))}"
         if threads not in _thread_counts(device):
             return f"threads={threads} is not one of {', '.join(map(str, _thread_counts(device)))}"
         return (
@@ -135,25 +133,21 @@ class CpuFamily:
             or _reject_tasks(split_k, tile_n, threads, problem, device)
         )
 
-    def space(self, problem: Problem, device: Device) -> list[Config]:
-        """Every valid config, simplest first."""
-        configs = (
-            _config(tile_n, split_k, unpack_m, threads)
-            for split_k in _SPLITS_K
-            for unpack_m in _UNPACKS_M
-            for threads in _thread_counts(device)
-            for tile_n in _TILES_N
-        )
-        return [config for config in configs if self.reject(config, problem, device) is None]
+    def candidates(self, problem: Problem, device: Device) -> Iterator[Config]:  # noqa: ARG002
+        for split_k, unpack_m, threads, tile_n in product(
+            _SPLITS_K, _UNPACKS_M, _thread_counts(device), _TILES_N
+        ):
+            yield self.config(tile_n, split_k, unpack_m, threads)
 
     def default(self, problem: Problem, device: Device) -> Config:
         """As many threads as have work, and the fastest tile that gives each of them enough tasks."""
         # Few rows make work for more threads only by split_k.
         shared = problem.m > _SPLIT_TOKENS or _tiles(16, problem) >= device.cores
-        candidates = _many_tokens if problem.m >= _DEFAULT_UNPACK_TOKENS and shared else _few_tokens
+        shapes = _many_tokens if problem.m >= _DEFAULT_UNPACK_TOKENS and shared else _few_tokens
         for threads in reversed(_thread_counts(device)):
-            for config in candidates(problem, threads):
-                if self.reject(config, problem, device) is None:
+            for shape in shapes(problem, threads):
+                config = self.config(*shape, threads)
+                if self.misfit(config, problem, device) is None:
                     return config
         raise DeviceError(f"no config of the cpu family fits {problem} on {device.name}")
 
@@ -161,36 +155,24 @@ class CpuFamily:
         """As if every thread did as much at any time; no other family is compared with it."""
         return problem.operations / (config["threads"] * _OPERATIONS_PER_US)
 
-    def unit(self, config: Config, layer: Layer, device: Device) -> None:  # noqa: ARG002
-        """None: the extension holds the compiled kernel."""
-        return
-
-    def launches(self, config: Config, problem: Problem, device: Device) -> tuple[Launch, ...]:  # noqa: ARG002
-        """Empty: there is no unit."""
-        return ()
-
     def plan(self, config: Config, layer: Layer, device: Device, cubin: bytes | None) -> CpuPlan:  # noqa: ARG002
         """Make the config ready for the layer."""
         return CpuPlan(config, layer)
 
 
-def _config(tile_n: int, split_k: int, unpack_m: int, threads: int) -> Config:
-    return Config.of("cpu", tile_n=tile_n, split_k=split_k, unpack_m=unpack_m, threads=threads)
-
-
-def _few_tokens(problem: Problem, threads: int) -> Iterator[Config]:
-    """Those that give each thread two tasks, then one, fastest first."""
+def _few_tokens(problem: Problem, threads: int) -> Iterator[tuple[int, int, int]]:
+    """tile_n, split_k and unpack_m that give each thread two tasks, then one, fastest first."""
     for tasks_each in (2, 1) if threads > 1 else (1,):
         for tile_n, split_k in _DEFAULT_SHAPES:
             if _tiles(tile_n, problem) * split_k >= tasks_each * threads:
-                yield _config(tile_n, split_k, 0, threads)
+                yield tile_n, split_k, 0
 
 
-def _many_tokens(problem: Problem, threads: int) -> Iterator[Config]:
+def _many_tokens(problem: Problem, threads: int) -> Iterator[tuple[int, int, int]]:
     """The largest tile that shares the rows evenly among the threads, else a smaller one."""
     for tile_n in (64, 32, 16):
         if tile_n == 16 or _tiles(tile_n, problem) >= _EVEN_TASKS * threads:
-            yield _config(tile_n, 1, _UNPACKS_M[-1], threads)
+            yield tile_n, 1, _UNPACKS_M[-1]
 
 
 def _thread_counts(device: Device) -> list[int]:
@@ -216,8 +198,6 @@ def _reject_split(split_k: int, tile_n: int, threads: int, problem: Problem) -> 
 
 
 def _reject_unpack(unpack_m: int, split_k: int, problem: Problem) -> str | None:
-    if unpack_m not in _UNPACKS_M:
-        return f"unpack_m={unpack_m} is not one of {', '.join(map(str, _UNPACKS_M))}"
     if unpack_m and split_k > 1:
         return f"unpack_m={unpack_m} is for many tokens, split_k={split_k} for few"
     if unpack_m and problem.m < _UNPACK_TOKENS:

@@ -6,32 +6,25 @@ again.
 
 from __future__ import annotations
 
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from autotune import _C
-from autotune.families.estimates import quickest, speed
-from autotune.families.gemm import (
-    ceil_div,
-    current_stream,
-    layer_defines,
-    parts,
-    pointer,
-    reject_layer,
-)
+from autotune.families.estimates import speed
+from autotune.families.gemm import CudaFamily, Geometry, ceil_div, current_stream, parts, pointer
 from autotune.families.protocol import Launch
 from autotune.families.workspace import COUNTER_BYTES
-from autotune.jit.sources import source_hash
-from autotune.jit.unit import Unit
-from autotune.values.config import Config
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     import torch
 
     from autotune.layouts import PackedWeight
+    from autotune.values.config import Config
     from autotune.values.device import Device
     from autotune.values.layer import Layer, Problem
 
-_SOURCE = "dequant_matmul/dequant_matmul.cu"
 _CHUNK_MB = (256, 64)
 _FEWEST_TOKENS = 64
 
@@ -48,46 +41,63 @@ _TILES = [(n, m) for n in _TILE_SIDES for m in _TILE_SIDES if n * m <= _MOST_TIL
 """Rows of n and tokens of a block of cuBLAS, whichever suits the product best."""
 
 
-def _chunk_rows(config: Config, layer: Layer) -> int:
-    """Rows of n dequantised at once: whole blocks of 64 that fit the chunk, at least one block."""
-    fitting = (config["chunk_mb"] << 20) // (2 * layer.k) // 64 * 64
-    return min(layer.n, max(64, fitting))
+class DequantGeometry(Geometry):
+    """The launches are those of the chunks of n, whatever the number of tokens."""
 
+    def __init__(self, config: Config, layer: Layer, device: Device) -> None:
+        super().__init__(config, layer, device)
+        # Whole blocks of 64 rows that fit the chunk, at least one block.
+        fitting = (config["chunk_mb"] << 20) // (2 * layer.k) // 64 * 64
+        self.chunk_rows = min(layer.n, max(64, fitting))
+        self.chunks = parts(layer.n, self.chunk_rows)
 
-def _launches(config: Config, layer: Layer) -> tuple[Launch, ...]:
-    """Of each chunk; the arguments are its first row and its rows."""
-    columns = ceil_div(layer.k, 64)
-    return tuple(
-        Launch((columns, ceil_div(rows, 64), 1), 128, 0, False, (start, rows))
-        for start, rows in parts(layer.n, _chunk_rows(config, layer))
-    )
+    def launch(self, tokens: int) -> Launch:  # noqa: ARG002
+        """That of the first chunk."""
+        return self._launch(*self.chunks[0])
 
+    def launches(self, m: int) -> tuple[Launch, ...]:  # noqa: ARG002
+        return tuple(self._launch(*chunk) for chunk in self.chunks)
 
-def _multiply_us(rows: int, problem: Problem, device: Device) -> float:
-    """How long cuBLAS takes for so many rows of n."""
-    rate = speed(device).dense_operations
-
-    def tiled_us(tile_n: int, tile_m: int) -> float:
-        waves = ceil_div(ceil_div(rows, tile_n) * ceil_div(problem.m, tile_m), device.cores)
-        return waves * (_WAVE_US + 2 * problem.layer.k * tile_n * tile_m / rate)
-
-    return min(tiled_us(*tile) for tile in _TILES)
-
-
-class _DequantMatmulPlan:
-    def __init__(self, config: Config, layer: Layer, device: Device, cubin: bytes) -> None:
-        chunks = []
-        for launch in _launches(config, layer):
-            start, rows = launch.arguments
-            shape = launch.grid, launch.threads, launch.shared_bytes, launch.programmatic
-            chunks.append((*shape, start, rows))
-        bf16 = layer.dtype == "bf16"
-        self._matmul = _C.DequantMatmul(cubin, "dequantize", device.index, layer.n, layer.k, bf16, chunks)
-        self._chunk_bytes = 2 * _chunk_rows(config, layer) * layer.k
-        self._device = device
+    def _launch(self, start: int, rows: int) -> Launch:
+        grid = (ceil_div(self.layer.k, 64), ceil_div(rows, 64), 1)
+        return Launch(grid, 128, 0, False, (start, rows))
 
     def workspace_bytes(self, m: int) -> int:  # noqa: ARG002
-        return COUNTER_BYTES + _C.DequantMatmul.MATMUL_BYTES + self._chunk_bytes
+        return COUNTER_BYTES + int(_C.DequantMatmul.MATMUL_BYTES) + 2 * self.chunk_rows * self.layer.k
+
+    def estimate(self, m: int) -> float:
+        layer, rate = self.layer, speed(self.device)
+        moved_bytes = layer.weight_bytes + _WRITE * 2 * layer.n * layer.k
+        multiply_us = sum(self._multiply_us(rows, m) for _, rows in self.chunks)
+        return _CALL_US + moved_bytes / rate.read_bytes + multiply_us
+
+    def _multiply_us(self, rows: int, m: int) -> float:
+        """How long cuBLAS takes for so many rows of n."""
+        rate = speed(self.device).dense_operations
+
+        def tiled_us(tile_n: int, tile_m: int) -> float:
+            waves = ceil_div(ceil_div(rows, tile_n) * ceil_div(m, tile_m), self.device.cores)
+            return waves * (_WAVE_US + 2 * self.layer.k * tile_n * tile_m / rate)
+
+        return min(tiled_us(*tile) for tile in _TILES)
+
+
+class DequantMatmulPlan:
+    """The launches of the kernel and the products between them, which C++ enqueues in one call."""
+
+    def __init__(self, geometry: DequantGeometry, kernel: str, cubin: bytes) -> None:
+        layer, index = geometry.layer, geometry.device.index
+        launches = geometry.launches(1)
+        chunks = [
+            (each.grid, each.threads, each.shared_bytes, each.programmatic, *chunk)
+            for each, chunk in zip(launches, geometry.chunks, strict=True)
+        ]
+        bf16 = layer.dtype == "bf16"
+        self._matmul = _C.DequantMatmul(cubin, kernel, index, layer.n, layer.k, bf16, chunks)
+        self._workspace_bytes, self._index = geometry.workspace_bytes(1), index
+
+    def workspace_bytes(self, m: int) -> int:  # noqa: ARG002
+        return self._workspace_bytes
 
     def run(
         self,
@@ -107,54 +117,31 @@ class _DequantMatmulPlan:
             out.data_ptr(),
             workspace.data_ptr() + COUNTER_BYTES,
             x.shape[0],
-            current_stream(self._device),
+            current_stream(self._index),
         )
 
 
-class DequantMatmulFamily:
+class DequantMatmulFamily(CudaFamily):
     """Tunable: `chunk_mb`, MiB of dequantised weights at once; a chunk that fits the L2 never leaves it."""
 
     name = "dequant_matmul"
-    kind = "cuda"
+    tunables = MappingProxyType({"chunk_mb": _CHUNK_MB})
+    source = "dequant_matmul/dequant_matmul.cu"
+    kernel = "dequantize"
+    geometry = DequantGeometry
 
-    def source_hash(self) -> str:
-        return source_hash(_SOURCE)
-
-    def reject(self, config: Config, problem: Problem, device: Device) -> str | None:  # noqa: ARG002
-        if tuple(config) != ("chunk_mb",):
-            return "its only tunable is chunk_mb"
-        if config["chunk_mb"] not in _CHUNK_MB:
-            return f"chunk_mb={config['chunk_mb']} is not one of {', '.join(map(str, _CHUNK_MB))}"
-        return reject_layer(problem.layer)
-
-    def space(self, problem: Problem, device: Device) -> list[Config]:  # noqa: ARG002
-        if problem.m < _FEWEST_TOKENS or reject_layer(problem.layer) is not None:
-            return []
+    def candidates(self, problem: Problem, device: Device) -> Iterable[Config]:
+        """One for each size of chunk that differs for the layer."""
+        if problem.m < _FEWEST_TOKENS:
+            return ()
         sizes: dict[int, Config] = {}
-        for chunk_mb in _CHUNK_MB:
-            config = Config.of("dequant_matmul", chunk_mb=chunk_mb)
-            sizes.setdefault(_chunk_rows(config, problem.layer), config)
-        return list(sizes.values())
+        for config in map(self.config, _CHUNK_MB):
+            sizes.setdefault(DequantGeometry(config, problem.layer, device).chunk_rows, config)
+        return sizes.values()
 
-    def estimate(self, config: Config, problem: Problem, device: Device) -> float:
-        layer, rate = problem.layer, speed(device)
-        moved_bytes = layer.weight_bytes + _WRITE * 2 * layer.n * layer.k
-        chunks = parts(layer.n, _chunk_rows(config, layer))
-        multiply_us = sum(_multiply_us(rows, problem, device) for _, rows in chunks)
-        return _CALL_US + moved_bytes / rate.read_bytes + multiply_us
-
-    def default(self, problem: Problem, device: Device) -> Config | None:
-        return quickest(self, self.space(problem, device), problem, device)
-
-    def unit(self, config: Config, layer: Layer, device: Device) -> Unit:  # noqa: ARG002
-        return Unit(_SOURCE, layer_defines(layer), device.arch)
-
-    def launches(self, config: Config, problem: Problem, device: Device) -> tuple[Launch, ...]:  # noqa: ARG002
-        return _launches(config, problem.layer)
-
-    def plan(self, config: Config, layer: Layer, device: Device, cubin: bytes | None) -> _DequantMatmulPlan:
+    def plan(self, config: Config, layer: Layer, device: Device, cubin: bytes | None) -> DequantMatmulPlan:
         assert cubin is not None
-        return _DequantMatmulPlan(config, layer, device, cubin)
+        return DequantMatmulPlan(DequantGeometry(config, layer, device), self.kernel, cubin)
 
 
 FAMILY = DequantMatmulFamily()

@@ -10,15 +10,12 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from autotune.families.protocol import Family
-    from autotune.values.config import Config
     from autotune.values.device import Device
-    from autotune.values.layer import Problem
 
 overlapped = math.hypot
 """The time of parts that hide each other, but not wholly: a little more than the longest of them takes."""
@@ -30,8 +27,8 @@ a part; the 8 in none take clusters of one or two blocks. So its driver's occupa
 of up to 8 blocks, with 1, 2 or 3 blocks on a multiprocessor."""
 
 BESIDE = 0.75
-"""Of the time to read the weights, the share that `overlapped` counts beside the work of `decode` or `wgmma`.
-Fitted to `decode`; `wgmma` would have 0.59, but does as well with this."""
+"""Of the time to read the weights, the share that `overlapped` counts beside the work of kernels with rings.
+Fitted to the one for the fewest tokens; that for more would have 0.59, but does as well with this."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +67,7 @@ _MEMORY = {
 """Bytes in a microsecond of whole devices, by their data sheets, that the table above would miss by much."""
 
 _DENSE = 0.82
-"""Of all operations, those that cuBLAS does, as fitted to an H200 together with family `dequant_matmul`."""
+"""Of all operations, those that cuBLAS does, as fitted to an H200 together with the family that calls it."""
 
 
 @functools.cache
@@ -106,9 +103,3 @@ def waves_us(
         each = range(1, resident + 1)
         us += round_us(next(n for n in each if clusters_at_once(of, n, cores) >= rest), rest / clusters)
     return us
-
-
-def quickest(family: Family, configs: Iterable[Config], problem: Problem, device: Device) -> Config | None:
-    """The valid config of the lowest estimate, of equal ones the first; None when none is valid."""
-    valid = (config for config in configs if family.reject(config, problem, device) is None)
-    return min(valid, key=lambda config: family.estimate(config, problem, device), default=None)

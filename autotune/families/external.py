@@ -9,27 +9,28 @@ import inspect
 import itertools
 import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from autotune.families import registry
-from autotune.values.config import Config
+from autotune.families.protocol import Family
 from autotune.values.device import cuda_devices, find_device, gpu_trouble
 from autotune.values.errors import AutotuneError, ConfigError, DeviceError, LaunchError
 
 if TYPE_CHECKING:
     import torch
 
-    from autotune.families.protocol import Launch
     from autotune.layouts import QuantizedWeight
+    from autotune.layouts.packed import Layout
+    from autotune.values.config import Config
     from autotune.values.device import Device
     from autotune.values.layer import Layer, Problem
 
 Function = Callable[..., object]
 Pack = Callable[["QuantizedWeight"], Any]
-Supports = Callable[["Problem", Config], "str | None"]
+Supports = Callable[["Problem", "Config"], "str | None"]
 
 _NAME = re.compile(r"[a-z_][a-z0-9_]*")
 _KINDS = ("cuda", "cpu")
@@ -68,7 +69,7 @@ class ExternalPlan:
             out += bias
 
 
-class ExternalFamily:
+class ExternalFamily(Family):
     """A function `f(x, weight, out, *, tunables)` that writes out[m, n] = x[m, k] @ dequant(weight).T.
 
     `weight` is what `pack` made of the canonical weight. The source hash is that of the files in which the
@@ -92,16 +93,14 @@ class ExternalFamily:
         self.function = function
         self.name = str(name or getattr(function, "__name__", ""))
         self.kind = device
-        self.pack = pack or _canonical
-        self._space = {key: tuple(values) for key, values in space.items()}
-        self._supports = supports
+        self.tunables = {key: tuple(values) for key, values in space.items()}
+        self._pack, self._supports = pack or _canonical, supports
         if _NAME.fullmatch(self.name) is None:
             raise ConfigError(f"kernel name {self.name!r} is not lower case as my_gemm; give one with name=")
         if device not in _KINDS:
             raise ConfigError(f"kernel {self.name}: device={device!r} is not one of {', '.join(_KINDS)}")
-        _check_space(self.name, function, self._space, default)
-        first = {key: default.get(key, values[0]) for key, values in self._space.items()}
-        self._default = Config.of(self.name, **first)
+        _check_space(self.name, function, self.tunables, default)
+        self._default = self.config(*(default.get(key, values[0]) for key, values in self.tunables.items()))
         file = _file_of(function)
         if file is None:
             raise ConfigError(
@@ -110,6 +109,13 @@ class ExternalFamily:
         self.origin = f"{file}:{getattr(function, '__qualname__', self.name)}"
         self._source_hash = _hash(self.name, file, *filter(None, map(_file_of, (pack, supports))))
         registry.register(self)
+
+    @functools.cached_property
+    def layout(self) -> Layout:
+        """What `pack` makes."""
+        from autotune.layouts.packed import Layout  # the registry imports this file, and does without torch
+
+        return Layout(self.name, self._pack)
 
     def find_device(self, name: str = "auto") -> Device:
         """The device of this name (`cpu`, `cuda:N`) that the kernel runs on; by default of its own kind.
@@ -137,24 +143,15 @@ class ExternalFamily:
         """Hash of the name and of the files as they were when the kernel was defined."""
         return self._source_hash
 
-    def reject(self, config: Config, problem: Problem, device: Device) -> str | None:
-        """Why the config is not in the problem's space on the device, or None when it is."""
-        if device.kind != self.kind:
-            return f"it runs on {self.kind}"
-        if set(config) != set(self._space):
-            return f"its tunables are {', '.join(self._space) or 'none'}"
-        for key, values in self._space.items():
-            if config[key] not in values:
-                return f"{key}={config[key]} is not one of {', '.join(map(str, values))}"
+    def cannot(self, problem: Problem, device: Device) -> str | None:  # noqa: ARG002
+        return None if device.kind == self.kind else f"it runs on {self.kind}"
+
+    def misfit(self, config: Config, problem: Problem, device: Device) -> str | None:  # noqa: ARG002
         return None if self._supports is None else self._supports(problem, config)
 
-    def space(self, problem: Problem, device: Device) -> list[Config]:
-        """Every valid config, in the order in which the values were given."""
-        configs = (
-            Config.of(self.name, **dict(zip(self._space, values, strict=True)))
-            for values in itertools.product(*self._space.values())
-        )
-        return [config for config in configs if self.reject(config, problem, device) is None]
+    def candidates(self, problem: Problem, device: Device) -> Iterator[Config]:  # noqa: ARG002
+        """In the order in which the values were given."""
+        return itertools.starmap(self.config, itertools.product(*self.tunables.values()))
 
     def default(self, problem: Problem, device: Device) -> Config | None:
         """The default that was given, else the first valid config."""
@@ -173,14 +170,6 @@ class ExternalFamily:
         if self.default(problem, device) is not None:
             return None
         return self.reject(self._default, problem, device)
-
-    def unit(self, config: Config, layer: Layer, device: Device) -> None:  # noqa: ARG002
-        """None: who compiles is the function itself."""
-        return
-
-    def launches(self, config: Config, problem: Problem, device: Device) -> tuple[Launch, ...]:  # noqa: ARG002
-        """Empty: who launches is the function itself."""
-        return ()
 
     def plan(self, config: Config, layer: Layer, device: Device, cubin: bytes | None) -> ExternalPlan:  # noqa: ARG002
         """The function with the config's values."""

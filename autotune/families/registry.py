@@ -1,6 +1,6 @@
-"""The families that exist: every module of this folder that defines FAMILY, and kernels of others.
+"""The families that exist: every module that defines FAMILY, and the kernels of `autotune.kernel`.
 
-Kernels of others are seen by those only who name them: they never run for a layer that did not ask for them.
+Those kernels are seen by those only who name them: they never run for a layer that did not ask for them.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from autotune.values.record import Record
 
 
-_registered: dict[str, ExternalFamily] = {}
+_named: dict[str, ExternalFamily] = {}
+"""Families that only who names them sees."""
 
 _NEAR, _FAR = 1.25, 2.0
 """Times the lowest estimate, from which on a family takes part with its default alone, or not at all."""
@@ -32,13 +33,20 @@ _NEAR, _FAR = 1.25, 2.0
 
 @functools.cache
 def families() -> dict[str, Family]:
-    """Every family of autotune's own by name."""
-    modules = (
-        importlib.import_module(f"autotune.families.{module.name}")
-        for module in pkgutil.iter_modules(autotune.families.__path__)
-    )
-    found = [module.FAMILY for module in modules if hasattr(module, "FAMILY")]
-    return {family.name: family for family in sorted(found, key=lambda family: family.name)}
+    """Every family that answers models, by name: autotune's own and those of AUTOTUNE_FAMILIES.
+
+    Raises:
+        ConfigError: a file of AUTOTUNE_FAMILIES does not import, or brings a name that is taken.
+    """
+    found: dict[str, Family] = {}
+    for module in pkgutil.iter_modules(autotune.families.__path__):
+        try:
+            family = getattr(importlib.import_module(f"autotune.families.{module.name}"), "FAMILY", None)
+        except Exception as error:
+            raise ConfigError(f"family file {module.name}.py does not import: {error}") from error
+        if family is not None and found.setdefault(family.name, family) is not family:
+            raise ConfigError(f"family file {module.name}.py brings the name {family.name}, which is taken")
+    return dict(sorted(found.items()))
 
 
 def register(kernel: ExternalFamily) -> None:
@@ -47,16 +55,16 @@ def register(kernel: ExternalFamily) -> None:
     Raises:
         ConfigError: another kernel or a family has the name.
     """
-    other = _registered.get(kernel.name)
+    other = _named.get(kernel.name)
     if kernel.name in families() or (other is not None and other.origin != kernel.origin):
         whose = "autotune's own" if other is None else f"that of {other.origin}"
         raise ConfigError(f"kernel name {kernel.name} of {kernel.origin} is {whose}; give another with name=")
-    _registered[kernel.name] = kernel
+    _named[kernel.name] = kernel
 
 
 def families_of(device: Device, names: Collection[str] | None = None) -> list[Family]:
     """The families of these names that run on the device's kind; without names, all of autotune's own."""
-    known = families() if names is None else {**_registered, **families()}
+    known = families() if names is None else {**_named, **families()}
     chosen = (family for name, family in known.items() if names is None or name in names)
     return [family for family in chosen if family.kind == device.kind]
 
@@ -67,9 +75,9 @@ def family_of(config: Config) -> Family:
     Raises:
         ConfigError: no family has that name.
     """
-    found = families().get(config.family) or _registered.get(config.family)
+    found = families().get(config.family) or _named.get(config.family)
     if found is None:
-        known = ", ".join((*families(), *_registered))
+        known = ", ".join((*families(), *_named))
         raise ConfigError(f"config {config}: family is one of {known}")
     return found
 

@@ -15,7 +15,7 @@ import shutil
 import subprocess
 import tempfile
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -26,6 +26,7 @@ from autotune.values.paths import cubin_cache
 
 _LOG = logging.getLogger(__name__)
 _EXACT_VERSION = re.compile(r"\bV(\d+\.\d+\.\d+)")
+_EXPORTED = re.compile(r"\.global \.align 4 \.u32 (\w+)(?: = (\d+))?;")
 _CHECKSUM_BYTES = hashlib.sha256().digest_size
 _TOOLKIT = "/usr/local/cuda"
 _REMEDY = "run pip install 'autotune-int4[cuda]' beside a CUDA build of torch, or install a CUDA toolkit"
@@ -64,8 +65,8 @@ class _Compiler(Protocol):
     flags: tuple[str, ...]
     """What every unit is compiled with; both compilers take the same sources."""
 
-    def compile(self, source: Path, options: list[str]) -> tuple[bytes, str]:
-        """Cubin and log, or _RefusedError."""
+    def compile(self, source: Path, options: list[str], to: str = "cubin") -> tuple[bytes, str]:
+        """The cubin, or what else `to` says ("ptx"), and the log; or _RefusedError."""
 
 
 class _Nvrtc:
@@ -88,8 +89,8 @@ class _Nvrtc:
         exact = _EXACT_VERSION.search(ptx)
         self.version = f"{self.kind} {exact[1]}" if exact else "nvrtc {1}.{2}".format(*nvrtc.nvrtcVersion())
 
-    def compile(self, source: Path, options: list[str]) -> tuple[bytes, str]:
-        return self._run(source.read_bytes(), str(source), options, "CUBIN")
+    def compile(self, source: Path, options: list[str], to: str = "cubin") -> tuple[bytes, str]:
+        return self._run(source.read_bytes(), str(source), options, to.upper())
 
     def _run(self, text: bytes, name: str, options: list[str], kind: str) -> tuple[bytes, str]:
         created, program = self._nvrtc.nvrtcCreateProgram(text, name.encode(), 0, [], [])
@@ -134,11 +135,11 @@ class _Nvcc:
             raise _AbsentError(f"nvcc: {found} --version tells no version")
         self.version = f"{self.kind} {exact[1]}"
 
-    def compile(self, source: Path, options: list[str]) -> tuple[bytes, str]:
+    def compile(self, source: Path, options: list[str], to: str = "cubin") -> tuple[bytes, str]:
         with tempfile.TemporaryDirectory(prefix="autotune-") as folder:
-            cubin = Path(folder) / "unit.cubin"
-            log = self._run("-cubin", "-x", "cu", *options, "-o", str(cubin), str(source))
-            return cubin.read_bytes(), log
+            target = Path(folder) / "unit"
+            log = self._run(f"-{to}", "-x", "cu", *options, "-o", str(target), str(source))
+            return target.read_bytes(), log
 
     def _run(self, *arguments: str) -> str:
         try:
@@ -234,7 +235,18 @@ def resources(unit: Unit) -> Resources:
     )
 
 
-def _compile(unit: Unit, *more: str) -> tuple[bytes, str]:
+def exported(unit: Unit) -> dict[str, int]:
+    """The numbers that the source exports as `__device__ unsigned`, by name.
+
+    Raises:
+        CompileError: the unit does not build.
+    """
+    virtual = replace(unit, arch=unit.arch.replace("sm_", "compute_"))
+    ptx, _ = _compile(virtual, to="ptx")
+    return {name: int(value or 0) for name, value in _EXPORTED.findall(ptx.decode())}
+
+
+def _compile(unit: Unit, *more: str, to: str = "cubin") -> tuple[bytes, str]:
     folder = source_folder()
     defines = [f"-D{name}={value}" for name, value in unit.defines]
     compiler = _compiler()
@@ -246,7 +258,7 @@ def _compile(unit: Unit, *more: str) -> tuple[bytes, str]:
         *more,
     ]
     try:
-        return compiler.compile(folder / unit.source, options)
+        return compiler.compile(folder / unit.source, options, to)
     except OSError as error:
         raise CompileError(f"cannot compile {unit.source}: {error.filename}: {error.strerror}") from None
     except _RefusedError as refused:

@@ -16,6 +16,7 @@ from autotune.schemes.int4 import QuantizedWeight
 from autotune.values.layer import Layer
 
 BLOCK = 16
+ZEROS_DTYPE = torch.uint8
 _SIGN_BITS = -0x77777778
 """0x88888888 as int32: flips the top bit of every nibble."""
 

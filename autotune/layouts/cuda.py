@@ -16,6 +16,7 @@ from autotune.schemes.int4 import QuantizedWeight
 from autotune.values.layer import Layer
 
 BLOCK = 64
+ZEROS_DTYPE = torch.int32
 
 
 def padded(size: int) -> int:

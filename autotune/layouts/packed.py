@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 
@@ -13,6 +15,8 @@ from autotune.schemes.int4 import TORCH_DTYPES, QuantizedWeight
 from autotune.values.errors import LayerError
 from autotune.values.layer import Layer
 
+_LAYOUTS = {"cuda": cuda_layout, "cpu": cpu_layout}
+"""By kind of device the layout of all families that run a model's layers there."""
 _ALIGNMENT_BYTES = 16
 """Of the addresses from which CUDA kernels load vectors."""
 
@@ -108,12 +112,11 @@ class Form:
 @functools.cache
 def form_of(layer: Layer, kind: str) -> Form:
     """The form of the layer's packed weight for devices of the kind."""
-    layout = cuda_layout if kind == "cuda" else cpu_layout
+    layout = _LAYOUTS[kind]
     qweight, scales, zeros = layout.shapes(layer)
-    zeros_dtype = torch.int32 if kind == "cuda" else torch.uint8
     grouped = zeros if layer.zero_point else None
     dtype = TORCH_DTYPES[layer.dtype]
-    return Form(layer, kind, qweight, scales, grouped, (layer.n,), dtype, zeros_dtype)
+    return Form(layer, kind, qweight, scales, grouped, (layer.n,), dtype, layout.ZEROS_DTYPE)
 
 
 def check_memory(name: str, tensor: torch.Tensor) -> None:
@@ -134,14 +137,31 @@ def check_memory(name: str, tensor: torch.Tensor) -> None:
 
 def pack(weight: QuantizedWeight, kind: str) -> PackedWeight:
     """The weight in the layout of `kind`, on the device where its tensors are."""
-    pack_layout = cuda_layout.pack if kind == "cuda" else cpu_layout.pack
-    return _complete(PackedWeight(weight.layer, kind, *pack_layout(weight)))
+    return _complete(PackedWeight(weight.layer, kind, *_LAYOUTS[kind].pack(weight)))
 
 
 def unpack(packed: PackedWeight) -> QuantizedWeight:
     """The exact inverse of `pack`."""
-    unpack_layout = cuda_layout.unpack if packed.kind == "cuda" else cpu_layout.unpack
-    return unpack_layout(packed.layer, packed.qweight, packed.scales, packed.zeros)
+    layout = _LAYOUTS[packed.kind]
+    weight: QuantizedWeight = layout.unpack(packed.layer, packed.qweight, packed.scales, packed.zeros)
+    return weight
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """How the weight lies that a family's plans read: `pack` makes it of the canonical weight.
+
+    Families of one layout share the weight. Those that may run a model's layers have that of `layout_of`.
+    """
+
+    name: str
+    pack: Callable[[QuantizedWeight], Any]
+
+
+@functools.cache
+def layout_of(kind: str) -> Layout:
+    """The layout of the layers of models on devices of the kind, "cuda" or "cpu"."""
+    return Layout(kind, functools.partial(pack, kind=kind))
 
 
 def wait_written(tensor: torch.Tensor) -> None:

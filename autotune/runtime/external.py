@@ -8,13 +8,16 @@ from typing import Any
 
 import torch
 
-from autotune.families.external import ExternalFamily, ExternalPlan, Function, Pack, Supports
+from autotune.families import registry
+from autotune.families.external import ExternalFamily, Function, Pack, Supports
+from autotune.families.workspace import workspace
 from autotune.layouts import QuantizedWeight
 from autotune.records.lookup import Answer, Lookup
-from autotune.runtime.plans import device_of
+from autotune.runtime.plans import device_of, lookup_of, plans_for
 from autotune.runtime.saving import Packed
 from autotune.schemes.int4 import TORCH_DTYPES
 from autotune.values.device import Device
+from autotune.values.errors import DeviceError
 from autotune.values.layer import Layer, Problem, bucket_of
 from autotune.values.paths import Location, database_url
 
@@ -47,14 +50,14 @@ class Kernel(ExternalFamily):
 
     def tuned(self, layer: Layer, lookup: Lookup | None = None) -> Tuned:
         """The function with the best tunables for each number of tokens; `lookup` is what `lookup()` gave."""
-        return Tuned(self, layer, lookup or _lookup_of(self, self.find_device(), database_url()))
+        return Tuned(layer, lookup or self._lookup(self.find_device()))
 
     def linear(
         self, weight: QuantizedWeight, bias: torch.Tensor | None = None, *, lookup: Lookup | None = None
     ) -> KernelLinear:
         """A module that runs the tuned kernel, packed where the weight's tensors are."""
-        lookup = lookup or _lookup_of(self, device_of(weight.q), database_url())
-        return KernelLinear(self.tuned(weight.layer, lookup), self.pack(weight), bias)
+        lookup = lookup or self._lookup(device_of(weight.q))
+        return KernelLinear(self.tuned(weight.layer, lookup), self.layout.pack(weight), bias)
 
     def set_best(
         self, module: torch.nn.Module, layer: Layer, m: int = 1, *, lookup: Lookup | None = None
@@ -64,7 +67,7 @@ class Kernel(ExternalFamily):
         The module stays what it is, so its kernel is to be the one that was tuned. One value serves all its
         calls: the best for `m` tokens. False, and nothing is set, when it lacks one of the attributes.
         """
-        lookup = lookup or _lookup_of(self, self.find_device(), database_url())
+        lookup = lookup or self._lookup(self.find_device())
         best = lookup.answer(Problem(layer, m)).config.as_dict()
         if not best or not all(hasattr(module, name) for name in best):
             return False
@@ -72,22 +75,32 @@ class Kernel(ExternalFamily):
             setattr(module, name, value)
         return True
 
+    def _lookup(self, device: Device) -> Lookup:
+        """The kernel's Lookup for modules that are made one at a time; it reads a layer's records once."""
+        return lookup_of(device, database_url(), (self.name,))
+
 
 class Tuned:
-    """A kernel for one layer: looks up the config of a bucket when it is first called for it."""
+    """A kernel for one layer, with the best config for each number of tokens."""
 
-    def __init__(self, kernel: Kernel, layer: Layer, lookup: Lookup) -> None:
-        self.layer = layer
-        self._kernel, self._lookup = kernel, lookup
-        self._plans: dict[int, ExternalPlan] = {}
+    def __init__(self, layer: Layer, lookup: Lookup) -> None:
+        self.layer, self.plans = layer, plans_for(layer, lookup)
+        self._checked: set[int] = set()
 
     def answer(self, m: int) -> Answer:
         """What runs for m tokens, and where it comes from.
 
         Raises:
-            DeviceError: the kernel cannot do the problem.
+            DeviceError: the kernel cannot do so many tokens.
         """
-        return self._lookup.answer(Problem(self.layer, m))
+        bucket, answer = bucket_of(m), self.plans.answer(m)
+        if bucket not in self._checked:
+            config, problem, device = answer.config, Problem(self.layer, bucket), self.plans.device
+            reason = registry.family_of(config).reject(config, problem, device)
+            if reason is not None:
+                raise DeviceError(f"kernel {config.family} cannot do {problem} on {device.name}: {reason}")
+            self._checked.add(bucket)
+        return answer
 
     def __call__(
         self, x: torch.Tensor, weight: Any, out: torch.Tensor, bias: torch.Tensor | None = None
@@ -96,13 +109,10 @@ class Tuned:
         m = x.shape[0]
         if not m:
             return
-        bucket = bucket_of(m)
-        plan = self._plans.get(bucket)
-        if plan is None:
-            config = self.answer(bucket).config
-            plan = self._plans[bucket] = self._kernel.plan(config, self.layer, self._lookup.device, None)
+        self.answer(m)
+        plan = self.plans.plan(m)
         with torch.cuda.device_of(x):
-            plan.run(x, weight, bias, out, None)
+            plan.run(x, weight, bias, out, workspace(x.device, plan.workspace_bytes(m)))
 
 
 class KernelLinear(Packed):
@@ -153,9 +163,3 @@ def kernel(
     return functools.partial(
         Kernel, space=space, default=default or {}, name=name, pack=pack, supports=supports, device=device
     )
-
-
-@functools.cache
-def _lookup_of(kernel: Kernel, device: Device, url: str) -> Lookup:
-    """The kernel's Lookup for modules that are made one at a time; it reads a layer's records once."""
-    return Lookup(device, url, (kernel.name,))

@@ -6,7 +6,7 @@ call. The op is below autograd: its result never requires grad.
 
 from __future__ import annotations
 
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import torch
 
@@ -56,9 +56,14 @@ def _run_cpu(
     out = x.new_empty((*shape[:-1], layer.n))
     m = x.numel() // layer.k
     if m:
-        plan: Any = plans.plan(m)
-        # Not `run`, whose checks were made here, and whose views of x and out cost more than some kernels.
-        plan.launch(m, x.data_ptr(), *addresses, out.data_ptr())
+        plan = plans.plan(m)
+        launch = getattr(plan, "launch", None)
+        if launch is None:
+            weight = PackedWeight(layer, form.kind, qweight, scales, zeros)
+            scratch = workspace(x.device, plan.workspace_bytes(m))
+            plan.run(x.view(m, layer.k), weight, bias, out.view(m, layer.n), scratch)
+        else:  # checks were made here, and views of x and out cost more than some kernels
+            launch(m, x.data_ptr(), *addresses, out.data_ptr())
     return out
 
 

@@ -21,7 +21,7 @@ from autotune.records.misses import MARKS, Tally
 from autotune.runtime.handle import check_kind, handle_of, origin_of
 from autotune.values.device import Device, find_device
 from autotune.values.errors import AutotuneError, CompileError, DeviceError, LaunchError
-from autotune.values.layer import BUCKETS, Layer
+from autotune.values.layer import BUCKETS, Layer, Problem
 from autotune.values.paths import database_url
 
 if TYPE_CHECKING:
@@ -55,6 +55,7 @@ class LayerPlans:
     `handle` names the plans to the op, and makes them anew where nothing holds them, also in another process;
     it stays when the plans are renewed, because compiled graphs hold it.
     A config whose kernel cannot be made gives way to the default config, with one warning for each Lookup.
+    Of named kernels, which may not do every number of tokens, there are plans for those that they can do.
 
     Raises:
         CompileError, LaunchError: the kernel of the default config cannot be made either.
@@ -69,7 +70,7 @@ class LayerPlans:
         self.checked: dict[tuple[int, ...], object] = {}
         self._made: dict[Config, Plan] = {}
         self._renewing = threading.Lock()
-        self._now = self._look(lookup, lookup.answers(layer))
+        self._now = self._look(lookup, _answers(layer, lookup))
         self.handle = self._named()
 
     @property
@@ -86,7 +87,7 @@ class LayerPlans:
             CompileError, LaunchError, DeviceError: as LayerPlans; then nothing has changed.
         """
         with self._renewing:
-            found = lookup.answers(self.layer)
+            found = _answers(self.layer, lookup)
             if found != self._now.answers:
                 before, self._now = self._now, self._look(lookup, found)
                 before.tally.note_all()
@@ -117,6 +118,8 @@ class LayerPlans:
         answers, plans = zip(*map(maker.ready, found), strict=True)
         tally = lookup.tally(answers)
         weakref.finalize(self, tally.note_all)
+        if self.names is not None:  # nobody tunes by himself what named kernels miss
+            tally.missed = [False] * len(answers)
         # Only a GPU's calls can be captured.
         missed = tally.missed if self.device.kind == "cuda" else [False] * len(answers)
         return _Current(answers, plans, _places(tuple(answer.problem.m for answer in answers)), tally, missed)
@@ -207,7 +210,7 @@ def _made(handle: str, index: int) -> LayerPlans:
     origin = origin_of(handle)
     check_kind(origin, "cpu" if index < 0 else "cuda")
     device = find_device("cpu" if index < 0 else f"cuda:{index}")
-    lookup = _lookup_of(device, database_url(origin.db), origin.kernels)
+    lookup = lookup_of(device, database_url(origin.db), origin.kernels)
     return _by_handle.setdefault((handle, index), plans_for(origin.layer, lookup))
 
 
@@ -220,10 +223,28 @@ def _plans_here(handle: str, place: str) -> LayerPlans:
     return plans_of(handle, _index(device))
 
 
+def _answers(layer: Layer, lookup: Lookup) -> tuple[Answer, ...]:
+    """The different answers to all numbers of tokens; with named kernels, to those that they can do."""
+    if lookup.names is None:
+        return lookup.answers(layer)
+    able, refusal = [], None
+    for m in BUCKETS:
+        try:
+            able.append(lookup.answer(Problem(layer, m)).problem.m)
+        except DeviceError as error:
+            refusal = error
+    if refusal is not None and not able:
+        raise refusal
+    return lookup.answers(layer, able)
+
+
 @functools.cache
 def _places(answered: tuple[int, ...]) -> bytes:
-    """For each m up to the last of these ascending numbers, the place of the first that is not smaller."""
-    return bytes(bisect_left(answered, m) for m in range(answered[-1] + 1))
+    """For each m up to the largest bucket, the place of the first of these ascending numbers that is not
+    smaller, or of the last.
+    """
+    last = len(answered) - 1
+    return bytes(min(bisect_left(answered, m), last) for m in range(_LARGEST + 1))
 
 
 def _index(device: Device) -> int:
@@ -241,11 +262,12 @@ def device_of(tensor: torch.Tensor) -> Device:
 
 def default_lookup(device: Device) -> Lookup:
     """The process's Lookup for linears that are made one at a time; it reads the database once."""
-    return _lookup_of(device, database_url(), None)
+    return lookup_of(device, database_url(), None)
 
 
 @functools.cache
-def _lookup_of(device: Device, url: str, kernels: tuple[str, ...] | None) -> Lookup:
+def lookup_of(device: Device, url: str, kernels: tuple[str, ...] | None) -> Lookup:
+    """The process's Lookup of that database, for these named kernels or for models."""
     return Lookup(device, url, kernels)
 
 

@@ -39,18 +39,18 @@ def test_defaults_are_compared_with_the_best_of_all_and_of_their_family(tmp_path
     monkeypatch.syspath_prepend(BENCHMARKS)
     from estimates import defaults_of, table
 
-    matmul, prefill = (registry.families()[name] for name in ("dequant_matmul", "prefill"))
     chosen = registry.default_config(PROBLEM, H200)
-    assert chosen == prefill.default(PROBLEM, H200)
-    better = next(config for config in prefill.space(PROBLEM, H200) if config != chosen)
-    best = matmul.default(PROBLEM, H200)
+    own = registry.family_of(chosen)
+    better = next(config for config in own.space(PROBLEM, H200) if config != chosen)
+    defaults = (family.default(PROBLEM, H200) for family in registry.families_of(H200) if family is not own)
+    best = next(filter(None, defaults))
     sweep(tmp_path / "swept.db", {best: 40.0, better: 44.0, chosen: 50.0})
     found = defaults_of(str(tmp_path / "swept.db"), None)
     losses = {each.family: each.loss for each in found}
-    assert losses == pytest.approx({"all": 0.25, "dequant_matmul": 0.0, "prefill": 50 / 44 - 1})
+    assert losses == pytest.approx({"all": 0.25, best.family: 0.0, own.name: 50 / 44 - 1})
     lines = [line.split()[:5] for line in table(found)][1:]
     assert ["all", "512", "1/1", "25.00%", "25.00%"] in lines
-    assert ["prefill", ">32", "1/1", "13.64%", "13.64%"] in lines
+    assert [own.name, ">32", "1/1", "13.64%", "13.64%"] in lines
     assert defaults_of(str(tmp_path / "swept.db"), "llama7b") == []
 
 

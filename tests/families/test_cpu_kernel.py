@@ -270,7 +270,7 @@ def test_every_config_of_a_space_is_right() -> None:
 @pytest.mark.parametrize(
     ("config", "m", "reason"),
     [
-        ("cpu:tile_n=64,split_k=1", 1, "the tunables are"),
+        ("cpu:tile_n=64,split_k=1", 1, "its tunables are"),
         ("cpu:tile_n=48,split_k=1,unpack_m=0,threads=1", 1, "tile_n=48"),
         ("cpu:tile_n=64,split_k=3,unpack_m=0,threads=1", 1, "split_k=3"),
         ("cpu:tile_n=64,split_k=1,unpack_m=0,threads=3", 1, "threads=3"),

@@ -7,7 +7,12 @@ import subprocess
 import sys
 
 import pytest
+from known import H200
 from places import SUPPORT
+
+from autotune.families.dequant_matmul import FAMILY
+from autotune.values.config import Config
+from autotune.values.layer import Layer, Problem
 
 pytestmark = pytest.mark.skipif(shutil.which("cc") is None, reason="a C compiler makes the libraries")
 
@@ -69,3 +74,8 @@ def test_a_choice_is_asked_for_once_for_each_size(run):
     # Two sizes of chunk; the address of the third chunk's columns of out has an alignment of its own.
     assert asked[0] == 3
     assert asked[1:] == [0, 3, 0, 3]
+
+
+def test_a_rejected_config_says_why():
+    config = Config.of("dequant_matmul", chunk_mb=3)
+    assert "chunk_mb=3" in FAMILY.reject(config, Problem(Layer(n=4096, k=2048), 16), H200)

@@ -18,6 +18,7 @@ from autotune.executors.kernel import KernelExecutor, kernel_executors
 from autotune.families import registry
 from autotune.families.external import load_kernel
 from autotune.layouts import QuantizedWeight
+from autotune.layouts.packed import Layout
 from autotune.values.config import Config
 from autotune.values.device import cpu_device, cuda_devices
 from autotune.values.errors import ConfigError, DeviceError, LaunchError, LayerError
@@ -168,7 +169,7 @@ def test_a_kernel_for_gpus_says_the_same_whatever_device_is_asked_for_without_on
 
 
 def test_copies_are_in_its_layout_and_exceed_the_cache():
-    operands = Operands.random(LAYER, DEVICE, with_its_own_layout.pack)
+    operands = Operands.random(LAYER, DEVICE, with_its_own_layout.layout)
     dense = [copy["dense"] for copy in operands.copies]
     assert sum(each.nbytes for each in dense) > 3 * DEVICE.l2_bytes
     assert len({each.data_ptr() for each in dense}) == len(dense)
@@ -178,7 +179,7 @@ def test_copies_are_in_its_layout_and_exceed_the_cache():
 
 
 def test_the_reference_is_safe_from_a_kernel_that_changes_its_weight():
-    operands = Operands.random(LAYER, DEVICE, repeating.pack)
+    operands = Operands.random(LAYER, DEVICE, repeating.layout)
     before = operands.weight.q.clone()
     assert isinstance(operands.copies[0], QuantizedWeight)
     operands.copies[0].q.zero_()
@@ -186,8 +187,8 @@ def test_the_reference_is_safe_from_a_kernel_that_changes_its_weight():
 
 
 def test_a_layout_without_tensors_is_refused():
-    with pytest.raises(LayerError, match="pack made NoneType without tensors"):
-        Operands.random(LAYER, DEVICE, lambda _: None)
+    with pytest.raises(LayerError, match="pack of empty made NoneType without tensors"):
+        Operands.random(LAYER, DEVICE, Layout("empty", lambda _: None))
 
 
 def test_what_it_raises_is_a_reason_and_a_bias_is_added():
@@ -203,9 +204,9 @@ def test_what_it_raises_is_a_reason_and_a_bias_is_added():
 def test_it_says_what_it_cannot_do(tmp_path):
     lookup = with_its_own_layout.lookup(db=str(tmp_path / "none.db"))
     tuned = with_its_own_layout.tuned(LAYER, lookup)
-    weight = with_its_own_layout.pack(Operands.random(LAYER, DEVICE).weight)
+    weight = with_its_own_layout.layout.pack(Operands.random(LAYER, DEVICE).weight)
     tuned(torch.ones(3, 128), weight, torch.empty(3, 64))
-    with pytest.raises(DeviceError, match="can do m=8"):
+    with pytest.raises(DeviceError, match=r"packed cannot do m=8.*: m=8 is more than 4"):
         tuned(torch.ones(5, 128), weight, torch.empty(5, 64))
     assert few_tokens(Problem(LAYER, 8), Config.of("packed", parts=1)) == "m=8 is more than 4"
 

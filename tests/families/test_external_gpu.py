@@ -79,7 +79,7 @@ def test_a_triton_kernel_is_tuned_and_applied(device, tmp_path):
 
 def test_a_kernel_that_waits_cannot_be_in_a_graph_but_serves(device):
     problem = Problem(LAYER, 4)
-    operands = Operands.random(LAYER, device, waiting.pack)
+    operands = Operands.random(LAYER, device, waiting.layout)
     default = waiting.default(problem, device)
 
     def plan_of(config):

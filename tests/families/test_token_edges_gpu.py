@@ -37,7 +37,7 @@ def fill(tmp_path_factory):
     function = _C.CudaFunction(compiler.build(Unit(str(path), (), device.arch)), "fill", device.index)
 
     def run():
-        grid, stream = (4 * device.cores, 1, 1), current_stream(device)
+        grid, stream = (4 * device.cores, 1, 1), current_stream(device.index)
         function.launch(grid, 1024, device.shared_bytes, stream, (device.shared_bytes // 4,))
 
     return run

@@ -177,7 +177,7 @@ def test_the_report_folds_runs_of_buckets(tmp_path: Path) -> None:
 
 
 def test_the_report_is_no_wider_than_100_columns() -> None:
-    config = Config.parse("mma:tile_m=32,tile_n=128,warps=16,warps_k=16,loads=2,split_k=64")
+    config = Config.parse("gem:tile_m=32,tile_n=128,warps=16,warps_k=16,loads=2,split_k=64")
     layer = Layer(22016, 11008, 128, "bf16", zero_point=False)
     times = [(1000.0 + m, 1100.0 + 2 * m) for m in COARSE]
     answers = [

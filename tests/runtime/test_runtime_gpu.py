@@ -9,6 +9,7 @@ import torch
 from runtime_tools import AwqLinear, assert_is_linear, splitting_lookup, store_records, tokens_of, weight_of
 
 from autotune.executors.local import LocalExecutor
+from autotune.families import registry
 from autotune.formats import awq_gemm
 from autotune.jit import compiler
 from autotune.models.apply import apply
@@ -18,7 +19,6 @@ from autotune.runtime.op import int4_linear
 from autotune.schemes.int4 import TORCH_DTYPES
 from autotune.search.sweep import sweep
 from autotune.store.store import Store
-from autotune.values.config import Config
 from autotune.values.device import find_device
 from autotune.values.errors import DeviceError, LayerError
 from autotune.values.layer import Layer, Problem
@@ -192,8 +192,11 @@ def test_apply_moves_a_model_to_the_gpu_as_it_packs(tmp_path: Path) -> None:
 
 def test_apply_follows_records(tmp_path: Path) -> None:
     device = find_device("cuda")
-    config = Config.of("dequant_matmul", chunk_mb=64)
-    store_records(tmp_path / "records.db", device, {Problem(LAYER, 512): config})
+    problem = Problem(LAYER, 512)
+    default = registry.default_config(problem, device)
+    valid = (config for family in registry.families_of(device) for config in family.valid(problem, device))
+    config = next(config for config in valid if config != default)
+    store_records(tmp_path / "records.db", device, {problem: config})
     weight = weight_of(LAYER, device="cuda")
     model = torch.nn.Sequential(AwqLinear(weight))
     report = apply(model, db=str(tmp_path / "records.db"))

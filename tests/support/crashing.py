@@ -14,7 +14,7 @@ from pathlib import Path
 import undisturbed
 
 from autotune import _C
-from autotune.families import mma, registry
+from autotune.families import registry
 from autotune.families.cpu import FAMILY as CPU
 from autotune.families.gemm import current_stream
 from autotune.jit import compiler
@@ -146,9 +146,12 @@ class GpuPlan:
         elif self.act != "nothing":
             kernel = _C.CudaFunction(self.cubin, self.act, self.device.index)
             zero = x.new_zeros(8)
-            kernel.launch((1, 1, 1), 32, 0, current_stream(self.device), (zero.data_ptr(),))
+            kernel.launch((1, 1, 1), 32, 0, current_stream(self.device.index), (zero.data_ptr(),))
         for _ in range(self.calls):
             self.plan.run(x, *operands)
+
+
+real_families = registry.families
 
 
 class CrashingGpu:
@@ -177,9 +180,13 @@ class CrashingGpu:
         return ()
 
     def plan(self, config, layer, device, cubin):
-        real = mma.FAMILY.default(Problem(layer, 1), device)
-        right = compiler.build(mma.FAMILY.unit(real, layer, device))
-        return GpuPlan(mma.FAMILY.plan(real, layer, device, right), config, device, cubin)
+        problem = Problem(layer, 1)
+        family = next(
+            each for each in real_families().values() if each.kind == "cuda" and each.default(problem, device)
+        )
+        real = family.default(problem, device)
+        right = compiler.build(family.unit(real, layer, device))
+        return GpuPlan(family.plan(real, layer, device, right), config, device, cubin)
 
 
 def families():

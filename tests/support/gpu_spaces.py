@@ -1,30 +1,15 @@
 """Configs for tests on a GPU, where a space that is pruned for speed would leave a kernel untested."""
 
-import math
 import random
-from dataclasses import replace
-from unittest.mock import patch
 
-from autotune.families import prefill, registry, wgmma
-from autotune.families.protocol import Family
+from autotune.families import registry
 from autotune.jit.building import build_all
-from autotune.values.config import Config
-from autotune.values.device import Device
-from autotune.values.layer import Problem
-
-
-def whole_space(family: Family, problem: Problem, device: Device) -> list[Config]:
-    """The family's space: of `prefill` and `wgmma` also what is estimated to take too long; of `mma`, which
-    sm_90 hardly uses, that of an sm_80 of the same size.
-    """
-    with patch.object(wgmma, "_WORTH_TIMING", math.inf), patch.object(prefill, "_WORTH_TIMING", math.inf):
-        return family.space(problem, replace(device, arch="sm_80") if family.name == "mma" else device)
 
 
 def sampled(problem, device, count):
-    """`count` configs of each family's space, others for each problem, and the default."""
+    """`count` valid configs of each family, others for each problem, and the default."""
     chance = random.Random(str(problem))
-    spaces = [whole_space(family, problem, device) for family in registry.families_of(device)]
+    spaces = [family.valid(problem, device) for family in registry.families_of(device)]
     some = [config for space in spaces for config in chance.sample(space, min(count, len(space)))]
     return {registry.default_config(problem, device), *some}
 

@@ -12,6 +12,7 @@ import undisturbed
 from autotune.bench.operands import Operands
 from autotune.bench.peer import Peer
 from autotune.layouts import dequantize
+from autotune.layouts.packed import Layout
 from autotune.serving.vllm import peer
 
 NAME = "vllm:DenseLinearKernel"
@@ -43,7 +44,7 @@ class Checked(Call):
 
 def dense_peer(operands: Operands, factor: float = 1.0) -> Peer:
     """torch's matmul on the dequantized weight."""
-    mine = operands.in_layout(lambda weight: (dequantize(weight),))
+    mine = operands.in_layout(Layout("dense", lambda weight: (dequantize(weight),)))
     return Peer(NAME, mine, Checked(factor), Call())
 
 

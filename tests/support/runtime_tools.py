@@ -6,7 +6,6 @@ from dataclasses import asdict
 from pathlib import Path
 
 import torch
-from gpu_spaces import whole_space
 
 from autotune.families import registry
 from autotune.formats import awq_gemm
@@ -110,10 +109,15 @@ def store_records(path: Path, device: Device, choices: dict[Problem, Config]) ->
 
 
 def splitting_lookup(layer: Layer, device: Device, folder: Path) -> Lookup:
-    """A Lookup whose records make the layer split k for few tokens, by the family that needs a workspace."""
+    """A Lookup whose records make the layer split k for few tokens, by way of a workspace."""
     choices = {}
-    for m in (1, 2, 4, 8, 16):
-        space = whole_space(registry.families()["mma"], Problem(layer, m), device)
-        choices[Problem(layer, m)] = next(config for config in space if config["split_k"] == 4)
+    for problem in (Problem(layer, m) for m in (1, 2, 4, 8, 16)):
+        choices[problem] = next(
+            config
+            for family in registry.families_of(device)
+            for config in family.valid(problem, device)
+            if dict(config.values).get("split_k") == 4
+            and family.geometry(config, layer, device).workspace_bytes(problem.m)
+        )
     store_records(folder / "split.db", device, choices)
     return Lookup(device, str(folder / "split.db"))

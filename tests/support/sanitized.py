@@ -1,6 +1,6 @@
 """Runs sampled configs of one CUDA family and nothing else of ours: what compute-sanitizer is to watch.
 
-    compute-sanitizer --tool racecheck --kernel-name kns=int4_wgmma python tests/support/sanitized.py wgmma
+    compute-sanitizer --tool racecheck --kernel-name kns=KERNEL python tests/support/sanitized.py FAMILY
 
 Under racecheck the verification of tests/families/test_cuda_kernels.py ends in an error of the tool itself.
 """
@@ -8,7 +8,6 @@ Under racecheck the verification of tests/families/test_cuda_kernels.py ends in 
 import sys
 
 import torch
-from gpu_spaces import whole_space
 
 from autotune.families import registry
 from autotune.families.workspace import workspace
@@ -27,7 +26,7 @@ def main(name: str) -> None:
     for layer in LAYERS:
         weight = pack(random_weight(layer, torch.Generator(device.torch_name).manual_seed(0)), device.kind)
         for m in MS:
-            space = whole_space(registry.families()[name], Problem(layer, m), device)
+            space = registry.families()[name].valid(Problem(layer, m), device)
             x = torch.randn(m, layer.k, device=device.torch_name).to(weight.scales.dtype)
             out = x.new_empty(m, layer.n)
             for config in space[:: max(1, len(space) // COUNT)]:

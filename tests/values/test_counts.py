@@ -18,7 +18,6 @@ PACKAGE = ROOT / "autotune"
 PLURAL = re.compile(rf" (?:(?!of|with)[a-z0-9]+ )?(?:{NOUNS})(?:e?s)\b")
 # Nothing that can be one: a warp's rows, a tile's limit, the rest of a fraction.
 ALLOWED = {
-    "families/mma.py": " rows of n",
     "executors/local.py": " configs of ",
     "console/progress.py": " configs of ",
     "schemes/int4.py": " scales are NaN or infinite",

@@ -27,6 +27,7 @@ FLOORS = {
     "runtime": 6,
     "models": 7,
     "search": 7,
+    "testing": 7,
     "serving": 8,
     "console": 8,
     "executors": 9,

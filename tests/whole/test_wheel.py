@@ -84,7 +84,7 @@ def test_an_sdist_of_a_checkout_that_was_installed_carries_sources_only(tmp_path
         inside = {name.partition("/")[2] for name in opened.getnames()}
     assert {
         "csrc/cpu/pool.cpp",
-        "csrc/cuda/mma/mma.cu",
+        "csrc/cuda/common/layout.cuh",
         "migrations/env.py",
         "db/nvidia-h200.jsonl",
     } <= inside

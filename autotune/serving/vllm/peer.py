@@ -19,6 +19,7 @@ import torch
 from autotune.bench.operands import Operands
 from autotune.bench.peer import Peer
 from autotune.layouts import QuantizedWeight
+from autotune.layouts.packed import Layout
 from autotune.schemes.int4 import TORCH_DTYPES
 from autotune.values.errors import AutotuneError
 from autotune.values.layer import GROUP_SIZES, Layer
@@ -87,7 +88,7 @@ def vllm_peer(operands: Operands) -> Peer:
             def pack(weight: QuantizedWeight) -> _Loaded:
                 return _load(weight, chosen(described, "qweight", "scales", "qzeros"))
 
-            mine = operands.in_layout(pack)
+            mine = operands.in_layout(Layout("vllm", pack))
     except ImportError as error:
         raise AutotuneError(f"vLLM does not import ({error})") from None
     return Peer(f"vllm:{chosen.__name__}", mine, _Checked(), _Call())
