@@ -117,11 +117,11 @@ def parse_shapes(
     those of its files, fused as `autotune.load` fuses them; the config.json of a plain decoder, which gives
     fused and unfused layers, as a preset does; `n=4096,k=4096`, with `scheme=`, or `group_size=`, `dtype=` and
     `zero_point=`, if wanted. `asked` has these three too: they fill in what explicit numbers leave open, and
-    override what a model says; where nobody says, they are 128, fp16 and True. `tp` gives the layers of one of
-    that many devices; where a shard starts inside a group, its groups are the largest smaller ones that fit. `unfused`
-    leaves out layers that are fused, for models whose linears stay apart. `serving` gives what vLLM runs of a
-    model: fused layers in place of their parts in nearly all architectures, no experts, which are no linears
-    there, and no shard that starts inside a group.
+    override what a model says; where nobody says, they are 128, fp16 and True. `tp` gives the layers of one
+    of that many devices; a shard that starts inside a group has the largest smaller groups that fit.
+    `unfused` leaves out layers that are fused, for models whose linears stay apart. `serving` gives what vLLM
+    runs of a model: fused layers in place of their parts in nearly all architectures, no experts, which are
+    no linears there, and no shard that starts inside a group.
 
     Raises:
         ShapesError: a part of `text` means nothing, a file does not read, or `tp` does not fit the model.
