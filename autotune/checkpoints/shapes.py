@@ -115,7 +115,7 @@ def parse_shapes(
 
     `text` is one or several, separated by `;`, of: a preset; the folder of a 4-bit model, whose layers are
     those of its files, fused as `autotune.load` fuses them; the config.json of a plain decoder, which gives
-    fused and unfused layers, as a preset does; `n=4096,k=4096`, with `scheme=`, or `group_size=`, `dtype=` and
+    fused and unfused layers, as a preset does; `n=4096,k=4096` with `scheme=`, or `group_size=`, `dtype=` and
     `zero_point=`, if wanted. `asked` has these three too: they fill in what explicit numbers leave open, and
     override what a model says; where nobody says, they are 128, fp16 and True. `tp` gives the layers of one
     of that many devices; a shard that starts inside a group has the largest smaller groups that fit.
