@@ -15,7 +15,7 @@ from autotune.families.protocol import Family
 from autotune.families.workspace import COUNTER_BYTES
 from autotune.jit.sources import source_hash
 from autotune.jit.unit import Unit
-from autotune.values.layer import GROUP_SIZES
+from autotune.values.scheme import GROUP_SIZES
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

@@ -93,7 +93,7 @@ def test_tp_that_does_not_fit_names_the_numbers(tp: int, words: list[str]) -> No
 @pytest.mark.parametrize(("tp", "group_size"), [(1, 128), (2, 128), (4, 64), (8, 32)])
 def test_shards_that_start_inside_a_group_have_smaller_groups(tp: int, group_size: int) -> None:
     layers = {name: shape.layer for shape in parse_shapes("llama7b", tp=tp) for name in shape.projections}
-    assert layers["down"] == Layer(4096, 11008 // tp, group_size)
+    assert layers["down"] == Layer(4096, 11008 // tp, group_size=group_size)
     assert layers["down"] == shard_layer(Layer(4096, 11008), 1, tp)
     assert layers["gate"] == Layer(11008 // tp, 4096)
     assert layers["o"] == Layer(4096, 4096 // tp)
@@ -101,13 +101,15 @@ def test_shards_that_start_inside_a_group_have_smaller_groups(tp: int, group_siz
 
 def test_explicit_numbers_and_what_fills_them_in() -> None:
     text = (
-        "n=4096,k=4096 ; n = 512 , k=256, group_size=64, dtype=bf16, zero_point=false;n=64,k=72,group_size=-1"
+        "n=4096,k=4096 ; n = 512 , k=256, group_size=64, dtype=bf16, zero_point=false;"
+        "n=512,k=256,scheme=int4-channel-sym-bf16;n=64,k=72,group_size=-1"
     )
     layers = [shape.layer for shape in parse_shapes(text, group_size=32, dtype="fp32", zero_point=True)]
     assert layers == [
-        Layer(4096, 4096, 32, "fp32", True),
-        Layer(512, 256, 64, "bf16", False),
-        Layer(64, 72, 72, "fp32", True),
+        Layer(4096, 4096, group_size=32, dtype="fp32", zero_point=True),
+        Layer(512, 256, group_size=64, dtype="bf16", zero_point=False),
+        Layer(512, 256, group_size=-1, dtype="bf16", zero_point=False),
+        Layer(64, 72, group_size=72, dtype="fp32", zero_point=True),
     ]
 
 
@@ -244,6 +246,8 @@ def test_a_folder_without_config_and_a_file_that_is_none(tmp_path: Path) -> None
         ("n=64,k=4096,group_size=96", LayerError, "group_size=96"),
         ("n=64,k=96", LayerError, "group_size=128"),
         ("n=64,k=128,dtype=int8", LayerError, "'int8'"),
+        ("n=64,k=128,scheme=int4", LayerError, "scheme 'int4' does not read as int4-g128-zp-fp16"),
+        ("n=64,k=128,scheme=int4-g64-zp-fp16,dtype=bf16", ShapesError, "scheme= says dtype too"),
     ],
 )
 def test_bad_text_names_the_value(text: str, error: type[AutotuneError], words: str) -> None:

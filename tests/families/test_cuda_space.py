@@ -22,7 +22,11 @@ def test_space_holds_the_default_and_only_valid_configs(layer, m):
         assert Config.parse(str(config)) == config
 
 
-@pytest.mark.parametrize("layer", [Layer(8, 8, -1), Layer(72, 4104, -1), Layer(64, 32, 32)], ids=str)
+@pytest.mark.parametrize(
+    "layer",
+    [Layer(8, 8, group_size=-1), Layer(72, 4104, group_size=-1), Layer(64, 32, group_size=32)],
+    ids=str,
+)
 @pytest.mark.parametrize("m", [1, 5, 16, 64, 65, 129, 512, 4096])
 @pytest.mark.parametrize("device", GPUS, ids=lambda device: device.arch)
 def test_the_smallest_layers_have_a_default(layer, m, device):
@@ -49,14 +53,18 @@ def test_what_runs_beside_hopper_needs_nothing_of_it(device):
 
 
 def test_fp32_is_not_for_the_gpu():
-    problem = Problem(Layer(64, 64, 64, dtype="fp32"), 1)
+    problem = Problem(Layer(64, 64, group_size=64, dtype="fp32"), 1)
     assert registry.space(problem, H200) == []
 
 
 def sampled_units(device):
     """The default configs of every bucket, and a sample of the spaces, over group sizes and dtypes."""
     defaults, sample = {}, {}
-    variants = [Layer(4096, 4096), Layer(4096, 4096, 32, "bf16"), Layer(4096, 4096, -1, "fp16", False)]
+    variants = [
+        Layer(4096, 4096),
+        Layer(4096, 4096, group_size=32, dtype="bf16"),
+        Layer(4096, 4096, group_size=-1, zero_point=False),
+    ]
     for layer in variants:
         for m in (1, 16, 32, 64, 256):
             problem = Problem(layer, m)
