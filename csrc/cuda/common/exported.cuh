@@ -1,6 +1,6 @@
 // How a geometry.cu says numbers to a test, which compiles it for a config and a launch and reads them from
-// the PTX. The launch is LAUNCH_TOKENS, LAUNCH_N, LAUNCH_K, LAUNCH_GRID_X, _Y and _Z, and LAUNCH_ARGUMENT, the
-// first of its own arguments. No kernel includes this, so that no record depends on it.
+// the PTX. The launch is LAUNCH_TOKENS, LAUNCH_N, LAUNCH_K, LAUNCH_GRID_X, _Y and _Z, and LAUNCH_ARGUMENT,
+// the first of its own arguments. No kernel includes this, so that no record depends on it.
 #pragma once
 
 #define EXPORT __device__ unsigned

@@ -16,10 +16,11 @@ extern "C" __global__ void __launch_bounds__(kThreads)
   float sum = 0.f;
   for (int column = 0; column < k; ++column) {
     const int group = GROUP == 0 ? 0 : column / (GROUP + (GROUP == 0)), s = column / 16 % 4;
-    const u32* words = reinterpret_cast<const u32*>(
-        weight.fragment(nb, column / 64, b, g * 4 + column % 8 / 2));
+    const u32* words =
+        reinterpret_cast<const u32*>(weight.fragment(nb, column / 64, b, g * 4 + column % 8 / 2));
     const int nibble = 4 * (column % 2) + 2 * (column / 8 % 2) + half;
-    const int q = words[s] >> (4 * nibble) & 15, zero = weight.zero_word(group, nb, g) >> (8 * b + 4 * half) & 15;
+    const int q = words[s] >> (4 * nibble) & 15,
+              zero = weight.zero_word(group, nb, g) >> (8 * b + 4 * half) & 15;
     const u32 scale = weight.scale_pair(group, nb, b, g) >> (16 * half);
     sum += Type::to_float(x[token * k + column]) * static_cast<float>(q - zero) *
            Type::to_float(static_cast<u16>(scale));
