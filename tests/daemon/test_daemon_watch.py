@@ -166,7 +166,7 @@ def test_a_gpu_that_another_process_holds_is_left_alone():
     command = (sys.executable, "-c", hold)
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
         assert other.stdout.readline() == "ready\n"
-        assert "hold" in turn.take(warm=False)
+        assert "is held by 1 other process" in turn.take(warm=False)
         other.communicate("\n")
     while turn.take(warm=False) is not None:
         pass

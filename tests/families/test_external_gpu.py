@@ -51,7 +51,6 @@ def assert_memory_of_two_streams_is_freed(device):
 
 def test_a_triton_kernel_is_tuned_and_applied(device, tmp_path):
     pytest.importorskip("triton")
-    holds = torch.cuda.is_initialized()  # then to the sweep's worker this process is somebody else on the GPU
     db = str(tmp_path / "here.db")
     layers = LAYER, replace(LAYER, dtype="bf16")
     problems = [Problem(layers[0], 1), Problem(layers[0], 64), Problem(layers[1], 1)]
@@ -60,8 +59,7 @@ def test_a_triton_kernel_is_tuned_and_applied(device, tmp_path):
         outcomes = list(sweep(problems, store, [executor]))
         trials = store.trials(problems[0], device)
     assert [outcome.failed for outcome in outcomes] == [0] * len(problems)
-    assert ["meanwhile" in outcome.note for outcome in outcomes] == [holds] * len(problems)
-    assert holds or not any(outcome.note for outcome in outcomes)
+    assert not any(outcome.note for outcome in outcomes), "this process may hold the GPU, and is nobody else"
     evidence = [outcome.record.evidence for outcome in outcomes]
     assert all(each.clock_mhz and each.temperature_c and each.power_w for each in evidence)
     assert {trial.config for trial in trials} == set(kernel.space(problems[0], device))
