@@ -66,7 +66,7 @@ def opened(path: Path, largest: int = _LARGEST_VALUE) -> Iterator[Reader]:
         yield Reader()
         return
     try:
-        with closing(_connected(path, largest)) as connection:
+        with closing(connected(path, largest)) as connection:
             yield Reader(connection) if _is_ours(path, connection) else Reader()
     except (sqlite3.Error, UnicodeError) as error:
         if "is locked" in str(error):
@@ -90,7 +90,12 @@ def _is_ours(path: Path, connection: sqlite3.Connection) -> bool:
     return True
 
 
-def _connected(path: Path, largest: int) -> sqlite3.Connection:
+def connected(path: Path, largest: int) -> sqlite3.Connection:
+    """A read-only connection to the file, guarded against what may be in it.
+
+    Raises:
+        sqlite3.Error: the file cannot be opened or read.
+    """
     address = f"file:{quote(os.fsencode(path))}?mode=ro"
     connection = _guarded(address, largest)
     try:
