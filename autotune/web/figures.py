@@ -60,6 +60,7 @@ def _summed(each: Sums) -> dict[str, Any]:
     said = f"{each.model} on {each.device}: speed over torch's fp16 matmul by number of tokens"
     return {
         "title": f"{each.model} on {each.device}",
+        "file": each.file,
         "columns": [(name, _TITLES.get(name, name)) for name in names],
         "rows": each.rows,
         "chart": svg.lines(series, said, level=1.0, unit="times the speed of fp16 matmul, over tokens"),

@@ -1,4 +1,4 @@
-"""The pages as files: from the first one along its links, up to a number of pages."""
+"""The pages as files: from the first one along its links, up to a number of them."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from autotune.web.query import Query
 from autotune.web.site import TITLES, Site
 
 _STATIC = Path(__file__).parent / "static"
+OTHERS = 100
+"""Pages at most that are of no problem: maps of every model and colour, families of every device."""
 _Where = tuple[str, tuple[tuple[str, str], ...]]
 """A page and its parameters."""
 
@@ -20,32 +22,33 @@ _Where = tuple[str, tuple[tuple[str, str], ...]]
 class _Files:
     """The names of the files, and which pages are still to be written."""
 
-    def __init__(self, most: int) -> None:
+    def __init__(self, problems: int) -> None:
         self.left: deque[_Where] = deque()
         self._names: dict[_Where, str] = {}
-        self._most = most
+        self._room = {True: problems, False: OTHERS}
 
     def link(self, page: str, pairs: tuple[tuple[str, str], ...]) -> str:
-        """The name of the page's file, which is written if it is among the first."""
+        """The name of the page's file, empty when there are enough of its kind without it."""
         if page.startswith("static/"):
             return page.removeprefix("static/")
-        where = page, tuple(sorted(pairs))
+        where, of_problem = (page, tuple(sorted(pairs))), page == "problem"
         if where not in self._names:
-            if len(self._names) >= self._most:
+            if not self._room[of_problem]:
                 return ""
+            self._room[of_problem] -= 1
             self._names[where] = _file_name(*where)
             self.left.append(where)
         return self._names[where]
 
 
-def write_report(folder: Path, db: Location | None, most: int) -> int:
-    """Write at most so many pages into the folder; how many it were.
+def write_report(folder: Path, db: Location | None, problems: int) -> int:
+    """Write the pages into the folder, those of at most so many problems; how many pages it were.
 
     Raises:
         DatabaseError: the database cannot be read.
         AutotuneError: the folder cannot be written.
     """
-    files = _Files(max(most, len(TITLES)))
+    files = _Files(problems)
     site = Site(db, files.link, live=False)
     with site.viewer.snapshot():
         pass  # what is wrong with it is told before anything is written

@@ -16,6 +16,7 @@ from autotune.values.paths import shipped
 FUSED = ("qkv", "o", "gate_up", "down")
 """A block's linears, as they are fused."""
 _MODELS = ("llama7b", "llama3-8b")
+_NO_OTHERS = {"stored", "default", "matmul", "roofline"}
 
 Spread = tuple[float, float, float]
 """Median, and the ends of its interval or the lowest and highest."""
@@ -35,9 +36,15 @@ class Key(NamedTuple):
 class Sums:
     """By number of tokens: what the four fused linears of a model take together, in µs, by column."""
 
+    file: str
     device: str
     model: str
     rows: Mapping[int, Mapping[str, Spread]]
+
+    @property
+    def others(self) -> set[str]:
+        """The columns that are kernels of other packages."""
+        return {name for row in self.rows.values() for name in row} - _NO_OTHERS
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,24 +62,20 @@ def dense_us(device: str, problem: Problem) -> float | None:
     """What torch's fp16 matmul took for the problem on the device, None where that is not in the files."""
     layer = problem.layer
     key = Key(device, layer.dtype, layer.n, layer.k, problem.m)
-    found = (file[key]["matmul"][0] for file in reversed(_files()) if "matmul" in file.get(key, {}))
+    found = (file[key]["matmul"][0] for file in reversed(_files().values()) if "matmul" in file.get(key, {}))
     return next(found, None)
 
 
 def sums() -> list[Sums]:
-    """The sums over each model of which a file has all four linears; of one file only, as one run measured."""
+    """Sums over each model of which a file has all four linears; comparisons with others come first."""
     found = []
-    for file in _files():
+    for name, file in _files().items():
         for device in sorted({key.device for key in file}):
             for model in _MODELS:
                 rows = _summed(file, device, model)
                 if rows:
-                    found.append(Sums(device, model, rows))
-    return sorted(found, key=lambda each: (each.model != _MODELS[0], -len(_columns(each))))
-
-
-def _columns(sums_of: Sums) -> set[str]:
-    return {name for row in sums_of.rows.values() for name in row}
+                    found.append(Sums(name, device, model, rows))
+    return sorted(found, key=lambda each: (not each.others, -len(each.rows)))
 
 
 def _summed(
@@ -122,7 +125,7 @@ def _added(spreads: list[Spread]) -> Spread:
 
 
 @functools.cache
-def _files() -> list[dict[Key, dict[str, Spread]]]:
+def _files() -> dict[str, dict[Key, dict[str, Spread]]]:
     """Every column of every problem of short runs, by file; files of comparisons with others come last."""
     files: dict[str, dict[Key, dict[str, Spread]]] = {}
     for pattern in ("*-tokens.jsonl", "*-peers.jsonl"):
@@ -130,7 +133,7 @@ def _files() -> list[dict[Key, dict[str, Spread]]]:
             if row.get("mode", "short") == "short":
                 key = Key(row["device"], row["dtype"], row["n"], row["k"], row["m"])
                 files.setdefault(name, {})[key] = _spreads(row)
-    return list(files.values())
+    return files
 
 
 def _spreads(row: Mapping[str, Any]) -> dict[str, Spread]:

@@ -135,7 +135,8 @@ def lines(
     x is logarithmic, or with `columns` the place of one of these. `marks` are vertical lines with what they
     say, `level` is a horizontal one.
     """
-    height, right = 300, WIDTH - 150
+    width, height = (WIDTH, 260) if columns else (588, 270)
+    right = width - 112
     every = [point for _, _, points in series for point in points]
     if columns:
         across = Axis([-0.3, len(columns) - 0.7], _LEFT - 30, right, log=False)
@@ -144,6 +145,7 @@ def lines(
     else:
         across = Axis([point.x for point in every], _LEFT - 30, right)
         ticks = [(x, number(x)) for x in sorted({point.x for point in every}) if math.log2(x).is_integer()]
+        ticks = ticks[:: math.ceil(len(ticks) / 9)]
     down = Axis(
         [*(each for point in every for each in (point.low, point.high)), *([level] if level else [])],
         height - _BOTTOM, _TOP, log_y,
@@ -162,10 +164,10 @@ def lines(
                 '<path class="mark" d="M{0} {1}V{2}"/><text class="mark" x="{3}" y="{4}">{5}</text>'
             ).format(across(x), _TOP - 8, height - _BOTTOM, across(x) + 4, _TOP + 2 + 12 * (place % 3), text)
         )
-    for _, kind, points in series:
+    for _, kind, points in reversed(series):  # the first is seen best
         parts.append(_line(across, down, points, kind))
     parts += _names(series, across, down, height)
-    return _svg(WIDTH, height, said, parts)
+    return _svg(width, height, said, parts)
 
 
 def bars(values: Sequence[tuple[str, float]], said: str, width: int = 460) -> Markup:
