@@ -20,7 +20,7 @@ from autotune.web.query import NoPage, Query, device_key
 if TYPE_CHECKING:
     from autotune.web.site import Site
 
-LAYERS = 25
+LAYERS = 20
 """Layers on a page."""
 ROWS = 400
 """Rows of the table; of more problems those that changed most."""

@@ -17,6 +17,7 @@ from autotune.values.device import Device
 from autotune.values.errors import DeviceError, LayerError
 from autotune.values.layer import BUCKETS, COARSE, Layer, Problem, buckets_on
 from autotune.values.record import Record
+from autotune.web.current import is_current
 from autotune.web.query import Query, device_key, device_named, scheme_of
 from autotune.web.results import dense_us
 
@@ -176,7 +177,7 @@ def _map(
 
 def _order(record: Record, device: Device) -> tuple[bool, str]:
     """A record of today's kernels goes first, then the newest."""
-    return registry.is_current(record, device), record.created_at
+    return is_current(record, device), record.created_at
 
 
 def _any_has(records: Mapping[Layer, Mapping[int, Record]], m: int) -> bool:
@@ -192,7 +193,7 @@ def _cells(
     lookup: Lookup,
     metric: str,
 ) -> list[Cell | None]:
-    current = {m for m, record in records.items() if registry.is_current(record, device)}
+    current = {m for m, record in records.items() if is_current(record, device)}
     answers = _answers(lookup, layer, [m for m in columns if m not in current])
     cells: list[Cell | None] = []
     for m in columns:

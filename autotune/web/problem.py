@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup
 
-from autotune.families import registry
 from autotune.records.explanation import Explanation
 from autotune.store.pages import Attempt, Pages, Stored
 from autotune.values.device import Device
 from autotune.values.errors import LayerError
 from autotune.values.layer import BUCKETS, Problem
 from autotune.web import svg
+from autotune.web.current import is_current
 from autotune.web.query import NoPage, Query, device_key, device_named, layer_named
 from autotune.web.results import dense_us
 
@@ -48,7 +48,7 @@ def view(site: Site, pages: Pages, query: Query) -> dict[str, Any]:
     stored, attempts = pages.records_of(device, problem), pages.attempts(device, problem)
     if not stored and not attempts:
         return {**_common(site, device, problem), "winner": None, "lines": [], "attempts": 0}
-    current = [each for each in stored if _is_current(each, device)]
+    current = [each for each in stored if is_current(each.record, device)]
     winner = next(reversed(current or stored), None)
     lines = _lines(attempts, winner)
     return {
@@ -78,10 +78,6 @@ def _common(site: Site, device: Device, problem: Problem) -> dict[str, Any]:
         "before": None if not place else BUCKETS[place - 1],
         "after": None if place is None or problem.m == BUCKETS[-1] else BUCKETS[place + 1],
     }
-
-
-def _is_current(stored: Stored, device: Device) -> bool:
-    return registry.is_current(stored.record, device)
 
 
 def _lines(attempts: Sequence[Attempt], winner: Stored | None) -> list[Line]:

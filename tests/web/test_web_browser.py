@@ -1,4 +1,4 @@
-"""Every page in Debian's chromium, over what a real sweep wrote: clicked through, and nothing in its console."""
+"""Every page in Debian's chromium, over what a real sweep wrote: clicked through, with a silent console."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ function order(table, column, down) {
   const numeric = rows.some((row) => !Number.isNaN(number(key(row))));
   rows.sort((a, b) => {
     const [x, y] = [key(a), key(b)];
-    if (!numeric) return down ? y.localeCompare(x) : x.localeCompare(y);
+    if (!numeric) return (x < y ? -1 : x > y ? 1 : 0) * (down ? -1 : 1);
     const [n, m] = [number(x), number(y)];
     if (Number.isNaN(n) || Number.isNaN(m)) return Number.isNaN(n) - Number.isNaN(m);
     return down ? m - n : n - m;
