@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import math
 import socket
+import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
@@ -30,6 +32,8 @@ _LOOK_S = 2.0
 _STREAMS = 16
 """Live pages at once; each looks at the database every two seconds."""
 _SAY_S = 20.0
+_STEP_S = 0.2
+"""In which it is noticed that a reader or the server goes."""
 
 
 def serve(db: Location | None, host: str, port: int, token: str | None, said: Callable[[str], None]) -> None:
@@ -47,15 +51,19 @@ def serve(db: Location | None, host: str, port: int, token: str | None, said: Ca
     with listener:
         name = f"[{host}]" if ":" in host else host
         said(f"http://{name}:{listener.getsockname()[1]}/")
-        application = Guard(make_app(site), hosts_of(host), token)
+        server: uvicorn.Server | None = None
+        application = Guard(
+            make_app(site, lambda: server is None or server.should_exit), hosts_of(host), token
+        )
         server = uvicorn.Server(
             uvicorn.Config(
                 application,
                 log_level=logging.WARNING,
                 access_log=False,  # a first request has the token in its URL
                 server_header=False,
+                proxy_headers=False,
                 lifespan="off",
-                timeout_graceful_shutdown=1,
+                timeout_graceful_shutdown=3,
                 limit_concurrency=100,
             )
         )
@@ -87,8 +95,8 @@ def _listener(host: str, port: int) -> socket.socket:
     return listener
 
 
-def make_app(site: Site) -> ASGIApp:
-    """The pages of the site as an application, open to whoever can ask it."""
+def make_app(site: Site, ends: Callable[[], bool]) -> ASGIApp:
+    """The pages of the site as an application, open to whoever can ask it; live ones stop when it `ends`."""
     streams = asyncio.Semaphore(_STREAMS)
 
     def page(name: str) -> Callable[[Request], Response]:
@@ -101,7 +109,7 @@ def make_app(site: Site) -> ASGIApp:
         if streams.locked():
             return PlainTextResponse("enough live pages are open\n", 503)
         await streams.acquire()
-        content = _news(site, request, streams)
+        content = _news(site, request, streams, ends)
         return StreamingResponse(content, media_type="text/event-stream")
 
     def missing(_: Request, __: Exception) -> Response:
@@ -118,20 +126,24 @@ def make_app(site: Site) -> ASGIApp:
     )
 
 
-async def _news(site: Site, request: Request, streams: asyncio.Semaphore) -> AsyncIterator[str]:
+async def _news(
+    site: Site, request: Request, streams: asyncio.Semaphore, ends: Callable[[], bool]
+) -> AsyncIterator[str]:
     """The live part of the queue's page, again whenever it is another."""
     try:
-        before, silent_s = "", 0.0
-        while not await request.is_disconnected():
-            shown = await run_in_threadpool(site.page, "queue", _query(request), "queue_live")
-            if shown.html != before:
-                before, silent_s = shown.html, 0.0
-                yield f"event: news\ndata: {json.dumps(shown.html)}\n\n"
-            elif silent_s >= _SAY_S:
-                silent_s = 0.0
+        before, looked, said = "", -math.inf, time.monotonic()
+        while not ends() and not await request.is_disconnected():
+            now = time.monotonic()
+            if now >= looked + _LOOK_S:
+                looked = now
+                shown = await run_in_threadpool(site.page, "queue", _query(request), "queue_live")
+                if shown.html != before:
+                    before, said = shown.html, now
+                    yield f"event: news\ndata: {json.dumps(shown.html)}\n\n"
+            if now >= said + _SAY_S:
+                said = now
                 yield ": nothing new\n\n"
-            await asyncio.sleep(_LOOK_S)
-            silent_s += _LOOK_S
+            await asyncio.sleep(_STEP_S)
     finally:
         streams.release()
 

@@ -18,7 +18,7 @@ from autotune.values.errors import DeviceError, LayerError
 from autotune.values.layer import BUCKETS, COARSE, Layer, Problem, buckets_on
 from autotune.values.record import Record
 from autotune.web.current import is_current
-from autotune.web.query import Query, device_key, device_named, scheme_of
+from autotune.web.query import Query, chosen_devices, device_key, scheme_of
 from autotune.web.results import dense_us
 
 if TYPE_CHECKING:
@@ -105,8 +105,7 @@ class Row:
 
 def view(site: Site, pages: Pages, query: Query) -> dict[str, Any]:
     """What the template needs: a map for each chosen device, and what can be chosen."""
-    devices = pages.devices()
-    chosen = [device_named(devices, key) for key in query.all("device")] or devices[:1]
+    devices, chosen = chosen_devices(pages, query)
     metric = query.choice("metric", list(METRICS))
     stored = pages.layers(chosen)
     models = _models(stored)

@@ -11,7 +11,7 @@ from autotune.store.pages import WINDOW, Pages, Trouble
 from autotune.values.config import Config
 from autotune.values.errors import ConfigError
 from autotune.values.layer import COARSE, bucket_of
-from autotune.web.query import Query, device_key, device_named
+from autotune.web.query import Query, chosen_devices, device_key
 
 if TYPE_CHECKING:
     from autotune.web.site import Site
@@ -61,10 +61,10 @@ class Kernel:
 
 def view(site: Site, pages: Pages, query: Query) -> dict[str, Any]:  # noqa: ARG001
     """What the template needs."""
-    devices = pages.devices()
-    if not devices:
+    devices, chosen = chosen_devices(pages, query)
+    if not chosen:
         return {"devices": [], "kernels": [], "columns": [], "troubles": [], "window": WINDOW}
-    device = device_named(devices, query.one("device", device_key(devices[0])))
+    device = chosen[0]
     wins, tried = _wins(pages.wins(device)), _tried(pages.outcomes(device))
     columns = [m for m in COARSE if any(each == m for _, each in wins)]
     total: Counter[int] = Counter()

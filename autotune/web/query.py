@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 
 from autotune.checkpoints.shapes import parse_shapes
+from autotune.store.pages import Pages
 from autotune.values.device import Device
 from autotune.values.errors import AutotuneError, LayerError, ShapesError
 from autotune.values.layer import Layer
@@ -66,6 +67,18 @@ def device_named(devices: Sequence[Device], key: str) -> Device:
         known = ", ".join(map(device_key, devices)) or "none yet"
         raise NoPage(f"no device {key!r} in this database; it has: {known}")
     return found
+
+
+def chosen_devices(pages: Pages, query: Query) -> tuple[list[Device], list[Device]]:
+    """Every device model, and those that a URL names; where it names none, that of the newest sweep.
+
+    Raises:
+        NoPage: the database has none of that name.
+    """
+    devices = pages.devices()
+    named = [device_named(devices, key) for key in query.all("device")]
+    newest = [sweep.device for sweep in pages.sweeps(1)]
+    return devices, named or newest or devices[:1]
 
 
 def layer_named(text: str) -> Layer:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import signal
 import subprocess
 import urllib.error
 import urllib.request
@@ -130,8 +131,9 @@ def served(folder: Path, *arguments: str) -> Iterator[str]:
         assert re.fullmatch(r"http://.*:[0-9]+/", address), process.stderr.read()
         yield address
     finally:
-        process.terminate()
-        process.communicate()
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate()
+    assert (process.returncode, said) == (130, "interrupted\n")
 
 
 def get(address: str, method: str = "GET", **headers: str) -> tuple[int, str, dict[str, str]]:

@@ -15,6 +15,7 @@ from web_world import LAYER, fill, parsed, record, text
 
 from autotune.store.schema import upgrade
 from autotune.store.store import Store
+from autotune.store.tables import RECORD
 from autotune.values.layer import Layer, Problem
 from autotune.web.coverage import ROWS
 from autotune.web.query import Query, device_key
@@ -130,8 +131,7 @@ def test_ten_thousand_layers_come_in_pages(path):
     layers = [Layer(8 * n, 4096) for n in range(1, 10_001)]
     fill(path, [record(ONE)])
     rows = ",".join(f"({layer.n})" for layer in layers)
-    columns = "device_id, k, group_size, dtype, zero_point, m, config, median_us, low_us, high_us, "
-    columns += "default_config, default_us, source_hash, created_at, environment_id"
+    columns = ", ".join(column.name for column in RECORD.c if column.name not in ("id", "n"))
     change(
         path,
         "DELETE FROM record WHERE n <> 4096",

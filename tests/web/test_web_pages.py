@@ -74,6 +74,15 @@ def test_a_map_can_be_coloured_by_the_roofline_and_by_dense_fp16(url):
     assert cells(shown(url, "coverage", ("metric", "dense")))[1].startswith(f"{matmul_us / 5:.2f}×")
 
 
+def test_the_device_of_the_newest_sweep_comes_first(url):
+    two_devices(url)
+    for page in ("coverage", "kernels"):
+        assert re.search(r'aria-current="true">([^<]+)<', shown(url, page))[1] == device_key(H100)
+    assert "20 trials" in text(shown(url, "kernels"))
+    fill(url, [record(ONE)])
+    assert re.search(r'aria-current="true">([^<]+)<', shown(url, "coverage"))[1] == device_key(H200)
+
+
 def test_devices_stand_side_by_side(url):
     two_devices(url)
     both = [("device", device_key(device)) for device in (H200, H100)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import socket
 import urllib.request
@@ -132,10 +133,9 @@ def test_a_port_that_is_taken_is_one_line(folder):
 def test_the_queue_tells_its_news(folder):
     path = folder / "live.db"
     fill(path, [record(Problem(LAYER, 1))])
-    with (
-        served(folder, "--db", str(path)) as address,
-        urllib.request.urlopen(f"{address}queue/events") as stream,
-    ):
+    with contextlib.ExitStack() as open_still, served(folder, "--db", str(path)) as address:
+        # It outlasts the server, which says nothing of it when Ctrl-C comes: `served` checks that.
+        stream = open_still.enter_context(urllib.request.urlopen(f"{address}queue/events"))
         assert stream.headers["content-type"].startswith("text/event-stream")
         assert "No job is queued" in _news(stream)
         with Store.open(path) as store:
