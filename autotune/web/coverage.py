@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -16,6 +17,7 @@ from autotune.store.pages import Pages
 from autotune.values.device import Device
 from autotune.values.errors import DeviceError, LayerError
 from autotune.values.layer import BUCKETS, COARSE, Layer, Problem, buckets_on
+from autotune.values.paths import sqlite_path
 from autotune.values.record import Record
 from autotune.web.current import is_current
 from autotune.web.query import Query, chosen_devices, device_key, scheme_of
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
 ROWS = 20
 """Layers on a page, of all devices together: look-up takes some 8 ms for all buckets of one."""
 _EVERY = "all"
+_NO_FILE = f"{os.devnull}/none"
+"""In place of a server, which no model reads."""
 _MARKS = {"exact": "", "shipped": "·", "default": "–", "stale": "×", "noisy": "~"}
 _PREDICTED = "≈"
 _SAID = {
@@ -154,7 +158,7 @@ def _map(
                 its[record.problem.m] = record
     sensible = buckets_on(device.kind)
     columns = [m for m in (BUCKETS if fine else COARSE) if m in sensible or _any_has(records, m)]
-    lookup = Lookup(device, site.url)
+    lookup = Lookup(device, _NO_FILE if sqlite_path(site.url) is None else site.url)
     rows = [
         Row(
             layer,

@@ -11,6 +11,8 @@ from autotune.values.device import Device
 from autotune.values.errors import AutotuneError, LayerError, ShapesError
 from autotune.values.layer import Layer
 
+SIDE_BY_SIDE = 4
+"""Device models on one page."""
 _LONGEST = 500
 # No path: what a URL names is never read from the disk.
 _LAYER = re.compile(r"n=[^/\\;]{1,200}")
@@ -70,13 +72,13 @@ def device_named(devices: Sequence[Device], key: str) -> Device:
 
 
 def chosen_devices(pages: Pages, query: Query) -> tuple[list[Device], list[Device]]:
-    """Every device model, and those that a URL names; where it names none, that of the newest sweep.
+    """Every device model, and the first that a URL names; where it names none, that of the newest sweep.
 
     Raises:
         NoPage: the database has none of that name.
     """
     devices = pages.devices()
-    named = [device_named(devices, key) for key in query.all("device")]
+    named = [device_named(devices, key) for key in query.all("device")[:SIDE_BY_SIDE]]
     newest = [sweep.device for sweep in pages.sweeps(1)]
     return devices, named or newest or devices[:1]
 

@@ -6,6 +6,7 @@ name is given. `serve` and `report` differ in the links only.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -74,7 +75,7 @@ class Site:
             trim_blocks=True,
             lstrip_blocks=True,
         )
-        self._templates.filters["number"] = number
+        self._templates.filters.update(number=number, quoted=shlex.quote)
         self._templates.globals["scheme_of"] = scheme_of
 
     def page(self, name: str, query: Query, template: str | None = None) -> Shown:

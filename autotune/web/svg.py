@@ -211,7 +211,8 @@ def _across(axis: Axis, point: Point, y: float) -> Markup:
 
 
 def _linked(href: str, what: Markup) -> Markup:
-    return Markup('<a href="{}">{}</a>').format(href, what) if href else what
+    # The table beside a chart has the same links, which the keyboard reaches.
+    return Markup('<a href="{}" tabindex="-1">{}</a>').format(href, what) if href else what
 
 
 def _ticks_x(axis: Axis, height: float, unit: str) -> Markup:
