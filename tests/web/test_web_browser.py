@@ -65,7 +65,13 @@ def browser() -> Iterator[webdriver.Chrome]:
 @pytest.fixture
 def page(browser: webdriver.Chrome, address: str) -> Iterator[Callable[[str], None]]:
     """Opens a page; at the end of the test nothing may be in the console, and no script of others has run."""
-    yield lambda path: browser.get(address + path)
+
+    def opened(path: str) -> None:
+        browser.get(address + path)
+        # The driver may come back before the style sheet has.
+        until(browser, lambda it: it.execute_script("return document.readyState") == "complete")
+
+    yield opened
     assert [line["message"] for line in browser.get_log("browser")] == []
     assert browser.title.endswith(" · autotune")
 
