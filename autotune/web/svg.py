@@ -193,10 +193,11 @@ def bars(values: Sequence[tuple[str, float]], said: str, width: int = 460) -> Ma
 
 def _svg(width: int, height: int, said: str, parts: Iterable[Markup | str]) -> Markup:
     whole = (
-        '<svg class="chart" viewBox="0 0 {0} {1}" width="{0}" height="{1}" role="img" '
+        '<svg class="chart{4}" viewBox="0 0 {0} {1}" width="{0}" height="{1}" role="img" '
         'aria-label="{2}">{3}</svg>'
     )
-    return Markup(whole).format(width, height, said, Markup("").join(parts))
+    fits = " fits" if width < 500 else ""  # on a telephone, where a wider one is scrolled
+    return Markup(whole).format(width, height, said, Markup("").join(parts), fits)
 
 
 def _across(axis: Axis, point: Point, y: float) -> Markup:
