@@ -105,7 +105,7 @@ def _choices(pages: Pages) -> list[Choice]:
         drivers.setdefault((sweep.device, sweep.driver, sweep.compiler), []).append(sweep.id)
     for (device, driver, compiler), ids in drivers.items():
         title = f"{device.name}, driver {driver}, compiler {compiler}"
-        found.append(_of_sweeps(pages, f"driver:{max(ids)}", "driver and compiler", title, device, ids))
+        found.append(_of_sweeps(pages, f"driver:{min(ids)}", "driver and compiler", title, device, ids))
     found += [
         _of_sweeps(pages, f"sweep:{sweep.id}", "sweep", _sweep_title(sweep), sweep.device, [sweep.id])
         for sweep in sweeps

@@ -12,6 +12,7 @@ from postgres import Server
 from store_samples import H100, H200
 from web_world import EVIDENCE, HOSTILE, LAYER, fill, parsed, record, text, two_devices
 
+from autotune.daemon.endpoint import serve_http
 from autotune.records.misses import Miss, append, miss_file
 from autotune.search.demand import ASKED
 from autotune.store.queue import Queue
@@ -20,6 +21,7 @@ from autotune.values.errors import DatabaseError
 from autotune.values.job import Worker
 from autotune.values.layer import COARSE, Layer, Problem
 from autotune.values.paths import shipped
+from autotune.web import queue as queue_page
 from autotune.web.query import Query, device_key
 from autotune.web.site import VIEWS, Site
 
@@ -187,6 +189,16 @@ def test_the_queue_shows_jobs_workers_and_misses(url):
     assert [row[3] for row in parsed(html).rows if len(row) == 7][1:] == ["3"]
     running = text(shown(url, "queue", ("state", "running")))
     assert "asked for" in running
+
+
+def test_the_queue_asks_the_daemon_of_this_machine_how_it_is(url, monkeypatch):
+    wrong = [f"the database has not answered for 73 s {HOSTILE}"]
+    with serve_http(0, lambda: (wrong, {}), lambda *_: []) as address:
+        monkeypatch.setattr(queue_page, "PORT", int(address.rpartition(":")[2]))
+        assert f"daemon here trouble {wrong[0]}" in text(shown(url, "queue"))
+        wrong.clear()
+        assert "daemon here well" in text(shown(url, "queue"))
+    assert "daemon here none" in text(shown(url, "queue"))
 
 
 def test_figures_are_those_of_the_readme(url):

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import json
 import socket
+import subprocess
+import sys
 import urllib.request
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -115,6 +117,20 @@ def test_with_a_token_only_who_has_it_sees_a_page(folder):
         assert (status, TOKEN in content) == (200, False)
         assert get(address, Cookie="autotune=forged")[0] == 401
         assert get(f"{address}/evil.example?token={TOKEN}")[2]["location"] == "/evil.example"
+
+
+@pytest.mark.parametrize("arguments", [["serve", "--port", "0"], ["report", "unwritten"]], ids=" ".join)
+def test_without_the_extra_it_says_what_to_install(folder, arguments):
+    code = (
+        f"import sys; sys.modules['jinja2'] = None; import autotune.cli as c; sys.exit(c.main({arguments}))"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, check=False
+    )
+    assert (ended.returncode, ended.stdout) == (1, "")
+    assert ended.stderr == (
+        "error: pages need the Python module jinja2; run: pip install 'autotune-int4[web]'\n"
+    )
 
 
 def test_a_port_that_is_taken_is_one_line(folder):
