@@ -10,11 +10,15 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 READY := .venv/ready
 comma := ,
 GPU := $(wildcard /dev/nvidiactl /dev/dxg)
-EXTRAS := dev,docs$(if $(GPU),$(comma)cuda)
+EXTRAS := dev,docs,web-test$(if $(GPU),$(comma)cuda)
 # The tests start a PostgreSQL server of their own. Where its programs are missing and cannot be installed, the
 # tests that need them are skipped, and say so.
 POSTGRES := $(firstword $(shell command -v initdb) $(wildcard /usr/lib/postgresql/*/bin/initdb))
 APT := $(if $(filter 0,$(shell id -u)),$(shell command -v apt-get))
+# So do tests of the pages: they drive Debian's chromium.
+BROWSER := $(and $(shell command -v chromium),$(shell command -v chromedriver))
+GET_BROWSER = $(APT) update -qq && \
+	DEBIAN_FRONTEND=noninteractive $(APT) install -qq --no-install-recommends chromium chromium-driver >/dev/null
 GET_POSTGRES = $(APT) update -qq && DEBIAN_FRONTEND=noninteractive $(APT) install -qq postgresql >/dev/null
 # Two at a time, each from its half of the list; who is done takes over half of what the other has left. On a GPU
 # one after the other, because they share it.
@@ -42,6 +46,7 @@ sweep: $(READY)
 
 test: $(READY)
 	$(if $(POSTGRES),,$(if $(APT),-$(GET_POSTGRES)))
+	$(if $(BROWSER),,$(if $(APT),-$(GET_BROWSER)))
 	$(BIN)/python -m pytest $(PARALLEL)
 
 test-vllm: $(VLLM)/ready

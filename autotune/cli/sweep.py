@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shlex
+import sys
 import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -146,6 +148,8 @@ def command(
                 run_recheck(problems, named, group, store, progress, share_s, as_json, peer)
             else:
                 _run(problems, named, group, store, progress, share_s, as_json, mode or DEFAULT_MODE, peer)
+        if sys.stderr.isatty():
+            progress.show(f"to see it: autotune serve --db {shlex.quote(store.name)}", err=True)
 
 
 def _shapes(recheck: bool, stale: bool, mode: Mode | None, layers: dict[str, Any]) -> list[Shape] | None:

@@ -13,7 +13,7 @@ from autotune.store.database import INSERT
 from autotune.store.results import write_result
 from autotune.store.rows import PROBLEM_FIELDS, SIZES, RowError, job_of, problem_row, worker_of
 from autotune.store.store import Store
-from autotune.store.tables import DEVICE, JOB, OPEN, WORKER
+from autotune.store.tables import DEVICE, JOB, OPEN, WORKER, with_device
 from autotune.values.errors import LeaseLost
 from autotune.values.job import Job, Worker
 from autotune.values.layer import COARSE, Problem
@@ -30,10 +30,6 @@ _IDLE: dict[str, Any] = {"lease_until": None, "worker": None}
 
 def _device(name: Any, arch: Any) -> sa.ScalarSelect[Any]:
     return sa.select(DEVICE.c.id).where(DEVICE.c.name == name, DEVICE.c.arch == arch).scalar_subquery()
-
-
-def _with_device(table: sa.Table) -> sa.Select[Any]:
-    return sa.select(table, DEVICE.c.name.label("device"), DEVICE.c.arch).join(DEVICE)
 
 
 def _claim() -> sa.Executable:
@@ -186,7 +182,7 @@ class Queue:
         self, state: str | None = None, device: str | None = None, limit: int | None = None
     ) -> list[Job]:
         """Jobs of the state and device model, or all, in the order in which they are or were claimed."""
-        query = _with_device(JOB).order_by(JOB.c.priority.desc(), JOB.c.id).limit(limit)
+        query = with_device(JOB).order_by(JOB.c.priority.desc(), JOB.c.id).limit(limit)
         for column, value in ((JOB.c.state, state), (DEVICE.c.name, device)):
             query = query if value is None else query.where(column == value)
         with self._database.transaction() as connection:
@@ -213,7 +209,7 @@ class Queue:
     def workers(self) -> list[Worker]:
         """Every worker of the last week, by name."""
         with self._database.transaction() as connection:
-            rows = connection.execute(_with_device(WORKER).order_by(WORKER.c.name)).mappings()
+            rows = connection.execute(with_device(WORKER).order_by(WORKER.c.name)).mappings()
             return [worker_of(row) for row in rows]
 
     def clock(self) -> float:

@@ -70,7 +70,7 @@ def opened(path: Path, largest: int = _LARGEST_VALUE) -> Iterator[Reader]:
         yield Reader()
         return
     try:
-        with closing(_connected(path, largest)) as connection:
+        with closing(connected(path, largest)) as connection:
             revision = _revision(path, connection)
             yield Reader() if revision is None else Reader(connection, revision)
     except (sqlite3.Error, UnicodeError) as error:
@@ -95,7 +95,12 @@ def _revision(path: Path, connection: sqlite3.Connection) -> str | None:
     return str(revision)
 
 
-def _connected(path: Path, largest: int) -> sqlite3.Connection:
+def connected(path: Path, largest: int) -> sqlite3.Connection:
+    """A read-only connection to the file, guarded against what may be in it.
+
+    Raises:
+        sqlite3.Error: the file cannot be opened or read.
+    """
     address = f"file:{quote(os.fsencode(path))}?mode=ro"
     connection = _guarded(address, largest)
     try:

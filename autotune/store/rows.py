@@ -135,7 +135,7 @@ def unix_s(moment: str) -> float:
     return (read if read.tzinfo else read.replace(tzinfo=timezone.utc)).timestamp()
 
 
-def _moment(value: Any, name: str) -> str:
+def moment(value: Any, name: str) -> str:
     """A time as ISO 8601, of Unix seconds; text and schemas before 0005 have it as it is."""
     if isinstance(value, str):
         return _word(value, name)
@@ -241,7 +241,7 @@ def record_of(row: Row, device: str, arch: str, source_hash: str) -> Record:
         default_config=_config(_word(row["default_config"], "default_config")),
         default_us=_time_us(row, "default_us"),
         source_hash=_word(source_hash, "source_hash"),
-        created_at=_moment(row["created_at"], "created_at"),
+        created_at=moment(row["created_at"], "created_at"),
         mode=_one_of(row["mode"], "mode", MODES),
         evidence=None if row["evidence"] is None else evidence_of(row["evidence"]),
     )

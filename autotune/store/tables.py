@@ -7,6 +7,7 @@ times could not be trusted, and how long torch's 16-bit matmul takes.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import sqlalchemy as sa
 
@@ -179,3 +180,8 @@ WORKER = sa.Table(
     sa.Column("last_seen", sa.Double, nullable=False),
     sa.Column("started_at", sa.Double, nullable=False),
 )
+
+
+def with_device(table: sa.Table) -> sa.Select[Any]:
+    """Rows of jobs or workers with the name and arch of their device model."""
+    return sa.select(table, DEVICE.c.name.label("device"), DEVICE.c.arch).join(DEVICE)

@@ -40,7 +40,8 @@ def seen(written: str, columns: int) -> list[str]:
 def test_the_bar_leaves_every_row_whole_and_no_trace(columns: int, tmp_path: Path) -> None:
     code, written = run((*PROGRAM, *SWEEP), columns, tmp_path)
     assert code == 0, written
-    first, head, *rows, last = seen(written, columns)
+    first, head, *rows, last, see = seen(written, columns)
+    assert see == f"to see it: autotune serve --db {tmp_path / 'here.db'}"
     assert first == f"4 problems on {cpu_device().name}, into {tmp_path / 'here.db'}"
     assert head.split() == ["layer", "m", "us", "default", "us", "gain", "config"]
     pattern = r"(\S.*\S) +([12])( +\d+(\.\d)?){2} +\d\.\d\dx  cpu:tile_n=\S+,threads=\d+"
@@ -57,7 +58,7 @@ def test_rows_go_where_stdout_goes_while_the_bar_is_on_a_terminal(tmp_path: Path
     code, written = run(("/bin/sh", "-c", f"{command} >rows.jsonl"), 80, tmp_path)
     assert code == 0, written
     assert len([json.loads(row) for row in (tmp_path / "rows.jsonl").read_text().splitlines()]) == 4
-    assert len(seen(written, 80)) == 2, "what is swept, and what came of it"
+    assert len(seen(written, 80)) == 3, "what is swept, what came of it, and how to see it"
 
 
 def test_a_warning_comes_above_the_bar() -> None:

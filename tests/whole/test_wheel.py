@@ -59,7 +59,12 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_wheel_carries_what_is_read_at_run_time(wheel: Path) -> None:
     inside = {name.removeprefix("autotune/_shipped/") for name in zipfile.ZipFile(wheel).namelist()}
-    for folder, pattern in (("csrc/cuda", "*.cu*"), ("migrations", "*.py"), ("db", "*")):
+    for folder, pattern in (
+        ("csrc/cuda", "*.cu*"),
+        ("migrations", "*.py"),
+        ("db", "*"),
+        ("autotune/web", "*.[!p]*"),
+    ):
         files = {
             path.relative_to(ROOT).as_posix()
             for path in (ROOT / folder).rglob(pattern)
@@ -67,6 +72,9 @@ def test_wheel_carries_what_is_read_at_run_time(wheel: Path) -> None:
         }
         assert files, f"nothing in {folder}"
         assert files <= inside
+    assert {
+        f"benchmarks/results/h200-{name}.jsonl" for name in ("peers", "tokens", "llama3-8b-serving")
+    } <= inside
     assert not [name for name in inside if name.startswith(("csrc/cpu", "tests", ".whl"))]
 
 
