@@ -1,0 +1,148 @@
+"""Makes a fit from timed configs of a device model."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from autotune.families import registry
+from autotune.prediction.boosting import Growth, grow
+from autotune.prediction.features import features
+from autotune.prediction.fit import FamilyFit, Fit, Probe
+from autotune.prediction.forest import Floats, Forest
+from autotune.prediction.predictor import Predictor
+from autotune.prediction.shortlist import shortlist
+from autotune.values.config import Config
+from autotune.values.device import Device
+from autotune.values.errors import AutotuneError, DatabaseError
+from autotune.values.layer import Layer, Problem
+
+FEWEST = 200
+"""Timed configs of a device model, below which there is nothing to learn from."""
+_FEWEST_OF_FAMILY = 20
+_PROBES = 4
+_FOLDS = 3
+_QUICK = Growth(trees=100, rate=0.12)
+"""To see how far off a fit is. It is a little worse than the fit itself."""
+_NEAR = 1.2
+_FADES = 6
+"""Configs up to so many times the best time count fully, slower ones with this power of the ratio less."""
+_SPREAD = (0.1, 0.9)
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """What a config was measured to take for a problem, in microseconds."""
+
+    problem: Problem
+    config: Config
+    us: float
+
+
+def make(timings: Sequence[Timing], device: Device, growth: Growth | None = None) -> Fit:
+    """The fit of the timings, of which each problem and config has one.
+
+    Raises:
+        DatabaseError: there are too few.
+    """
+    growth = growth or Growth()
+    valid = [each for each in timings if _is_valid(each, device)]
+    if len(valid) < FEWEST:
+        raise DatabaseError(
+            f"{len(valid)} timed configs of today's kernels for {device.name} are too few for a fit, which needs "
+            f"{FEWEST}; run autotune sweep first"
+        )
+    best = best_us(valid)
+    families: dict[str, list[Timing]] = defaultdict(list)
+    for timing in valid:
+        families[timing.config.family].append(timing)
+    fits = {
+        name: _of_family(own, best, device, growth)
+        for name, own in sorted(families.items())
+        if len(own) >= _FEWEST_OF_FAMILY and len({tuple(each.config) for each in own}) == 1
+    }
+    layers = {timing.problem.layer for timing in valid}
+    fit = Fit(device.name, device.arch, len(valid), len(layers), fits, {})
+    return replace(fit, choices=_choices(valid, best, Predictor(fit, device)))
+
+
+def best_us(timings: Iterable[Timing]) -> dict[Problem, float]:
+    """The least time of each problem."""
+    best: dict[Problem, float] = {}
+    for timing in timings:
+        best[timing.problem] = min(timing.us, best.get(timing.problem, timing.us))
+    return best
+
+
+def _is_valid(timing: Timing, device: Device) -> bool:
+    own = registry.families()
+    try:
+        return timing.config.family in own and (
+            own[timing.config.family].reject(timing.config, timing.problem, device) is None
+        )
+    except AutotuneError:
+        return False
+
+
+def _of_family(
+    timings: Sequence[Timing], best: Mapping[Problem, float], device: Device, growth: Growth
+) -> FamilyFit:
+    problems, configs = [each.problem for each in timings], [each.config for each in timings]
+    family = registry.family_of(configs[0])
+    estimates = np.array([family.estimate(each.config, each.problem, device) for each in timings])
+    rows = features(problems, configs, estimates, device)
+    measured = np.array([each.us for each in timings])
+    wanted = np.log(measured / estimates)
+    ratios = measured / np.array([best[problem] for problem in problems])
+    weights = np.minimum(1.0, (_NEAR / ratios) ** _FADES)
+    unseen = _unseen(rows, wanted, weights, [problem.layer for problem in problems])
+    low, high = np.quantile(np.exp(wanted - unseen)[ratios <= _NEAR], _SPREAD) if (ratios <= _NEAR).any() else (1, 1)
+    places = np.linspace(0, len(timings) - 1, _PROBES).astype(int)
+    probes = tuple(Probe.of(problems[place], configs[place], device) for place in places)
+    forest = grow(rows, wanted, weights, growth)
+    # As it reads from its file, so that a fit answers the same before and after.
+    kept = Forest.of_row(forest.as_row())
+    return FamilyFit(tuple(configs[0]), probes, (round(float(low), 4), round(float(high), 4)), kept)
+
+
+def _unseen(rows: Floats, wanted: Floats, weights: Floats, layers: Sequence[Layer]) -> Floats:
+    """What forests say that have not seen the layer of the row, or the row where there is one layer only."""
+    keys: Sequence[object] = layers if len(set(layers)) >= _FOLDS else range(len(layers))
+    numbers = {key: place % _FOLDS for place, key in enumerate(dict.fromkeys(keys))}
+    folds = np.array([numbers[key] for key in keys])
+    said = np.empty(len(wanted))
+    for fold in range(_FOLDS):
+        out = folds == fold
+        said[out] = grow(rows[~out], wanted[~out], weights[~out], _QUICK).values(rows[out])
+    return said
+
+
+def _choices(
+    timings: Sequence[Timing], best: Mapping[Problem, float], predictor: Predictor
+) -> dict[int, tuple[Config, ...]]:
+    """By m what to choose from; what was not timed on a layer is predicted there."""
+    ratios: dict[int, dict[Problem, dict[Config, float]]] = defaultdict(lambda: defaultdict(dict))
+    for timing in timings:
+        ratios[timing.problem.m][timing.problem][timing.config] = timing.us / best[timing.problem]
+    return {m: shortlist(_filled(problems, best, predictor)) for m, problems in sorted(ratios.items())}
+
+
+def _filled(
+    problems: Mapping[Problem, Mapping[Config, float]], best: Mapping[Problem, float], predictor: Predictor
+) -> dict[Problem, dict[Config, float]]:
+    """The ratios with those of configs that were near the best elsewhere."""
+    near = sorted({config for timed in problems.values() for config, ratio in timed.items() if ratio <= 1.05})
+    missing = [
+        (problem, config)
+        for problem, timed in problems.items()
+        for config in near
+        if config not in timed
+        and registry.family_of(config).reject(config, problem, predictor.device) is None
+    ]
+    filled = {problem: {c: r for c, r in timed.items() if c in set(near)} for problem, timed in problems.items()}
+    for (problem, config), us in zip(missing, predictor.times_us(missing), strict=True):
+        filled[problem][config] = us / best[problem]
+    return filled
