@@ -8,10 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from autotune.prediction.fitting import Timing, best_us, make
+from autotune.prediction.fitting import Timing, best_us
 from autotune.prediction.predictor import Predictor
 from autotune.values.config import Config
-from autotune.values.device import Device
 from autotune.values.layer import Layer, Problem
 
 Way = Callable[[Problem], Sequence[Config]]
@@ -70,15 +69,8 @@ def unseen(timings: Sequence[Timing], layers: Collection[tuple[int, int]]) -> tu
     return seen, [each for each in timings if _size(each.problem.layer) in layers]
 
 
-def predicted(timings: Sequence[Timing], device: Device) -> Way:
-    """What a fit of the timings chooses."""
-    predictor = Predictor(make(timings, device), device)
-    return lambda problem: [each.config for each in predictor.ranked(problem)]
-
-
-def halved(timings: Sequence[Timing], seen: Sequence[Timing], device: Device) -> list[Pick]:
-    """What a sweep of half the configs of each problem finds, those that a fit of `seen` puts first."""
-    predictor = Predictor(make(seen, device), device)
+def halved(timings: Sequence[Timing], predictor: Predictor) -> list[Pick]:
+    """What a sweep of half the configs of each problem finds, those that are predicted to be the fastest."""
     timed: dict[Problem, dict[Config, float]] = defaultdict(dict)
     for timing in timings:
         timed[timing.problem][timing.config] = timing.us

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 
 import numpy as np
 
@@ -31,6 +32,10 @@ _NEAR = 1.2
 _FADES = 6
 """Configs up to so many times the best time count fully, slower ones with this power of the ratio less."""
 _SPREAD = (0.1, 0.9)
+_SIZES = 7
+"""Of n and of k, from the least to the largest that was timed."""
+_CLOSE = 1.1
+"""Slower configs than this, of those of a problem, are never worth choosing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +71,7 @@ def make(timings: Sequence[Timing], device: Device, growth: Growth | None = None
     }
     layers = {timing.problem.layer for timing in valid}
     fit = Fit(device.name, device.arch, len(valid), len(layers), fits, {})
-    return replace(fit, choices=_choices(valid, best, Predictor(fit, device)))
+    return replace(fit, choices=_choices(valid, Predictor(fit, device)))
 
 
 def best_us(timings: Iterable[Timing]) -> dict[Problem, float]:
@@ -120,29 +125,31 @@ def _unseen(rows: Floats, wanted: Floats, weights: Floats, layers: Sequence[Laye
     return said
 
 
-def _choices(
-    timings: Sequence[Timing], best: Mapping[Problem, float], predictor: Predictor
-) -> dict[int, tuple[Config, ...]]:
-    """By m what to choose from; what was not timed on a layer is predicted there."""
-    ratios: dict[int, dict[Problem, dict[Config, float]]] = defaultdict(lambda: defaultdict(dict))
-    for timing in timings:
-        ratios[timing.problem.m][timing.problem][timing.config] = timing.us / best[timing.problem]
-    return {m: shortlist(_filled(problems, best, predictor)) for m, problems in sorted(ratios.items())}
+def _choices(timings: Sequence[Timing], predictor: Predictor) -> dict[int, tuple[Config, ...]]:
+    """By m what to choose from: of the spaces of many layers what is expected to be the fastest."""
+    tokens = sorted({timing.problem.m for timing in timings})
+    layers = sorted({timing.problem.layer for timing in timings})
+    layers = list(dict.fromkeys((*layers, *_between(layers))))
+    return {m: shortlist(_ratios([Problem(layer, m) for layer in layers], predictor)) for m in tokens}
 
 
-def _filled(
-    problems: Mapping[Problem, Mapping[Config, float]], best: Mapping[Problem, float], predictor: Predictor
-) -> dict[Problem, dict[Config, float]]:
-    """The ratios with those of configs that were near the best elsewhere."""
-    near = sorted({config for timed in problems.values() for config, ratio in timed.items() if ratio <= 1.05})
-    missing = [
-        (problem, config)
-        for problem, timed in problems.items()
-        for config in near
-        if config not in timed
-        and registry.family_of(config).reject(config, problem, predictor.device) is None
-    ]
-    filled = {problem: {c: r for c, r in timed.items() if c in set(near)} for problem, timed in problems.items()}
-    for (problem, config), us in zip(missing, predictor.times_us(missing), strict=True):
-        filled[problem][config] = us / best[problem]
-    return filled
+def _between(layers: Sequence[Layer]) -> list[Layer]:
+    """Layers of sizes between those of `layers`, which stand for all that nobody timed."""
+    sizes = (
+        {int(512 * max(1, round(size / 512))) for size in np.geomspace(min(sides), max(sides), _SIZES)}
+        for sides in ([layer.n for layer in layers], [layer.k for layer in layers])
+    )
+    return [replace(layers[0], n=n, k=k) for n, k in product(*map(sorted, sizes))]
+
+
+def _ratios(problems: Sequence[Problem], predictor: Predictor) -> dict[Problem, dict[Config, float]]:
+    """Of each problem's space the times over the least, as they are predicted."""
+    pairs = [(problem, config) for problem in problems for config in registry.space(problem, predictor.device)]
+    times: dict[Problem, dict[Config, float]] = defaultdict(dict)
+    for (problem, config), us in zip(pairs, predictor.times_us(pairs), strict=True):
+        times[problem][config] = us
+    least = {problem: min(own.values()) for problem, own in times.items()}
+    return {
+        problem: {config: us / least[problem] for config, us in own.items() if us <= _CLOSE * least[problem]}
+        for problem, own in times.items()
+    }

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from autotune.values.config import Config
 from autotune.values.layer import Problem
 
-MOST = 16
+MOST = 24
 _NONE = 0.3
 """The loss of a problem that none of them suits."""
 _WORTH = 0.0003
