@@ -2,13 +2,13 @@
 
     python benchmarks/prediction.py swept.db --json prediction.jsonl
 
-For each model in turn, a fit is made of the timed configs of all other sizes n x k, and chooses for the model's
-own. Beside it what the default config loses, and the config of the nearest layer that was timed (`near`). A
-loss is the time of a choice over the best time of its problem, less 1. A choice that nobody timed cannot be
-judged: then the next choice that was timed is, and `untimed` counts it; of `default` and `near`, which have one
-choice, it is left out. Powers of two are told apart (`whole`), because a sweep times their whole space, of
-other numbers of tokens a few configs. `half` is what a sweep finds that times half of the configs of each
-problem, those that the fit puts first.
+For each model in turn, a fit is made of the timed configs of all other sizes n x k, and chooses for the
+model's own. Beside it what the default config loses, and the config of the nearest layer that was timed
+(`near`). A loss is the time of a choice over the best time of its problem, less 1. A choice that nobody timed
+cannot be judged: then the next choice that was timed is, and `untimed` counts it; of `default` and `near`,
+which have one choice, it is left out. Powers of two are told apart (`whole`), because a sweep times their
+whole space, of other numbers of tokens a few configs. `half` is what a sweep finds that times half of the
+configs of each problem, those that the fit puts first.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def models() -> dict[str, frozenset[tuple[int, int]]]:
 
 
 def near(timings: Sequence[Timing], device: Device) -> Way:
-    """The winner of the nearest layer, by octaves of n and k, at its nearest number of tokens; it is valid."""
+    """The valid winner of the nearest layer, by octaves of n and k, at its nearest number of tokens."""
     best: dict[Layer, dict[int, Timing]] = defaultdict(dict)
     for timing in timings:
         layer, m = timing.problem.layer, timing.problem.m
@@ -71,6 +71,11 @@ def near(timings: Sequence[Timing], device: Device) -> Way:
     return way
 
 
+def chosen(predictor: Predictor) -> Way:
+    """What look-up would run, and what it would run without that."""
+    return lambda problem: [each.config for each in predictor.ranked(problem)]
+
+
 def evaluated(timings: Sequence[Timing], device: Device) -> Iterator[tuple[str, str, Pick]]:
     """The model that was left out, the way, and a pick of it."""
     for model, sizes in models().items():
@@ -81,7 +86,7 @@ def evaluated(timings: Sequence[Timing], device: Device) -> Iterator[tuple[str, 
         ways: dict[str, Way] = {
             "default": lambda problem: [registry.default_config(problem, device)],
             "near": near(seen, device),
-            "predicted": lambda problem: [each.config for each in predictor.ranked(problem)],
+            "predicted": chosen(predictor),
         }
         for name, way in ways.items():
             yield from ((model, name, pick) for pick in picks(way, own))

@@ -1,5 +1,7 @@
-"""Grows a forest: each tree is fitted to what those before it leave (Friedman, "Greedy function approximation:
-a gradient boosting machine", 2001), on histograms of the columns."""
+"""Grows a forest: each tree is fitted, on histograms of the columns, to what those before it leave.
+
+That is Friedman's "Greedy function approximation: a gradient boosting machine" (2001).
+"""
 
 from __future__ import annotations
 

@@ -63,7 +63,9 @@ def picks(way: Way, timings: Iterable[Timing]) -> list[Pick]:
     return found
 
 
-def unseen(timings: Sequence[Timing], layers: Collection[tuple[int, int]]) -> tuple[list[Timing], list[Timing]]:
+def unseen(
+    timings: Sequence[Timing], layers: Collection[tuple[int, int]]
+) -> tuple[list[Timing], list[Timing]]:
     """The timings of other sizes n x k, and of these."""
     seen = [each for each in timings if _size(each.problem.layer) not in layers]
     return seen, [each for each in timings if _size(each.problem.layer) in layers]

@@ -1,8 +1,8 @@
 """What a forest is told of a config and its problem: numbers that every family has, and its tunables.
 
-Tunables are known by name, whatever the family: `tile_m` is the tokens of a tile, those that end in `_k` split
-k, and those that end in `_n`, `fragments` and `warpgroups` multiply the rows of n of a block. A family that
-names its tunables otherwise is told of by the rest.
+Tunables are known by name, whatever the family: `tile_m` is the tokens of a tile, those that end in `_k`
+split k, and those that end in `_n`, `fragments` and `warpgroups` multiply the rows of n of a block. A family
+that names its tunables otherwise is told of by the rest.
 """
 
 from __future__ import annotations
@@ -47,7 +47,19 @@ def _of_problem(
     """Sizes, how the estimate compares with reading and multiplying, and waves of a large product's tiles."""
     tiles = [np.ceil(m / rows) * np.ceil(n / 128) / cores for rows in (128, 256)]
     return [
-        *map(np.log2, (m, n, k, n / k, estimates_us, estimates_us / weights, estimates_us / (m * n * k), m * n * k / weights)),
+        *map(
+            np.log2,
+            (
+                m,
+                n,
+                k,
+                n / k,
+                estimates_us,
+                estimates_us / weights,
+                estimates_us / (m * n * k),
+                m * n * k / weights,
+            ),
+        ),
         weights / (n * k),
         m / 2 ** np.ceil(np.log2(m)),
         np.log2(tiles[0]),

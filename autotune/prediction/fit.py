@@ -1,14 +1,13 @@
 """A fit: what the timed configs of a device model say beyond the families' estimates, and its file.
 
-It is as good as the estimates and the kernels that it was made with. So it keeps some of both for each family,
-its probes, and a family where they are others today goes without a fit.
+It is as good as the estimates and the kernels that it was made with. So it keeps some of both for each
+family, its probes, and a family where they are others today goes without a fit.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,9 +22,7 @@ from autotune.values.config import Config
 from autotune.values.device import Device
 from autotune.values.errors import AutotuneError, DatabaseError
 from autotune.values.layer import Problem
-from autotune.values.paths import shipped
 
-ENDING = ".fit.json"
 _FORMAT = 1
 _LARGEST_FILE = 16 << 20
 _ALIKE = 1e-6
@@ -65,8 +62,8 @@ class Probe:
 class FamilyFit:
     """Of one family: the log of measured time over estimate, by its tunables and problem.
 
-    `spread` is the measured time over the predicted one that a tenth of layers which the fit had not seen fell
-    below, and that as many exceeded.
+    `spread` is the measured time over the predicted one, of layers that the fit had not seen: what a tenth
+    of them fell below, and what a tenth exceeded.
     """
 
     tunables: tuple[str, ...]
@@ -90,22 +87,6 @@ class Fit:
     choices: Mapping[int, tuple[Config, ...]]
 
 
-def file_name(device: Device | Fit) -> str:
-    """`nvidia-h200.fit.json`."""
-    name = device.name if isinstance(device, Device) else device.device
-    return re.sub("[^a-z0-9]+", "-", name.lower()).strip("-") + ENDING
-
-
-def beside(database: Path, device: Device) -> Path:
-    """The user's own fit of the device model."""
-    return database.with_name(f"{database.name}.{file_name(device)}")
-
-
-def shipped_fit(device: Device) -> Path:
-    """The fit of the device model that autotune ships, if any."""
-    return shipped("db") / file_name(device)
-
-
 def write(fit: Fit, path: Path) -> None:
     """Write the file whole or not at all.
 
@@ -127,7 +108,9 @@ def write(fit: Fit, path: Path) -> None:
         waiting.write_text(json.dumps(row, indent=0) + "\n", encoding="utf-8")
         waiting.replace(path)
     except OSError as error:
-        raise DatabaseError(f"fit {path} cannot be written: {error.strerror}; give a folder with --out") from None
+        raise DatabaseError(
+            f"fit {path} cannot be written: {error.strerror}; give a folder with --out"
+        ) from None
 
 
 def read(path: Path, device: Device) -> Fit | None:
@@ -138,7 +121,9 @@ def read(path: Path, device: Device) -> Fit | None:
     """
     try:
         if path.stat().st_size > _LARGEST_FILE:
-            raise DatabaseError(f"fit {path} is larger than {_LARGEST_FILE >> 20} MiB; run autotune fit again")
+            raise DatabaseError(
+                f"fit {path} is larger than {_LARGEST_FILE >> 20} MiB; run autotune fit again"
+            )
         row: Any = json.loads(path.read_text(encoding="utf-8"))
         if row["format"] != _FORMAT:
             raise ValueError(f"its format is {row['format']}, not {_FORMAT}")
@@ -156,7 +141,12 @@ def read(path: Path, device: Device) -> Fit | None:
 
 def _family_row(family: FamilyFit) -> dict[str, Any]:
     probes = [
-        {**problem_row(each.problem), "config": str(each.config), "kernel": each.kernel, "us": each.estimate_us}
+        {
+            **problem_row(each.problem),
+            "config": str(each.config),
+            "kernel": each.kernel,
+            "us": each.estimate_us,
+        }
         for each in family.probes
     ]
     forest = family.forest.as_row()

@@ -17,6 +17,7 @@ from autotune.prediction.forest import Floats, Forest
 from autotune.prediction.predictor import Predictor
 from autotune.prediction.shortlist import shortlist
 from autotune.values.config import Config
+from autotune.values.counts import counted
 from autotune.values.device import Device
 from autotune.values.errors import AutotuneError, DatabaseError
 from autotune.values.layer import Layer, Problem
@@ -57,8 +58,8 @@ def make(timings: Sequence[Timing], device: Device, growth: Growth | None = None
     valid = [each for each in timings if _is_valid(each, device)]
     if len(valid) < FEWEST:
         raise DatabaseError(
-            f"{len(valid)} timed configs of today's kernels for {device.name} are too few for a fit, which needs "
-            f"{FEWEST}; run autotune sweep first"
+            f"{device.name}: {counted(len(valid), 'timed config')} of today's kernels; a fit needs {FEWEST}; "
+            "run autotune sweep first"
         )
     best = best_us(valid)
     families: dict[str, list[Timing]] = defaultdict(list)
@@ -104,7 +105,9 @@ def _of_family(
     ratios = measured / np.array([best[problem] for problem in problems])
     weights = np.minimum(1.0, (_NEAR / ratios) ** _FADES)
     unseen = _unseen(rows, wanted, weights, [problem.layer for problem in problems])
-    low, high = np.quantile(np.exp(wanted - unseen)[ratios <= _NEAR], _SPREAD) if (ratios <= _NEAR).any() else (1, 1)
+    low, high = (
+        np.quantile(np.exp(wanted - unseen)[ratios <= _NEAR], _SPREAD) if (ratios <= _NEAR).any() else (1, 1)
+    )
     places = np.linspace(0, len(timings) - 1, _PROBES).astype(int)
     probes = tuple(Probe.of(problems[place], configs[place], device) for place in places)
     forest = grow(rows, wanted, weights, growth)
@@ -144,7 +147,9 @@ def _between(layers: Sequence[Layer]) -> list[Layer]:
 
 def _ratios(problems: Sequence[Problem], predictor: Predictor) -> dict[Problem, dict[Config, float]]:
     """Of each problem's space the times over the least, as they are predicted."""
-    pairs = [(problem, config) for problem in problems for config in registry.space(problem, predictor.device)]
+    pairs = [
+        (problem, config) for problem in problems for config in registry.space(problem, predictor.device)
+    ]
     times: dict[Problem, dict[Config, float]] = defaultdict(dict)
     for (problem, config), us in zip(pairs, predictor.times_us(pairs), strict=True):
         times[problem][config] = us

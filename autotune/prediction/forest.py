@@ -44,7 +44,8 @@ class Forest:
         depth = self.questions.shape[1]
         places = np.zeros((len(self.questions), len(rows)), np.uint8)
         for level in range(depth):
-            places = (places << 1) | answers[self.questions[:, level]]
+            np.left_shift(places, 1, out=places)
+            np.bitwise_or(places, answers[self.questions[:, level]], out=places)
         starts = np.arange(len(self.questions))[:, None] << depth
         found = self.leaves.ravel().take(starts + places)
         return np.asarray(found.sum(axis=0) + self.base)

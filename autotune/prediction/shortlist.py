@@ -18,8 +18,8 @@ def shortlist(ratios: Mapping[Problem, Mapping[Config, float]]) -> tuple[Config,
     """Configs whose best is near the best of each problem, chosen greedily, the most useful first.
 
     `ratios` are times over the best time of the problem. Each next config is the one that saves the most of
-    what the problems lose by those before it (Nemhauser, Wolsey and Fisher, "An analysis of approximations for
-    maximizing submodular set functions", 1978).
+    what the problems lose by those before it, as of Nemhauser, Wolsey and Fisher, "An analysis of
+    approximations for maximizing submodular set functions" (1978).
     """
     losses = dict.fromkeys(ratios, _NONE)
     left = sorted({config for timed in ratios.values() for config in timed})

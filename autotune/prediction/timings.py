@@ -30,7 +30,11 @@ def of_records(records: Iterable[Record], device: Device) -> list[Timing]:
     """What current records of the device say: of the winner, the default, and those that came near."""
     found: dict[tuple[object, Config], Timing] = {}
     for record in records:
-        if record.device == device.name and record.mode == DEFAULT_MODE and registry.is_current(record, device):
+        if (
+            record.device == device.name
+            and record.mode == DEFAULT_MODE
+            and registry.is_current(record, device)
+        ):
             for config, us in _said(record):
                 found.setdefault((record.problem, config), Timing(record.problem, config, us))
     return list(found.values())

@@ -126,7 +126,7 @@ def test_what_is_alike_is_renewed_with_it_and_nothing_else(tmp_path: Path) -> No
     renew_plans([first])
     assert [plans.answer(4).source for plans in (first, second, other, elsewhere)] == [
         *("exact", "exact"),
-        *("near", "default"),
+        *("default", "default"),
     ]
     assert first.plan(1) is first.plan(4)
     made = plans_for(LAYER, Lookup(device, str(tmp_path / "mine.db")))

@@ -47,7 +47,7 @@ OTHER = replace(CPU, name="another CPU")
 LAYERS = (Layer(64, 128, 64), Layer(128, 128, 64), Layer(64, 256, 64), Layer(64, 128, 64, "fp32"))
 GOOD = Problem(LAYERS[0], 4)
 """The problem whose record is left whole where only rows are damaged."""
-SOURCES = ("exact", "shipped", "near", "default")
+SOURCES = ("exact", "shipped", "predicted", "default")
 MODEL = nn.Sequential(AwqLinear(weight_of(LAYERS[0])))
 
 VERBS = (
