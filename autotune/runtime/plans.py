@@ -7,6 +7,7 @@ import threading
 import warnings
 import weakref
 from bisect import bisect_left
+from collections import Counter
 from copy import copy
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -69,6 +70,7 @@ class LayerPlans:
         self.checked: dict[tuple[int, ...], object] = {}
         self._made: dict[Config, Plan] = {}
         self._renewing = threading.Lock()
+        self._before: Counter[int] = Counter()
         self._now = self._look(lookup, lookup.answers(layer))
         self.handle = self._named()
 
@@ -76,6 +78,11 @@ class LayerPlans:
     def answers(self) -> tuple[Answer, ...]:
         """What was found for the numbers of tokens that have an answer of their own, by m."""
         return self._now.answers
+
+    @property
+    def calls(self) -> Counter[int]:
+        """How often it was called, by the bucket that answered."""
+        return self._before + _calls(self._now)
 
     def renew(self, lookup: Lookup) -> None:
         """From the next call on, run what this Lookup answers; a call that runs meanwhile keeps its plan.
@@ -89,6 +96,7 @@ class LayerPlans:
             found = lookup.answers(self.layer)
             if found != self._now.answers:
                 before, self._now = self._now, self._look(lookup, found)
+                self._before.update(_calls(before))
                 before.tally.note_all()
                 self._named()
 
@@ -142,6 +150,11 @@ class LayerPlans:
         return _plans_here, (self.handle, self.device.torch_name)
 
 
+def plans_alive() -> list[LayerPlans]:
+    """All that something in this process holds, each once."""
+    return list(dict.fromkeys(filter(None, (known() for known in _by_handle.valuerefs()))))
+
+
 def plans_of(handle: str, index: int) -> LayerPlans:
     """The plans with this handle on the GPU `index`, or on the CPU for -1; made if nothing holds them.
 
@@ -190,7 +203,7 @@ def renew_plans(plans: Iterable[LayerPlans]) -> None:
             lookup.forget()
     alike = {_what(each) for each in asked}
     lookups: dict[tuple[Device, str], Lookup] = {}
-    for each in asked.union(filter(None, (known() for known in _by_handle.valuerefs()))):
+    for each in asked.union(plans_alive()):
         if each.names is None and _what(each) in alike:
             place = each.device, each.url
             if place not in lookups:
@@ -224,6 +237,11 @@ def _plans_here(handle: str, place: str) -> LayerPlans:
 def _places(answered: tuple[int, ...]) -> bytes:
     """For each m up to the last of these ascending numbers, the place of the first that is not smaller."""
     return bytes(bisect_left(answered, m) for m in range(answered[-1] + 1))
+
+
+def _calls(current: _Current) -> Counter[int]:
+    tokens = (answer.problem.m for answer in current.answers)
+    return Counter(dict(zip(tokens, current.tally.calls, strict=True)))
 
 
 def _index(device: Device) -> int:
