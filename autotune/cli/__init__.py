@@ -15,7 +15,20 @@ from autotune.values.counts import counted
 from autotune.values.errors import AutotuneError
 
 # A verb is the module of this folder with its name; its click command is the module's `command`.
-VERBS = ("sweep", "lookup", "bench", "coverage", "fit", "jobs", "devices", "export", "doctor", "daemon", "db")
+VERBS = (
+    "sweep",
+    "lookup",
+    "bench",
+    "coverage",
+    "prefetch",
+    "fit",
+    "jobs",
+    "devices",
+    "export",
+    "doctor",
+    "daemon",
+    "db",
+)
 
 
 class _Verbs(click.Group):

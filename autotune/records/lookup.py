@@ -101,6 +101,12 @@ class Lookup:
         found = (self._serving(layer, m) for m in sorted(tokens))
         return tuple({answer.problem.m: answer for answer in found}.values())
 
+    def alternatives(self, answer: Answer) -> list[Answer]:
+        """What the fit of a predicted answer would choose, the fastest first; nothing for other sources."""
+        if answer.prediction is None or self._predictor is None:
+            return []
+        return [self._told(answer.problem, found) for found in self._predictor.ranked(answer.problem)]
+
     def forget(self) -> None:
         """Read the database anew for what is asked from now on."""
         self._sources = Sources(self.device, self.url)
