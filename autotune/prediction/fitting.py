@@ -56,11 +56,7 @@ def make(timings: Sequence[Timing], device: Device, growth: Growth | None = None
     """
     growth = growth or Growth()
     valid = [each for each in timings if _is_valid(each, device)]
-    if len(valid) < FEWEST:
-        raise DatabaseError(
-            f"{device.name}: {counted(len(valid), 'timed config')} of today's kernels; a fit needs {FEWEST}; "
-            "run autotune sweep first"
-        )
+    check_enough(valid, device)
     best = best_us(valid)
     families: dict[str, list[Timing]] = defaultdict(list)
     for timing in valid:
@@ -73,6 +69,15 @@ def make(timings: Sequence[Timing], device: Device, growth: Growth | None = None
     layers = {timing.problem.layer for timing in valid}
     fit = Fit(device.name, device.arch, len(valid), len(layers), fits, {})
     return replace(fit, choices=_choices(valid, Predictor(fit, device)))
+
+
+def check_enough(timings: Sequence[Timing], device: Device) -> None:
+    """Raise DatabaseError when there are too few timings to learn from."""
+    if len(timings) < FEWEST:
+        some = counted(len(timings), "timed config")
+        raise DatabaseError(
+            f"{device.name}: {some} of today's kernels; a fit needs {FEWEST}; run autotune sweep first"
+        )
 
 
 def best_us(timings: Iterable[Timing]) -> dict[Problem, float]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from autotune.prediction.files import file_name, own_fit
 from autotune.prediction.fit import write
-from autotune.prediction.fitting import make
+from autotune.prediction.fitting import check_enough, make
 from autotune.prediction.timings import merged, of_records, of_store
 from autotune.store.reading import shipped_files
 from autotune.store.text import read_text
@@ -34,7 +34,9 @@ def fits(store: Store, db: Location | None, folder: Path | None) -> Iterator[tup
     for device in store.devices():
         path = _path(db, device, folder)
         try:
-            fit = make(merged(of_store(store, device), _shipped(device)), device)
+            own = of_store(store, device)
+            check_enough(own, device)
+            fit = make(merged(own, _shipped(device)), device)
         except DatabaseError as error:
             told.append(str(error))
             continue
