@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,32 @@ from autotune.values.layer import Problem
 _FORMAT = 1
 _LARGEST_FILE = 16 << 20
 _ALIKE = 1e-6
+_UNREADABLE = (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError, AutotuneError)
+
+
+Size = tuple[int, int]
+"""n and k of a layer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Choices:
+    """What is expected to be the fastest: by m and size the places of some `configs`, best first."""
+
+    configs: tuple[Config, ...]
+    sizes: tuple[Size, ...]
+    places: Mapping[int, Mapping[Size, tuple[int, ...]]]
+
+    @classmethod
+    def of(cls, fastest: Mapping[int, Mapping[Size, Sequence[Config]]]) -> Choices:
+        """Of configs by m and size, in which each size has every m."""
+        configs = sorted({each for sizes in fastest.values() for own in sizes.values() for each in own})
+        places = {config: place for place, config in enumerate(configs)}
+        numbered = {
+            m: {size: tuple(places[config] for config in own) for size, own in sizes.items()}
+            for m, sizes in fastest.items()
+        }
+        sizes = sorted({size for own in fastest.values() for size in own})
+        return cls(tuple(configs), tuple(sizes), numbered)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,17 +100,14 @@ class FamilyFit:
 
 @dataclass(frozen=True, slots=True)
 class Fit:
-    """Of one device model; `choices` are by m the configs that did best there on some layer.
-
-    `timings` and `layers` count what it was made from.
-    """
+    """Of one device model; `timings` and `layers` count what it was made from."""
 
     device: str
     arch: str
     timings: int
     layers: int
     families: Mapping[str, FamilyFit]
-    choices: Mapping[int, tuple[Config, ...]]
+    choices: Choices
 
 
 def write(fit: Fit, path: Path) -> None:
@@ -99,13 +122,13 @@ def write(fit: Fit, path: Path) -> None:
         "arch": fit.arch,
         "timings": fit.timings,
         "layers": fit.layers,
-        "choices": {str(m): list(map(str, configs)) for m, configs in sorted(fit.choices.items())},
+        "choices": _choices_row(fit.choices),
         "families": {name: _family_row(family) for name, family in sorted(fit.families.items())},
     }
     waiting = path.with_name(f"{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        waiting.write_text(json.dumps(row, indent=0) + "\n", encoding="utf-8")
+        waiting.write_text(json.dumps(row) + "\n", encoding="utf-8")
         waiting.replace(path)
     except OSError as error:
         raise DatabaseError(
@@ -127,16 +150,37 @@ def read(path: Path, device: Device) -> Fit | None:
         row: Any = json.loads(path.read_text(encoding="utf-8"))
         if row["format"] != _FORMAT:
             raise ValueError(f"its format is {row['format']}, not {_FORMAT}")
-        choices = {int(m): tuple(map(Config.parse, texts)) for m, texts in row["choices"].items()}
+        choices = _choices_of(row["choices"])
         families = {name: _family_of(family) for name, family in row["families"].items()}
         fit = Fit(row["device"], row["arch"], row["timings"], row["layers"], families, choices)
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, AutotuneError) as error:
-        if isinstance(error, DatabaseError):
-            raise
+    except DatabaseError:
+        raise
+    except _UNREADABLE as error:
         raise DatabaseError(f"fit {path} does not read ({error!r}); run autotune fit again") from None
     return fit if (fit.device, fit.arch) == (device.name, device.arch) else None
+
+
+def _choices_row(choices: Choices) -> dict[str, Any]:
+    rows = {
+        str(m): [by_size.get(size, ()) for size in choices.sizes]
+        for m, by_size in sorted(choices.places.items())
+    }
+    return {"configs": list(map(str, choices.configs)), "sizes": choices.sizes, "places": rows}
+
+
+def _choices_of(row: Mapping[str, Any]) -> Choices:
+    configs = tuple(Config.parse(text) for text in row["configs"])
+    sizes = tuple((int(n), int(k)) for n, k in row["sizes"])
+    places = {
+        int(m): {size: tuple(map(int, own)) for size, own in zip(sizes, rows, strict=True)}
+        for m, rows in row["places"].items()
+    }
+    used = {place for by_size in places.values() for own in by_size.values() for place in own}
+    if any(n < 1 or k < 1 for n, k in sizes) or not used <= set(range(len(configs))):
+        raise ValueError("a size or a place of a config is not in range")
+    return Choices(configs, sizes, places)
 
 
 def _family_row(family: FamilyFit) -> dict[str, Any]:

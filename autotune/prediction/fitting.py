@@ -12,10 +12,9 @@ import numpy as np
 from autotune.families import registry
 from autotune.prediction.boosting import Growth, grow
 from autotune.prediction.features import features
-from autotune.prediction.fit import FamilyFit, Fit, Probe
+from autotune.prediction.fit import Choices, FamilyFit, Fit, Probe
 from autotune.prediction.forest import Floats, Forest
 from autotune.prediction.predictor import Predictor
-from autotune.prediction.shortlist import shortlist
 from autotune.values.config import Config
 from autotune.values.counts import counted
 from autotune.values.device import Device
@@ -35,8 +34,8 @@ _FADES = 6
 _SPREAD = (0.1, 0.9)
 _SIZES = 7
 """Of n and of k, from the least to the largest that was timed."""
-_CLOSE = 1.1
-"""Slower configs than this, of those of a problem, are never worth choosing."""
+_CHOICES = 4
+"""How many configs of each problem are kept."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +66,7 @@ def make(timings: Sequence[Timing], device: Device, growth: Growth | None = None
         if len(own) >= _FEWEST_OF_FAMILY and len({tuple(each.config) for each in own}) == 1
     }
     layers = {timing.problem.layer for timing in valid}
-    fit = Fit(device.name, device.arch, len(valid), len(layers), fits, {})
+    fit = Fit(device.name, device.arch, len(valid), len(layers), fits, Choices((), (), {}))
     return replace(fit, choices=_choices(valid, Predictor(fit, device)))
 
 
@@ -133,33 +132,27 @@ def _unseen(rows: Floats, wanted: Floats, weights: Floats, layers: Sequence[Laye
     return said
 
 
-def _choices(timings: Sequence[Timing], predictor: Predictor) -> dict[int, tuple[Config, ...]]:
-    """By m what to choose from: of the spaces of many layers what is expected to be the fastest."""
+def _choices(timings: Sequence[Timing], predictor: Predictor) -> Choices:
+    """By m and size the configs of the space that are expected to be the fastest."""
     tokens = sorted({timing.problem.m for timing in timings})
     layers = sorted({timing.problem.layer for timing in timings})
-    layers = list(dict.fromkeys((*layers, *_between(layers))))
-    return {m: shortlist(_ratios([Problem(layer, m) for layer in layers], predictor)) for m in tokens}
+    sized = {(layer.n, layer.k): layer for layer in (*_between(layers), *layers)}
+    return Choices.of(
+        {m: {size: _fastest(Problem(layer, m), predictor) for size, layer in sized.items()} for m in tokens}
+    )
 
 
 def _between(layers: Sequence[Layer]) -> list[Layer]:
     """Layers of sizes between those of `layers`, which stand for all that nobody timed."""
+    pattern = next((layer for layer in layers if layer.groups > 1), None)
+    if pattern is None:
+        return []
     sizes = (
         {int(512 * max(1, round(size / 512))) for size in np.geomspace(min(sides), max(sides), _SIZES)}
         for sides in ([layer.n for layer in layers], [layer.k for layer in layers])
     )
-    return [replace(layers[0], n=n, k=k) for n, k in product(*map(sorted, sizes))]
+    return [replace(pattern, n=n, k=k) for n, k in product(*map(sorted, sizes))]
 
 
-def _ratios(problems: Sequence[Problem], predictor: Predictor) -> dict[Problem, dict[Config, float]]:
-    """Of each problem's space the times over the least, as they are predicted."""
-    pairs = [
-        (problem, config) for problem in problems for config in registry.space(problem, predictor.device)
-    ]
-    times: dict[Problem, dict[Config, float]] = defaultdict(dict)
-    for (problem, config), us in zip(pairs, predictor.times_us(pairs), strict=True):
-        times[problem][config] = us
-    least = {problem: min(own.values()) for problem, own in times.items()}
-    return {
-        problem: {config: us / least[problem] for config, us in own.items() if us <= _CLOSE * least[problem]}
-        for problem, own in times.items()
-    }
+def _fastest(problem: Problem, predictor: Predictor) -> tuple[Config, ...]:
+    return tuple(predictor.ordered(problem, registry.space(problem, predictor.device))[:_CHOICES])

@@ -5,15 +5,21 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from heapq import nsmallest
+from math import log2
 
 import numpy as np
 
 from autotune.families import registry
 from autotune.prediction.features import features
-from autotune.prediction.fit import FamilyFit, Fit
+from autotune.prediction.fit import Choices, FamilyFit, Fit, Size
 from autotune.values.config import Config
 from autotune.values.device import Device
 from autotune.values.layer import Layer, Problem
+
+_NEAREST = 12
+"""Of so many sizes the choices are looked at."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,10 +44,11 @@ class Predictor:
             for name, family in known.items()
             if name in registry.families() and all(probe.holds(device) for probe in family.probes)
         }
-        self._choices = {
-            m: [each for each in configs if self._fitted(each) and (names is None or each.family in names)]
-            for m, configs in (() if fit is None else fit.choices.items())
-        }
+        self._choices = Choices((), (), {}) if fit is None else fit.choices
+        self._usable = [
+            self._fitted(config) and (names is None or config.family in names)
+            for config in self._choices.configs
+        ]
 
     @property
     def families(self) -> tuple[str, ...]:
@@ -67,7 +74,7 @@ class Predictor:
     def best(self, layer: Layer, tokens: Iterable[int]) -> dict[int, Prediction]:
         """For each m the config that is expected to be the fastest; none where no fit tells.
 
-        It is one of those that did best on layers that were timed with as many tokens.
+        It is one of those that are the fastest for as many tokens at the nearest sizes that the fit has.
         """
         ranked = self._ranked([Problem(layer, m) for m in tokens])
         chosen = ((problem.m, next(self._valid(problem, rank), None)) for problem, rank in ranked.items())
@@ -89,11 +96,18 @@ class Predictor:
 
     def _ranked(self, problems: Sequence[Problem]) -> dict[Problem, list[tuple[float, Config]]]:
         """The choices for each with their times, the fastest first, whether valid or not."""
-        pairs = [(problem, config) for problem in problems for config in self._choices.get(problem.m, ())]
+        pairs = [(problem, config) for problem in problems for config in self._candidates(problem)]
         found: dict[Problem, list[tuple[float, Config]]] = defaultdict(list)
         for (problem, config), us in zip(pairs, self.times_us(pairs), strict=True):
             found[problem].append((us, config))
         return {problem: sorted(times, key=lambda each: each[0]) for problem, times in found.items()}
+
+    def _candidates(self, problem: Problem) -> list[Config]:
+        choices = self._choices
+        by_size = choices.places.get(problem.m, {})
+        near = _nearest((problem.layer.n, problem.layer.k), choices.sizes)
+        places = {place for size in near for place in by_size.get(size, ())}
+        return [choices.configs[place] for place in sorted(places) if self._usable[place]]
 
     def _valid(
         self, problem: Problem, ranked: Iterable[tuple[float, Config]]
@@ -109,3 +123,13 @@ class Predictor:
     def _fitted(self, config: Config) -> bool:
         family = self._fits.get(config.family)
         return family is not None and family.tunables == tuple(config)
+
+
+@lru_cache(maxsize=256)
+def _nearest(own: Size, sizes: tuple[Size, ...]) -> list[Size]:
+    """The sizes that are nearest to the own, by octaves of n and of k."""
+
+    def away(size: Size) -> float:
+        return abs(log2(size[0] / own[0])) + abs(log2(size[1] / own[1]))
+
+    return nsmallest(_NEAREST, sizes, key=away)
