@@ -13,7 +13,6 @@ from autotune.families import registry
 from autotune.families.protocol import Plan
 from autotune.jit.building import build_all
 from autotune.jit.unit import Unit
-from autotune.prediction.shipped import shipped_predictor
 from autotune.values.config import Config
 from autotune.values.device import Device
 from autotune.values.errors import CompileError, LaunchError
@@ -169,6 +168,8 @@ def tune(
 
 def _promising(problem: Problem, device: Device, others: Sequence[Config]) -> list[Config]:
     """The first, which may be the stored winner; then those that are predicted to be the fastest."""
+    from autotune.prediction.shipped import shipped_predictor
+
     return [*others[:1], *shipped_predictor(device).ordered(problem, others[1:])]
 
 
