@@ -104,6 +104,7 @@ def show(found: Sequence[tuple[str, str, Pick]]) -> None:
     def name_of(each: tuple[str, str, Pick]) -> str:
         return f"{each[0]}{' whole' if each[2].problem.m in COARSE else ' others'}"
 
+    _show("left out", list(found))
     _show("left out", [(name_of(each), *each[1:]) for each in found])
     _show("family", [(each[2].config.family, *each[1:]) for each in found])
     _show("m", [(str(each[2].problem.m), *each[1:]) for each in found])
