@@ -5,6 +5,7 @@
 - `sweep` tunes what a loaded model lacks, or any shapes, and returns a `SweepReport`.
 - `lookup` tells the `Config` that runs a `Layer` for a number of tokens; a `Problem` is both together.
   A layer's `Scheme` says how its weights are stored and multiplied.
+- `record_traffic` writes how often linears were called, by number of tokens, for `autotune coverage`.
 - `kernel` makes a function of your own a kernel that is tuned like autotune's.
 
 Every error that is raised on purpose is an `AutotuneError`, whose message is one line.
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from autotune.models.apply import apply
     from autotune.models.load import load
     from autotune.models.quantizer import QuantizationConfig
+    from autotune.models.traffic import record_traffic
     from autotune.models.warmup import warmup
     from autotune.notebook.report import SweepReport
     from autotune.notebook.sweep import sweep
@@ -46,6 +48,7 @@ __all__ = [
     "kernel",
     "load",
     "lookup",
+    "record_traffic",
     "sweep",
     "warmup",
 ]
@@ -59,6 +62,7 @@ _LAZY = {
     "kernel": "autotune.runtime.external",
     "load": "autotune.models.load",
     "lookup": "autotune.records.lookup",
+    "record_traffic": "autotune.models.traffic",
     "sweep": "autotune.notebook.sweep",
     "warmup": "autotune.models.warmup",
 }

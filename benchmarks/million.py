@@ -168,7 +168,7 @@ def measure(name: str, url: str) -> None:
 
 
 def load_model(path: str) -> None:
-    """What a model load asks: a layer's first answer reads its records, or those of near layers."""
+    """What a model load asks: a layer's first answer reads its records, if it has any."""
     known = Lookup(H200, path)
     layers = sorted({problem.layer for problem in PROBLEMS})
     shown = random.sample(layers, len(layers))
@@ -177,10 +177,10 @@ def load_model(path: str) -> None:
     )
     chosen = random.sample(PROBLEMS, CALLS)
     show("Model load: each further answer", timed((lambda p=p: known.answer(p)) for p in chosen))
-    near = [replace(layer, k=4224) for layer in shown]
+    others = [replace(layer, k=4224) for layer in shown]
     show(
-        "Model load: a near layer's first answer",
-        timed((lambda p=p: known.answer(Problem(p, 1))) for p in near),
+        "Model load: the first answer of a layer without records",
+        timed((lambda p=p: known.answer(Problem(p, 1))) for p in others),
     )
 
 

@@ -15,7 +15,22 @@ from autotune.values.counts import counted
 from autotune.values.errors import AutotuneError
 
 # A verb is the module of this folder with its name; its click command is the module's `command`.
-VERBS = ("sweep", "lookup", "bench", "jobs", "devices", "export", "doctor", "daemon", "db", "serve", "report")
+VERBS = (
+    "sweep",
+    "lookup",
+    "bench",
+    "coverage",
+    "prefetch",
+    "fit",
+    "jobs",
+    "devices",
+    "export",
+    "doctor",
+    "daemon",
+    "db",
+    "serve",
+    "report",
+)
 
 
 class _Verbs(click.Group):

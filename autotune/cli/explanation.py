@@ -55,7 +55,7 @@ def lines(answer: Answer, explanation: Explanation | None) -> str:
     """The evidence for reading: one line for each thing that is known."""
     shown = [f"source: {answer.source}", f"config: {answer.config}", f"reason: {answer.reason}"]
     if explanation is not None:
-        if answer.source == "near" or answer.problem != explanation.record.problem:
+        if answer.problem != explanation.record.problem:
             shown.append(f"record: {explanation.record.problem} on {explanation.record.device}")
         shown += [*_times(explanation), *_rivals(explanation.record), *_quality(explanation)]
     return "\n  ".join([str(answer.problem), *shown])

@@ -73,8 +73,8 @@ def command(
     """Show the config that each layer runs with.
 
     That is what a model gets when it loads. The source says where it comes from: `exact`, a record of the
-    database; `shipped`, a record that autotune carries; `near`, the record of a similar problem; `default`,
-    the kernel's own choice.
+    database; `shipped`, a record that autotune carries; `predicted`, what a model
+    of time expects to be the fastest, with that time; `default`, the kernel's own choice.
     """
     if n is not None or k is not None:
         if n is None or k is None or shapes or serving:
@@ -118,7 +118,14 @@ def _fields(answer: Answer) -> dict[str, Any]:
         "median_us": answer.median_us,
         "default_us": answer.default_us,
         "source": answer.source,
+        "expected_us": _expected(answer),
     }
+
+
+def _expected(answer: Answer) -> list[float] | None:
+    """What a predicted config is expected to take, and from where to where 8 of 10 such times lie."""
+    found = answer.prediction
+    return None if found is None else [found.us, found.low_us, found.high_us]
 
 
 def _table(answers: Sequence[Answer], shapes: Sequence[Shape]) -> str:
@@ -128,7 +135,7 @@ def _table(answers: Sequence[Answer], shapes: Sequence[Shape]) -> str:
             layer_name(answer.problem.layer, shapes),
             str(answer.problem.m),
             answer.source,
-            microseconds(answer.median_us),
+            microseconds(answer.prediction.us if answer.prediction else answer.median_us),
             microseconds(answer.default_us),
             str(answer.config),
         )

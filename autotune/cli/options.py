@@ -128,6 +128,13 @@ def model_options(command: Command) -> Command:
     return command
 
 
+def layer_options(command: Command) -> Command:
+    """Those of `model_options` without --shapes."""
+    for option in reversed((*_MODEL[1:], *_PLACE, *_DATABASE)):
+        command = option(command)
+    return command
+
+
 def serving_options(command: Command) -> Command:
     """--serving, --max-num-seqs and --max-num-batched-tokens."""
     for option in reversed(_SERVING):

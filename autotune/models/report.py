@@ -63,9 +63,9 @@ class Report:
         return sum(layer.count(*_HITS) for layer in self.layers)
 
     @property
-    def near(self) -> int:
-        """Layer x bucket answered by the nearest record."""
-        return sum(layer.count("near") for layer in self.layers)
+    def predicted(self) -> int:
+        """Layer x bucket that runs what a model of time chooses."""
+        return sum(layer.count("predicted") for layer in self.layers)
 
     @property
     def default(self) -> int:
@@ -75,7 +75,7 @@ class Report:
     @property
     def coverage(self) -> float:
         """Fraction of layer x bucket answered by an exact record; 0 without any layer."""
-        return self.hit / max(1, self.hit + self.near + self.default)
+        return self.hit / max(1, self.hit + self.predicted + self.default)
 
     @property
     def untuned(self) -> tuple[LayerReport, ...]:
@@ -88,7 +88,7 @@ class Report:
             f"{counted(len(self.applied), 'linear')} swapped, {counted(len(self.layers), 'layer')}, "
             f"{len(self.layers) - len(self.untuned)} tuned ({seconds})",
             f"{self.coverage:.0%} of layer x bucket from records: "
-            f"{self.hit} hit, {self.near} near, {self.default} default",
+            f"{self.hit} hit, {self.predicted} predicted, {self.default} default",
         ]
         rows = [_rows(report.answers) for report in self.layers]
         widths = [max(map(len, column)) for column in zip(_HEAD, *chain.from_iterable(rows), strict=True)]

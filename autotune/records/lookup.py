@@ -5,8 +5,10 @@ Standard library only. No trouble with a source stops it: it is warned of once, 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import TYPE_CHECKING
 
 from autotune.families import registry
 from autotune.records.explanation import Explanation
@@ -16,9 +18,13 @@ from autotune.store.rows import in_short
 from autotune.values.config import Config
 from autotune.values.device import Device, find_device
 from autotune.values.layer import BUCKETS, Layer, Problem, buckets_for
-from autotune.values.near import is_near, octaves
 from autotune.values.paths import Location, database_url
 from autotune.values.record import Record, sources_digest
+
+if TYPE_CHECKING:
+    from autotune.prediction.predictor import Prediction, Predictor
+
+    _Find = Callable[[Problem], "Answer | None"]
 
 
 @dataclass(frozen=True)
@@ -26,10 +32,10 @@ class Answer:
     """The config to run for a problem on a device.
 
     `source` is `exact` (a record of the user's database), `shipped` (a record that autotune carries),
-    `near` (the config of a record of another problem or device) or `default`. `record` is what the config
-    comes from, None for `default`; of `exact` and `shipped` it is one of this layer and device, of the
-    problem's m or of a bucket that answers it. `median_us` and `default_us` are then the record's, else None.
-    `reason` says in one line why this source answered.
+    `predicted` (what a model of time chooses) or `default`. `record` is what an `exact` or `shipped` config
+    comes from, of this layer and device, of the problem's m or of a bucket that answers it; `median_us` and
+    `default_us` are the record's. `prediction` is what a `predicted` config is expected to take. Each is None
+    for other sources. `reason` says in one line why this source answered.
     """
 
     problem: Problem
@@ -40,33 +46,24 @@ class Answer:
     default_us: float | None
     record: Record | None
     reason: str
+    prediction: Prediction | None = None
 
 
 class Lookup:
     """The answers to problems on a device, from the records that can serve it.
 
-    A number of tokens has the answer of the smallest bucket >= m that has one, of the largest above that. A
-    coarse bucket always has one, a finer bucket where it has a record, so that a finer record which autotune
-    ships goes before the user's own coarse one. The order for a bucket: its record on this device model in
-    the user's database, the one that autotune ships, and for a coarse bucket the nearest record, the default
-    config. Near is, in this order:
+    A number of tokens has the answer of the smallest bucket >= m that has a record, up to the next power of
+    two; then of the smallest that has a prediction; then that of the power of two. A finer record which
+    autotune ships goes before the user's own coarse one. The order for a bucket: its record on this device
+    model in the user's database, the one that autotune ships, what a fit of the device model predicts to be
+    the fastest, the default config.
 
-    1. the same layer on this device at another bucket, the smallest |log2| of the ratio of buckets first,
-       the larger bucket of two;
-    2. the same problem on another device of the arch, the newest first;
-    3. another layer of the same dtype, group size and zero_point, the smallest |log2| of the ratios of n and
-       k, summed, first; of a layer its nearest bucket, and this device, first.
+    A record is used only when the code of today makes its kernel and its config is valid for the problem on
+    this device, and a fit only for families whose kernels and estimates are those that it was made with.
 
-    A near record is at most NEAR_OCTAVES away, in m and in n and k: beyond, the default config knows more of
-    the problem. A record is used only when the code of today makes its kernel and its config is valid for the
-    problem on this device.
-
-    What is read of the user's database is bounded, however large it is. A layer's records are read when it
-    is first asked for: the newest 64 of each problem on this device, and of the layer on each of 16 others.
-    Other layers are read if none of these answers: the 4 nearest of those that the 2,048 entries of the index
-    on each side of its n name, and about 500 records of them. Of each file that autotune ships, the lines of
-    the layer are parsed, or those of the 4 nearest layers. Rows and lines that do not read are left out, with
-    one warning for the file.
+    What is read of the user's database is bounded, however large it is: a layer's records are read when it is
+    first asked for, the newest 64 of each problem on this device. Of each file that autotune ships, the lines
+    of the layer are parsed. Rows and lines that do not read are left out, with one warning for the file.
     """
 
     def __init__(
@@ -83,7 +80,8 @@ class Lookup:
         self._stale: dict[Record, str | None] = {}
         self._sources = Sources(device, db)
         self._own: dict[Layer, dict[int, list[tuple[str, Record]]]] = {}
-        self._answers: dict[tuple[Layer, int], Answer | None] = {}
+        self._answers: dict[tuple[str, Layer, int], Answer | None] = {}
+        self._predicted: dict[Layer, dict[int, Prediction]] = {}
 
     def answer(self, problem: Problem) -> Answer:
         """The config for the problem, by the bucket that answers its m.
@@ -103,10 +101,17 @@ class Lookup:
         found = (self._serving(layer, m) for m in sorted(tokens))
         return tuple({answer.problem.m: answer for answer in found}.values())
 
+    def alternatives(self, answer: Answer) -> list[Answer]:
+        """What the fit of a predicted answer would choose, the fastest first; nothing for other sources."""
+        if answer.prediction is None or self._predictor is None:
+            return []
+        return [self._told(answer.problem, found) for found in self._predictor.ranked(answer.problem)]
+
     def forget(self) -> None:
         """Read the database anew for what is asked from now on."""
         self._sources = Sources(self.device, self.url)
-        self._own, self._answers, self._stale = {}, {}, {}
+        self._own, self._answers, self._stale, self._predicted = {}, {}, {}, {}
+        self.__dict__.pop("_predictor", None)
 
     def explain(self, answer: Answer) -> Explanation | None:
         """The evidence of the answer's record, which no other look-up reads; None without a record."""
@@ -124,32 +129,52 @@ class Lookup:
         return Tally(self._misses, self.device.arch, sources_digest(self._hashes), answers)
 
     def _serving(self, layer: Layer, m: int) -> Answer:
-        *finer, coarse = buckets_for(m)
-        found = (self._finer(layer, bucket) for bucket in finer)
-        return next(filter(None, found), None) or self._coarse(layer, coarse)
+        buckets = buckets_for(m)
+        asked: list[tuple[_Find, int]] = [
+            *((self._recorded, bucket) for bucket in buckets),
+            *((self._foretold, bucket) for bucket in buckets),
+            (self._default, buckets[-1]),
+        ]
+        found = (self._once(find, layer, bucket) for find, bucket in asked)
+        return next(answer for answer in found if answer is not None)
 
-    def _finer(self, layer: Layer, bucket: int) -> Answer | None:
-        """The answer of the bucket's own records, None where it has none."""
-        if (layer, bucket) not in self._answers:
-            self._answers[layer, bucket] = self._measured(Problem(layer, bucket))[0]
-        return self._answers[layer, bucket]
+    def _once(self, find: _Find, layer: Layer, bucket: int) -> Answer | None:
+        key = find.__name__, layer, bucket
+        if key not in self._answers:
+            self._answers[key] = find(Problem(layer, bucket))
+        return self._answers[key]
 
-    def _coarse(self, layer: Layer, bucket: int) -> Answer:
-        answer = self._answers.get((layer, bucket))
-        if answer is None:
-            answer = self._answers[layer, bucket] = self._answer(Problem(layer, bucket))
-        return answer
+    def _recorded(self, problem: Problem) -> Answer | None:
+        """The answer of the problem's own records, None where it has none."""
+        return self._measured(problem)[0]
 
-    def _answer(self, problem: Problem) -> Answer:
-        answer, why = self._measured(problem)
-        if answer is not None:
-            return answer
-        for record in self._near(problem):
-            if self._unusable(record, problem) is None:
-                reason = f"{why}; the nearest record is of {record.problem} on {record.device}"
-                return Answer(problem, self.device.name, record.config, "near", None, None, record, reason)
+    def _foretold(self, problem: Problem) -> Answer | None:
+        """The answer of the device's fit, None where it has none."""
+        layer, predictor = problem.layer, self._predictor
+        if layer not in self._predicted:
+            self._predicted[layer] = {} if predictor is None else predictor.best(layer, BUCKETS)
+        found = self._predicted[layer].get(problem.m)
+        return None if found is None else self._told(problem, found)
+
+    def _told(self, problem: Problem, found: Prediction) -> Answer:
+        why = self._measured(problem)[1]
+        sure = f"8 of 10 such times lie from {found.low_us:.1f} to {found.high_us:.1f}"
+        reason = f"{why}; {found.us:.1f} us expected, {sure}"
+        return Answer(problem, self.device.name, found.config, "predicted", None, None, None, reason, found)
+
+    @cached_property
+    def _predictor(self) -> Predictor | None:
+        """None where there is no fit for the device."""
+        fit = self._sources.fit()
+        if fit is None:
+            return None
+        from autotune.prediction.predictor import Predictor
+
+        return Predictor(fit, self.device, self.names)
+
+    def _default(self, problem: Problem) -> Answer:
         config = registry.default_config(problem, self.device, self.names)
-        reason = f"{why}, and none is near"
+        reason = f"{self._measured(problem)[1]}, and nothing predicts one"
         return Answer(problem, self.device.name, config, "default", None, None, None, reason)
 
     def _measured(self, problem: Problem) -> tuple[Answer | None, str]:
@@ -175,21 +200,6 @@ class Lookup:
                         found.setdefault(record.problem.m, []).append((source, record))
             self._own[layer] = found
         return self._own[layer]
-
-    def _near(self, problem: Problem) -> Iterator[Record]:
-        """Records by the rule of the class, nearest first."""
-        layer = problem.layer
-
-        def by_bucket(record: Record) -> tuple[float, int, bool]:
-            return (octaves(record.problem.m, problem.m), -record.problem.m, not self._mine(record))
-
-        own = [*self._sources.stored(layer), *self._sources.shipped(layer)]
-        same = [record for record in own if is_near(record.problem, problem)]
-        yield from sorted(filter(self._mine, same), key=by_bucket)
-        yield from (record for record in same if record.problem == problem and not self._mine(record))
-        for records in self._sources.others(layer):
-            near = (record for record in records if is_near(record.problem, problem))
-            yield from sorted(near, key=by_bucket)
 
     def _mine(self, record: Record) -> bool:
         return record.device == self.device.name

@@ -11,13 +11,13 @@ import json
 import os
 import stat
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from autotune.store.rows import problem_of, problem_row
 from autotune.values.errors import DatabaseError
-from autotune.values.layer import BUCKETS, Problem
+from autotune.values.layer import BUCKETS, Problem, buckets_for
 from autotune.values.paths import Location, database_url, default_database, sqlite_path, why_no_file
 
 if TYPE_CHECKING:
@@ -29,12 +29,12 @@ MARKS = frozenset(4**power for power in range(32))
 """Numbers of calls at which they are noted."""
 REPLAYS = 1000
 """What a call that a CUDA graph captured counts: the graph is made to be replayed, which no one sees."""
-_MISSED = ("near", "default")
+_MISSED = ("predicted", "default")
 
 
 @dataclass(frozen=True, slots=True)
 class Miss:
-    """Calls of a bucket's problem that ran a `near` or `default` config (`source`) on a device model.
+    """Calls of a bucket's problem that ran a `predicted` or `default` config (`source`) on a device model.
 
     Without a record calls between two powers of two are those of the larger one, which is then to be tuned.
     `source_hash` is that of a job: one hash for the sources of the device's families.
@@ -71,7 +71,8 @@ class Tally:
         answer, calls = self._answers[place], self.calls[place] + (REPLAYS - 1) * self._captured[place]
         new = calls - self._noted[place]
         if new and self.missed[place]:
-            which = (answer.problem, answer.device, self._arch, self._source_hash, answer.source)
+            problem = replace(answer.problem, m=buckets_for(answer.problem.m)[-1])
+            which = (problem, answer.device, self._arch, self._source_hash, answer.source)
             if append(self._file, Miss(*which, new)):
                 self._noted[place] = calls
 

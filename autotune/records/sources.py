@@ -7,23 +7,26 @@ others answer.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Iterator
-from heapq import nsmallest
+from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from autotune.jit.compiler import cached_by
+from autotune.prediction.files import own_fit, shipped_fit
 from autotune.records.explanation import Explanation, explain
-from autotune.store.reading import NEAR_LAYERS, near_records, shipped_files, user_binary, user_records
+from autotune.store.reading import shipped_files, user_binary, user_records
 from autotune.store.rows import in_short
 from autotune.store.text import RecordFile
 from autotune.values.device import Device
 from autotune.values.errors import AutotuneError
 from autotune.values.layer import Layer
-from autotune.values.near import NEAR_OCTAVES, distance
 from autotune.values.paths import Location, database_url, shown, sqlite_path
 from autotune.values.record import SERVED, Record
 from autotune.values.urls import why_no_database
+
+if TYPE_CHECKING:
+    from autotune.prediction.fit import Fit
 
 _Result = TypeVar("_Result")
 _Records = dict[Layer, list[Record]]
@@ -34,7 +37,7 @@ _warned: set[str] = set()
 class Sources:
     """The records for a device: those that autotune ships, and those of the user's database.
 
-    A layer's own records are read when they are first asked for, and those of other layers when these are.
+    A layer's records are read when they are first asked for.
     A database that cannot be read is not asked again.
     """
 
@@ -45,7 +48,6 @@ class Sources:
         self._files = list(filter(None, map(self._opened, shipped_files())))
         self._shipped: _Records = {}
         self._stored: _Records = {}
-        self._near: dict[Layer, list[tuple[Layer, list[Record]]]] = {}
 
     def shipped(self, layer: Layer) -> list[Record]:
         """The layer's records among those that autotune ships, of the preferred mode first, then the last."""
@@ -60,36 +62,16 @@ class Sources:
             self._stored[layer] = _served(self._read(user_records, layer)[::-1])
         return self._stored[layer]
 
-    def others(self, layer: Layer) -> Iterator[list[Record]]:
-        """Records of other layers of the same scheme, a list for each layer, the nearest layer first.
+    def fit(self) -> Fit | None:
+        """What predicts times on the device: the user's own fit, else the one that autotune ships."""
+        own = None if self._path is None else own_fit(self._path, self._device.name)
+        paths = [path for path in (own, shipped_fit(self._device.name)) if path is not None and path.exists()]
+        if not paths:
+            return None
+        from autotune.prediction.fit import read
 
-        Those of the user's database are before what is shipped. At most NEAR_LAYERS of the database and of
-        each shipped file are told, and none that is further than NEAR_OCTAVES.
-        """
-        if layer not in self._near:
-            self._near[layer] = self._neighbours(layer)
-        for other, stored in self._near[layer]:
-            yield [*stored, *self.shipped(other)]
-
-    def _neighbours(self, layer: Layer) -> list[tuple[Layer, list[Record]]]:
-        """The layers of `others`, each with its records in the user's database."""
-
-        def away(other: Layer) -> tuple[float, Layer]:
-            return distance(other, layer), other
-
-        stored: _Records = {}
-        for record in _served(self._read(near_records, layer)[::-1]):
-            stored.setdefault(record.problem.layer, []).append(record)
-        near = set(stored)
-        for file in self._files:
-            layers = self._layers(file)
-            alike = (other for other in layers if other != layer and other.scheme == layer.scheme)
-            near.update(nsmallest(NEAR_LAYERS, alike, key=away))
-        return [
-            (other, stored.get(other, []))
-            for other in sorted(near, key=away)
-            if distance(other, layer) <= NEAR_OCTAVES
-        ]
+        found = (_tried(str(path), partial(read, path, self._device), None) for path in paths)
+        return next(filter(None, found), None)
 
     def binary(self, unit_key: str) -> bytes | None:
         """The compiled kernel of the unit, None when there is none to be had without a compiler."""
@@ -124,9 +106,6 @@ class Sources:
         """The file when it is of the device's arch."""
         file = _tried(str(path), lambda: RecordFile(path), None)
         return file if file is not None and file.arch == self._device.arch else None
-
-    def _layers(self, file: RecordFile) -> frozenset[Layer]:
-        return _tried(str(file.path), lambda: file.layers, frozenset())
 
     def _read_shipped(self, file: RecordFile, layer: Layer) -> list[Record]:
         records: list[Record] = _tried(str(file.path), lambda: file.records(layer), [])

@@ -7,6 +7,7 @@ import threading
 import warnings
 import weakref
 from bisect import bisect_left
+from collections import Counter
 from copy import copy
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -15,13 +16,14 @@ import torch
 
 from autotune.families import registry
 from autotune.jit.building import build_all
+from autotune.jit.compiler import cached
 from autotune.layouts.packed import form_of
 from autotune.records.lookup import Answer, Lookup
 from autotune.records.misses import MARKS, Tally
 from autotune.runtime.handle import check_kind, handle_of, origin_of
 from autotune.values.device import Device, find_device
 from autotune.values.errors import AutotuneError, CompileError, DeviceError, LaunchError
-from autotune.values.layer import BUCKETS, Layer, Problem
+from autotune.values.layer import BUCKETS, COARSE, Layer, Problem
 from autotune.values.paths import database_url
 
 if TYPE_CHECKING:
@@ -31,6 +33,11 @@ if TYPE_CHECKING:
     from autotune.jit.unit import Unit
     from autotune.values.config import Config
 
+MOST_COMPILED = 64
+"""How many kernels of predicted configs are compiled for a Lookup when models load; some seconds of work.
+
+Others run the next best config that has a kernel. `autotune prefetch` compiles them ahead.
+"""
 _CHECKED_AT_MOST = 1 << 16
 _LARGEST = BUCKETS[-1]
 
@@ -70,6 +77,7 @@ class LayerPlans:
         self.checked: dict[tuple[int, ...], object] = {}
         self._made: dict[Config, Plan] = {}
         self._renewing = threading.Lock()
+        self._before: Counter[int] = Counter()
         self._now = self._look(lookup, _answers(layer, lookup))
         self.handle = self._named()
 
@@ -77,6 +85,11 @@ class LayerPlans:
     def answers(self) -> tuple[Answer, ...]:
         """What was found for the numbers of tokens that have an answer of their own, by m."""
         return self._now.answers
+
+    @property
+    def calls(self) -> Counter[int]:
+        """How often it was called, by the bucket that answered."""
+        return self._before + _calls(self._now)
 
     def renew(self, lookup: Lookup) -> None:
         """From the next call on, run what this Lookup answers; a call that runs meanwhile keeps its plan.
@@ -90,6 +103,7 @@ class LayerPlans:
             found = _answers(self.layer, lookup)
             if found != self._now.answers:
                 before, self._now = self._now, self._look(lookup, found)
+                self._before.update(_calls(before))
                 before.tally.note_all()
                 self._named()
 
@@ -114,7 +128,7 @@ class LayerPlans:
         return now.answers[now.places[m] if m <= _LARGEST else -1]
 
     def _look(self, lookup: Lookup, found: tuple[Answer, ...]) -> _Current:
-        maker = _Maker(self.layer, lookup, {answer.config for answer in found}, self._made)
+        maker = _Maker(self.layer, lookup, found, self._made)
         answers, plans = zip(*map(maker.ready, found), strict=True)
         tally = lookup.tally(answers)
         weakref.finalize(self, tally.note_all)
@@ -143,6 +157,11 @@ class LayerPlans:
 
     def __reduce__(self) -> tuple[object, ...]:
         return _plans_here, (self.handle, self.device.torch_name)
+
+
+def plans_alive() -> list[LayerPlans]:
+    """All that something in this process holds, each once."""
+    return list(dict.fromkeys(filter(None, (known() for known in _by_handle.valuerefs()))))
 
 
 def plans_of(handle: str, index: int) -> LayerPlans:
@@ -193,7 +212,7 @@ def renew_plans(plans: Iterable[LayerPlans]) -> None:
             lookup.forget()
     alike = {_what(each) for each in asked}
     lookups: dict[tuple[Device, str], Lookup] = {}
-    for each in asked.union(filter(None, (known() for known in _by_handle.valuerefs()))):
+    for each in asked.union(plans_alive()):
         if each.names is None and _what(each) in alike:
             place = each.device, each.url
             if place not in lookups:
@@ -247,6 +266,11 @@ def _places(answered: tuple[int, ...]) -> bytes:
     return bytes(min(bisect_left(answered, m), last) for m in range(_LARGEST + 1))
 
 
+def _calls(current: _Current) -> Counter[int]:
+    tokens = (answer.problem.m for answer in current.answers)
+    return Counter(dict(zip(tokens, current.tally.calls, strict=True)))
+
+
 def _index(device: Device) -> int:
     return device.index if device.kind == "cuda" else -1
 
@@ -271,12 +295,20 @@ def lookup_of(device: Device, url: str, kernels: tuple[str, ...] | None) -> Look
     return Lookup(device, url, kernels)
 
 
+def _is_cached(unit: Unit) -> bool:
+    try:
+        return cached(unit) is not None
+    except CompileError:  # there is no compiler
+        return False
+
+
 @dataclass
 class _Known:
     """What was made by one Lookup."""
 
     plans: dict[Layer, LayerPlans | AutotuneError]
     warned: bool = False
+    to_compile: int = MOST_COMPILED
 
 
 _known: weakref.WeakKeyDictionary[Lookup, _Known] = weakref.WeakKeyDictionary()
@@ -286,7 +318,7 @@ class _Maker:
     """Makes the plans of one layer, one for each distinct config."""
 
     def __init__(
-        self, layer: Layer, lookup: Lookup, configs: Iterable[Config], made: dict[Config, Plan]
+        self, layer: Layer, lookup: Lookup, answers: Iterable[Answer], made: dict[Config, Plan]
     ) -> None:
         """`made` are plans from before; those that are made now come in."""
         self._layer = layer
@@ -295,10 +327,13 @@ class _Maker:
         self._units: dict[Config, Unit | None] = {}
         self._cubins: dict[str, bytes | CompileError] = {}
         self._failed: dict[Config, CompileError | LaunchError] = {}
-        self._fetch(self._unit(config) for config in configs if config not in made)
+        new = [answer for answer in answers if answer.config not in made]
+        self._fetch(self._unit(answer.config) for answer in new if answer.prediction is None)
+        self._fetch(self._affordable(answer for answer in new if answer.prediction is not None))
 
     def ready(self, answer: Answer) -> tuple[Answer, Plan]:
         """The answer with its plan, or the default config and its plan when that config has none."""
+        answer = self._at_hand(answer)
         plan = self._plan(answer.config)
         if not isinstance(plan, Exception):
             return answer, plan
@@ -308,8 +343,38 @@ class _Maker:
             raise fallback
         self._warn(answer.config, plan)
         reason = f"{answer.config} cannot be made: {plan}"
-        unmeasured = replace(answer, median_us=None, default_us=None, record=None)
+        unmeasured = replace(answer, median_us=None, default_us=None, record=None, prediction=None)
         return replace(unmeasured, config=default, source="default", reason=reason), fallback
+
+    def _at_hand(self, answer: Answer) -> Answer:
+        """The answer; of a predicted one without a kernel the next best that has one, if there is any."""
+        ranked = (answer, *(() if self._has(answer.config) else self._lookup.alternatives(answer)))
+        return next((each for each in ranked if self._has(each.config)), answer)
+
+    def _has(self, config: Config) -> bool:
+        """Whether a plan can be made without compiling."""
+        unit = self._unit(config)
+        if config in self._made or unit is None:
+            return True
+        if unit.key not in self._cubins:
+            stored = self._lookup.binary(unit.key)
+            if stored is None:
+                return False
+            self._cubins[unit.key] = stored
+        return not isinstance(self._cubins[unit.key], CompileError)
+
+    def _affordable(self, answers: Iterable[Answer]) -> list[Unit]:
+        """Units of predicted answers that are stored or may be compiled; powers of two go first."""
+        known = _known.setdefault(self._lookup, _Known({}))
+        chosen: dict[str, Unit] = {}
+        for answer in sorted(answers, key=lambda each: each.problem.m not in COARSE):
+            unit = self._unit(answer.config)
+            if unit is None or unit.key in chosen or self._has(answer.config):
+                continue
+            if known.to_compile > 0:
+                known.to_compile -= 0 if _is_cached(unit) else 1
+                chosen[unit.key] = unit
+        return list(chosen.values())
 
     def _plan(self, config: Config) -> Plan | CompileError | LaunchError:
         if config not in self._made and config not in self._failed:

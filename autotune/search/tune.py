@@ -132,6 +132,8 @@ def tune(
 ) -> Tuned:
     """Measure the candidates, the first of which is the default config, and choose the winner.
 
+    With a budget those that are predicted to be the fastest come right after the first two, for it may end
+    before the others.
     Those that have `crashed` fail for the reason given there and are not run again. `notice` is called with
     each of the others before anything of it runs; None stands for several at once. What `peer` makes is timed
     beside them, and its time is part of the record's evidence.
@@ -152,15 +154,29 @@ def tune(
         return family.plan(config, problem.layer, device, cubin)
 
     default, *others = candidates
+    promising = others if budget_s is None else _promising(problem, device, others)
     measured = measure(
-        problem, operands, others, default, plan_of, budget_s, mode, lambda: notice(None), peer
+        problem, operands, promising, default, plan_of, budget_s, mode, lambda: notice(None), peer
     )
-    tuned = _choose(problem, device, default, _named(measured, device))
+    tuned = _choose(problem, device, default, _in_order(_named(measured, device), candidates))
     busy = ""
     if measured.others:
         users = ", ".join(map(str, measured.others))
         busy = f"processes {users} used {device.name} meanwhile, so the times may be off"
     return tuned.noted(measured.note).noted(busy)
+
+
+def _promising(problem: Problem, device: Device, others: Sequence[Config]) -> list[Config]:
+    """The first, which may be the stored winner; then those that are predicted to be the fastest."""
+    from autotune.prediction.shipped import shipped_predictor
+
+    return [*others[:1], *shipped_predictor(device).ordered(problem, others[1:])]
+
+
+def _in_order(measured: Measured, configs: Sequence[Config]) -> Measured:
+    """The trials in the order of the configs, of which the simplest wins a tie."""
+    places = {config: place for place, config in enumerate(configs)}
+    return replace(measured, trials=tuple(sorted(measured.trials, key=lambda each: places[each.config])))
 
 
 def _named(measured: Measured, device: Device) -> Measured:

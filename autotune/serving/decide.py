@@ -35,7 +35,7 @@ class Decision:
 
     @property
     def sources(self) -> str:
-        """Where the answers come from, as `exact m=1-512, near m=1024`."""
+        """Where the answers come from, as `exact m=1-512, predicted m=1024`."""
         runs: list[tuple[str, list[int]]] = []
         for answer in self.answers:
             if not runs or runs[-1][0] != answer.source:

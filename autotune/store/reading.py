@@ -8,7 +8,6 @@ and a row that does not read costs nothing but itself.
 from __future__ import annotations
 
 import hashlib
-import itertools
 import sqlite3
 from collections.abc import Iterator
 from dataclasses import replace
@@ -16,44 +15,28 @@ from pathlib import Path
 from typing import NamedTuple
 
 from autotune.store.readonly import Reader, opened
-from autotune.store.rows import Row, environment_of, evidence_of, problem_of, record_of, unix_s
+from autotune.store.rows import Row, environment_of, evidence_of, record_of, unix_s
 from autotune.store.text import SAMPLES, RecordFile
 from autotune.values.device import Device
 from autotune.values.errors import DatabaseError
 from autotune.values.layer import BUCKETS, Layer
-from autotune.values.near import NEAR_OCTAVES, distance, octaves
 from autotune.values.paths import shipped
 from autotune.values.record import Environment, Evidence, Record
 
-OTHER_DEVICES = 16
-"""Of so many other devices of the arch, the newest, the records are read."""
-NEAR_LAYERS = 4
-"""Of so many layers of the same kind, the nearest, the records are read."""
-
 # A problem has a record for each state of the kernels that it was tuned with; the newest count.
 _ROWS = 64
-_NEAR_ROWS = 500
-# Entries of the index that are searched for near layers, each way from a layer's n.
-_ENTRIES = 2048
 _LARGEST_CUBIN = 64 << 20
 
 _DEVICE = "SELECT id FROM device WHERE name = ? AND arch = ?"
-_OTHERS = "SELECT id FROM device WHERE arch = ? AND name <> ? ORDER BY id DESC LIMIT ?"
-_NAME = "SELECT id, name FROM device WHERE id = ?"
-_OF_LAYER = "SELECT id FROM record WHERE device_id = ? AND n = ? AND k = ? AND {scheme} AND {served}"
-_NEWEST = f"ORDER BY id DESC LIMIT {_ROWS}"
-_LAYER = f"{_OF_LAYER} {_NEWEST}"
-_PROBLEM = f"{_OF_LAYER} AND m = ? {_NEWEST}"
+_PROBLEM = f"""
+    SELECT id FROM record
+    WHERE device_id = ? AND n = ? AND k = ? AND {{scheme}} AND {{served}} AND m = ?
+    ORDER BY id DESC LIMIT {_ROWS}
+"""
 # No model load looks at evidence, so it is neither read nor parsed with the records.
 _RECORD = """
     SELECT id, n, k, {columns}, m, config, median_us, low_us, high_us, default_config, default_us,
         source_hash, created_at, {mode} AS mode, NULL AS evidence FROM record WHERE id = ?
-"""
-_NEAR = """
-    SELECT DISTINCT n, k FROM (
-        SELECT n, k, {columns} FROM record
-        WHERE device_id = ? AND n BETWEEN ? AND ? AND {served} ORDER BY n {order} LIMIT ?
-    ) WHERE k BETWEEN ? AND ? AND {alike}
 """
 _BINARY = "SELECT sha256, cubin FROM binary WHERE unit_key = ?"
 _EVIDENCE = """
@@ -70,7 +53,6 @@ class _Schema(NamedTuple):
 
     columns: str
     scheme: str
-    alike: str
     mode: str
     served: str
     evidence: str
@@ -80,12 +62,11 @@ class _Schema(NamedTuple):
         return template.format_map({**self._asdict(), **more})
 
 
-_TODAY = _Schema("scheme", "scheme = ?", "scheme = ?", "mode", "mode <> 'hot'", "evidence")
+_TODAY = _Schema("scheme", "scheme = ?", "mode", "mode <> 'hot'", "evidence")
 # Until 0005 a scheme was three columns, one group of all k had the size k, and the mode was in the evidence.
 _BEFORE_0005 = _Schema(
     "group_size, dtype, zero_point",
     "group_size = ? AND dtype = ? AND zero_point = ?",
-    "(CASE group_size WHEN k THEN -1 ELSE group_size END) = ? AND dtype = ? AND zero_point = ?",
     "coalesce(CASE WHEN json_valid(evidence) THEN json_extract(evidence, '$.mode') END, 'graph')",
     "true",
     "evidence",
@@ -94,42 +75,20 @@ _BEFORE_0002 = _BEFORE_0005._replace(mode="'graph'", evidence="NULL")
 
 
 def user_records(path: Path, device: Device, layer: Layer) -> tuple[list[Record], list[str]]:
-    """The layer's records in the SQLite file, the oldest first, and what is wrong with rows that do not read.
+    """The layer's records of the device in the SQLite file, oldest first, and what is wrong with bad rows.
 
-    They are those of the device's arch, for every bucket; none when there is no such file.
+    They are those of every bucket; none when there is no such file.
 
     Raises:
         DatabaseError: the file cannot be read, is not ours, or a newer autotune made its schema.
     """
     found: list[tuple[int, Record]] = []
     with opened(path) as reader:
-        for device_id, name in _devices(reader, device):
-            which = (device_id, *_fields(reader, layer))
-            if name == device.name:
-                # However many there are of one bucket, they hide none of another.
-                query = _schema(reader).query(_PROBLEM)
-                ids = [row_id for m in BUCKETS for row_id in reader.rows(query, *which, m)]
-            else:
-                ids = reader.rows(_schema(reader).query(_LAYER), *which)
-            found += _records(reader, ids, name, device.arch)
-    return _by_age(found), reader.bad
-
-
-def near_records(path: Path, device: Device, layer: Layer) -> tuple[list[Record], list[str]]:
-    """As `user_records`, those of the NEAR_LAYERS nearest other layers of the same scheme.
-
-    Raises:
-        DatabaseError: as `user_records`.
-    """
-    found: list[tuple[int, Record]] = []
-    with opened(path) as reader:
-        devices = _devices(reader, device)
-        layers = _near_layers(reader, [device_id for device_id, _ in devices], layer)
-        for other, (device_id, name) in itertools.product(layers, devices):
-            if len(found) + len(reader.bad) < _NEAR_ROWS:
-                query = _schema(reader).query(_LAYER)
-                ids = reader.rows(query, device_id, *_fields(reader, other))
-                found += _records(reader, ids, name, device.arch)
+        for (device_id,) in reader.rows(_DEVICE, device.name, device.arch):
+            # However many there are of one bucket, they hide none of another.
+            query, fields = _schema(reader).query(_PROBLEM), _fields(reader, layer)
+            ids = [row_id for m in BUCKETS for row_id in reader.rows(query, device_id, *fields, m)]
+            found += _records(reader, ids, device.name, device.arch)
     return _by_age(found), reader.bad
 
 
@@ -218,36 +177,3 @@ def _fields(reader: Reader, layer: Layer) -> tuple[str | int, ...]:
 
 def _by_age(found: list[tuple[int, Record]]) -> list[Record]:
     return [record for _, record in sorted(found, key=lambda each: (each[1].created_at, each[0]))]
-
-
-def _devices(reader: Reader, device: Device) -> list[tuple[int, str]]:
-    """Id and name of the device and of others of its arch, the device first."""
-    own = reader.rows(_DEVICE, device.name, device.arch)
-    others = reader.rows(_OTHERS, device.arch, device.name, OTHER_DEVICES)
-    return [(row["id"], row["name"]) for (found,) in (*own, *others) for row in reader.rows(_NAME, found)]
-
-
-def _near_layers(reader: Reader, devices: list[int], layer: Layer) -> list[Layer]:
-    """Other layers of the same scheme that have records on the devices, the nearest first."""
-    far = int(2**NEAR_OCTAVES)
-    sides = ("ASC", layer.n, layer.n * far), ("DESC", layer.n // far, layer.n - 1)
-    scheme = layer.scheme
-    alike = (str(scheme),) if _schema(reader) is _TODAY else (scheme.group_size, scheme.dtype, scheme.zeros)
-    sizes: set[tuple[int, int]] = set()
-    for device_id, (order, first, last) in itertools.product(devices, sides):
-        bounds = (device_id, first, last, _ENTRIES, layer.k // far, layer.k * far)
-        found = reader.rows(_schema(reader).query(_NEAR, order=order), *bounds, *alike)
-        sizes.update(map(tuple, found))
-
-    def away(size: tuple[int, int]) -> tuple[float, int, int]:
-        n, k = size
-        return octaves(n, layer.n) + octaves(k, layer.k), n, k
-
-    near: list[Layer] = []
-    for n, k in sorted(sizes, key=away):
-        row = {"n": n, "k": k, "scheme": str(scheme), "m": 1}
-        layers = (problem.layer for problem in reader.made(problem_of, row))
-        near += (each for each in layers if each != layer)
-        if len(near) == NEAR_LAYERS:
-            break
-    return [each for each in near if distance(each, layer) <= NEAR_OCTAVES]

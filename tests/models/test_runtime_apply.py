@@ -99,7 +99,7 @@ def test_report_of_a_model_without_records(empty: str) -> None:
     assert [layer.layer for layer in report.layers] == [UP, DOWN]
     assert [layer.names for layer in report.layers] == [("0.up", "1.up"), ("0.mlp.down", "1.mlp.down")]
     assert [a.problem for a in report.layers[0].answers] == [Problem(UP, bucket) for bucket in COARSE]
-    assert (report.hit, report.near, report.default) == (0, 0, 2 * len(COARSE))
+    assert (report.hit, report.predicted, report.default) == (0, 0, 2 * len(COARSE))
     assert report.coverage == 0.0
     assert report.untuned == report.layers
     assert report.skipped == {}
@@ -111,13 +111,13 @@ def test_report_of_a_tuned_model_and_no_warning(full: str) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         report = apply(model_of(), db=full)
-    assert (report.hit, report.near, report.default) == (2 * len(COARSE), 0, 0)
+    assert (report.hit, report.predicted, report.default) == (2 * len(COARSE), 0, 0)
     assert report.coverage == 1.0
     assert report.untuned == ()
 
 
 def test_report_of_a_model_that_is_tuned_in_part(tmp_path: Path) -> None:
-    """One bucket of one layer: its neighbours are near, and that layer needs no warning."""
+    """One bucket of one layer: that layer needs no warning."""
     path, device = tmp_path / "part.db", cpu_device()
     problem = Problem(UP, 16)
     store_records(path, device, {problem: registry.space(problem, device)[0]})
@@ -127,8 +127,7 @@ def test_report_of_a_model_that_is_tuned_in_part(tmp_path: Path) -> None:
     assert str(DOWN) in str(caught[0].message)
     assert str(UP) not in str(caught[0].message)
     assert report.hit == 1
-    assert report.near > 0
-    assert report.hit + report.near + report.default == 2 * len(COARSE)
+    assert (report.hit, report.predicted, report.default) == (1, 0, 2 * len(COARSE) - 1)
     assert report.coverage == 1 / (2 * len(COARSE))
     assert [layer.layer for layer in report.untuned] == [DOWN]
 
@@ -151,7 +150,7 @@ def test_the_text_of_the_report(full: str) -> None:
     report = apply(model, db=full)
     lines = str(report).splitlines()
     assert lines[0].startswith("6 linears swapped, 2 layers, 2 tuned (")
-    assert lines[1] == "100% of layer x bucket from records: 26 hit, 0 near, 0 default"
+    assert lines[1] == "100% of layer x bucket from records: 26 hit, 0 predicted, 0 default"
     config = report.layers[1].answers[0].config
     assert lines[2:5] == ["", f"3 x {UP}", "  on cpu: 13 exact"]
     assert lines[8:10] == [f"3 x {DOWN}", "  on cpu: 13 exact"]
@@ -160,20 +159,18 @@ def test_the_text_of_the_report(full: str) -> None:
 
 
 def test_the_report_folds_runs_of_buckets(tmp_path: Path) -> None:
-    """One config measured for m = 8 and 16: near it is used too, and far from it the default is."""
+    """One config measured for m = 8 and 16; for the others the default is used."""
     path, device = tmp_path / "part.db", cpu_device()
     config = registry.space(Problem(UP, 16), device)[0]
     store_records(path, device, {Problem(UP, m): config for m in (8, 16)})
     report = quiet_apply(model_of(1), db=str(path))
     lines = str(report).splitlines()
     assert lines[3] == f"1 x {UP}"
-    assert {"2 exact", "4 near", "7 default"} == set(lines[4].partition(": ")[2].split(", "))
+    assert {"2 exact", "11 default"} == set(lines[4].partition(": ")[2].split(", "))
     rows = [line.split() for line in lines[6 : lines.index("", 6)]]
     assert ["8-16", str(config), "5.0", "1.40x"] in rows
-    assert ["2-4", str(config), "near"] in rows
-    assert ["32-64", str(config), "near"] in rows
     assert rows[-1][0].startswith(">=")
-    assert [row[-1] for row in rows].count("default") == len(rows) - 3
+    assert [row[-1] for row in rows].count("default") == len(rows) - 1
 
 
 def test_the_report_is_no_wider_than_100_columns() -> None:
@@ -187,7 +184,7 @@ def test_the_report_is_no_wider_than_100_columns() -> None:
     # 1024 to 2048 is the widest run but the last.
     answers[-1] = replace(answers[-1], source="default", median_us=None, default_us=None)
     answers[:10] = [
-        replace(answer, source="near", median_us=None, default_us=None) for answer in answers[:10]
+        replace(answer, source="predicted", median_us=None, default_us=None) for answer in answers[:10]
     ]
     report = Report((LayerReport(layer, "cuda:0", ("a",) * 100, tuple(answers)),), {}, 12.0, 1.0)
     lines = str(report).splitlines()

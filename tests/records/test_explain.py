@@ -8,7 +8,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 import pytest
-from lookup_world import PROBLEM, ask, make_small_world, ship, store
+from lookup_world import ask, make_small_world, ship, store
 from store_samples import ENVIRONMENT, EVIDENCE, H200, LAYER, record, with_evidence
 
 from autotune.cli import explanation
@@ -38,16 +38,12 @@ def test_an_explanation_has_the_evidence_that_no_look_up_reads(tmp_path, databas
     assert found.explain(old).roofline is None
 
 
-def test_a_near_answer_is_explained_by_its_record(tmp_path, database):
+def test_a_default_has_no_evidence(tmp_path):
     ship(tmp_path, with_evidence(record(m=2)))
-    store(database, replace(record(m=2), source_hash="another source"))
     found = Lookup(H200)
-    answer = found.answer(PROBLEM)
-    assert answer.source == "near"
-    assert found.explain(answer).record == with_evidence(record(m=2))
-    far = found.answer(Problem(LAYER, 512))
-    assert far.source == "default"
-    assert found.explain(far) is None
+    answer = found.answer(Problem(LAYER, 512))
+    assert answer.source == "default"
+    assert found.explain(answer) is None
 
 
 def test_the_lines_say_how_the_device_was(tmp_path):

@@ -29,11 +29,11 @@ from autotune.values.record import sources_digest
 
 LAYER = Layer(64, 64, group_size=64)
 DEVICE = cpu_device()
-MISS = Miss(Problem(LAYER, 1), "NVIDIA H200", "sm_90", "0123456789abcdef", "near", 3)
+MISS = Miss(Problem(LAYER, 1), "NVIDIA H200", "sm_90", "0123456789abcdef", "predicted", 3)
 LINE = (
     '{"n": 64, "k": 64, "scheme": "int4-channel-zp-fp16", "m": 1,'
     ' "device": "NVIDIA H200", "arch": "sm_90",'
-    ' "source_hash": "0123456789abcdef", "source": "near", "calls": 3}'
+    ' "source_hash": "0123456789abcdef", "source": "predicted", "calls": 3}'
 )
 CALLING = """
 import os, signal, sys, torch
@@ -55,7 +55,7 @@ from pathlib import Path
 from autotune.values.layer import Layer, Problem
 from autotune.records.misses import Miss, append
 problem = Problem(Layer(64, 64, group_size=64), int(sys.argv[2]))
-miss = Miss(problem, "NVIDIA H200", "sm_90", "0123456789abcdef", "near", 1)
+miss = Miss(problem, "NVIDIA H200", "sm_90", "0123456789abcdef", "default", 1)
 print("ready", flush=True)
 sys.stdin.readline()
 for _ in range(int(sys.argv[3])):
@@ -155,7 +155,7 @@ def test_what_a_graph_captured_counts_as_its_replays(tmp_path: Path) -> None:
     assert noted[0] == 3 + REPLAYS  # at once, because a process may be killed
 
 
-def test_near_is_noted_and_a_hit_is_not(tmp_path: Path) -> None:
+def test_a_default_is_noted_and_a_hit_is_not(tmp_path: Path) -> None:
     db = tmp_path / "some.db"
     problem = Problem(LAYER, 1)
     store_records(db, DEVICE, {problem: registry.default_config(problem, DEVICE)})
@@ -164,7 +164,7 @@ def test_near_is_noted_and_a_hit_is_not(tmp_path: Path) -> None:
         run(models[0], m)
     let_go(models)
     sources = {miss.problem.m: miss.source for miss in read(miss_file(str(db)))}
-    assert sources == {m: "near" if m <= 4 else "default" for m in COARSE[1:]}
+    assert sources == dict.fromkeys(COARSE[1:], "default")
 
 
 def test_between_powers_of_two_the_larger_one_is_missed_unless_a_finer_record_answers(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -15,7 +16,11 @@ from autotune.families import registry
 from autotune.families.cpu import CpuFamily
 from autotune.families.protocol import Plan
 from autotune.jit.unit import Unit
+from autotune.prediction.files import own_fit
+from autotune.prediction.fit import Choices, FamilyFit, Fit, write
+from autotune.prediction.forest import Forest
 from autotune.records.lookup import Lookup
+from autotune.runtime import plans as plans_module
 from autotune.runtime.linear import Int4Linear
 from autotune.runtime.plans import LayerPlans, default_lookup, device_of, plans_for, renew_plans
 from autotune.store.store import Store
@@ -126,7 +131,7 @@ def test_what_is_alike_is_renewed_with_it_and_nothing_else(tmp_path: Path) -> No
     renew_plans([first])
     assert [plans.answer(4).source for plans in (first, second, other, elsewhere)] == [
         *("exact", "exact"),
-        *("near", "default"),
+        *("default", "default"),
     ]
     assert first.plan(1) is first.plan(4)
     made = plans_for(LAYER, Lookup(device, str(tmp_path / "mine.db")))
@@ -231,6 +236,31 @@ def test_without_any_kernel_the_compiler_has_the_word(
     use_family(monkeypatch, Compiled(default))
     with pytest.raises(CompileError):
         plans_for(LAYER, Lookup(cpu_device(), str(tmp_path / "none.db")))
+
+
+def predicting(path: Path, configs: list[Config]) -> Lookup:
+    """A Lookup without records, whose fit of this CPU goes by estimates and chooses from these configs."""
+    device, nothing = cpu_device(), np.empty((0, 1), np.int64)
+    forest = Forest(0.0, np.empty(0, np.int64), np.empty(0), nothing, np.empty((0, 2)))
+    family = FamilyFit(tuple(configs[0]), (), (0.9, 1.1), forest)
+    choices = Choices.of({m: {(LAYER.n, LAYER.k): configs} for m in COARSE})
+    write(Fit(device.name, device.arch, 1, 1, {"cpu": family}, choices), own_fit(path, device.name))
+    return Lookup(device, path)
+
+
+@pytest.mark.parametrize("to_compile", [0, 64])
+def test_a_predicted_config_without_a_kernel_gives_way_to_the_next_best(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, to_compile: int
+) -> None:
+    """Be it that nothing more may be compiled, or that it does not compile: its source does not exist."""
+    lookup = predicting(tmp_path / "none.db", distinct_configs(2))
+    first, second = lookup.alternatives(lookup.answer(Problem(LAYER, 1)))
+    use_family(monkeypatch, Compiled({first.config}))
+    plans_module._known[lookup] = plans_module._Known({}, to_compile=to_compile)
+    plans = plans_for(LAYER, lookup)
+    assert plans.answer(1).source == "predicted"
+    assert plans.answer(1) == second
+    assert plans_module._known[lookup].to_compile == max(0, to_compile - 1)
 
 
 def test_device_of_tensors() -> None:

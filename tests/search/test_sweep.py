@@ -154,3 +154,19 @@ def test_a_cpu_needs_no_compiler(monkeypatch):
     monkeypatch.setattr(compiler, "compiler_version", lambda: pytest.fail("asked for the compiler"))
     chosen = {problem: candidates_of(problem, cpu_device()) for problem in PROBLEMS}
     assert compile_candidates(chosen, cpu_device()) == {problem: {} for problem in PROBLEMS}
+
+
+def test_with_a_budget_the_most_promising_are_measured_first_and_trials_keep_their_order():
+    """A CPU has no fit, so estimates say what is promising: with two threads it is what uses both."""
+    problem, device = Problem(Layer(n=512, k=1024, group_size=64), 4), cpu_device()
+    candidates, taken = candidates_of(problem, device), []
+    assert len(candidates) > 2
+    operands = Operands.random(problem.layer, device)
+    tuned = tune(problem, operands, candidates, {}, budget_s=60.0, notice=taken.append)
+
+    def estimated(config):
+        return registry.family_of(config).estimate(config, problem, device)
+
+    measured = list(dict.fromkeys(filter(None, taken)))
+    assert measured == [*candidates[:2], *sorted(candidates[2:], key=estimated)]
+    assert [trial.config for trial in tuned.trials] == candidates

@@ -117,7 +117,7 @@ def test_a_path_serves_where_a_text_does(tmp_path, monkeypatch):
 
 def test_notes_are_read_as_far_as_they_may_grow(tmp_path):
     notes = tmp_path / "notes"
-    append(notes, Miss(PROBLEM, H200.name, H200.arch, "sources", "near", 1))
+    append(notes, Miss(PROBLEM, H200.name, H200.arch, "sources", "default", 1))
     with notes.open("r+b") as file:
         file.truncate(LIMIT_BYTES * 1000)
     assert [miss.problem for miss in read(notes)] == [PROBLEM]

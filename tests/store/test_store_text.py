@@ -7,12 +7,11 @@ import random
 import warnings
 from dataclasses import replace
 from itertools import product
-from math import log2
 from pathlib import Path
 
 import pytest
-from lookup_world import ask, make_small_world
-from store_samples import ENVIRONMENT, H100, H200, config, record, with_evidence
+from lookup_world import make_small_world
+from store_samples import ENVIRONMENT, H200, config, record, with_evidence
 
 from autotune.cli import main
 from autotune.records.exchange import write_text
@@ -144,35 +143,6 @@ def test_look_up_answers_from_them():
         assert (answer.source, answer.record) == ("shipped", replace(each, evidence=None))
 
 
-@pytest.mark.usefixtures("world")
-def test_near_look_ups_find_the_nearest_layer_of_all():
-    for n, k, group_size, dtype, zeros in (
-        (4608, 4096, 32, "fp16", True),
-        (2048, 4608, -1, "bf16", True),
-        (14336, 8192, 32, "bf16", False),
-        (1024, 14336, -1, "fp16", False),
-    ):
-        asked = Layer(n, k, group_size=group_size, dtype=dtype, zero_point=zeros)
-
-        def away(other: Layer, n: int = n, k: int = k) -> tuple[float, Layer]:
-            return abs(log2(other.n / n)) + abs(log2(other.k / k)), other
-
-        alike = [
-            each
-            for each in LAYERS
-            if (each.dtype, each.zero_point, each.groups == 1) == (dtype, zeros, group_size == -1)
-        ]
-        answer = ask(m=16, layer=asked)
-        assert answer.source == "near"
-        assert answer.record.problem == Problem(min(alike, key=away), 16)
-
-
-def test_the_device_of_another_file_is_near_too(world):
-    other = record(m=2, layer=Layer(4096, 4104, group_size=-1), device=H100, best=config(tile_m=3))
-    write_text([other], ENVIRONMENT, world.with_name("nvidia-h100.jsonl"))
-    assert ask(m=2, layer=Layer(4096, 4112, group_size=-1)).record == other
-
-
 def test_damage_in_them_is_one_warning(world):
     header, *lines = world.read_bytes().splitlines()
     world.write_bytes(b"\n".join((header, *(line[:200] if b'"m":8,' in line else line for line in lines))))
@@ -181,8 +151,7 @@ def test_damage_in_them_is_one_warning(world):
         warnings.simplefilter("always")
         answers = [found.answer(Problem(layer, 8)) for layer in LAYERS[:5]]
     assert [str(each.message).partition(" left out")[0] for each in caught] == [f"{world}: lines"]
-    assert {answer.source for answer in answers} == {"near"}
-    assert {answer.record.problem.m for answer in answers} == {16}
+    assert {answer.source for answer in answers} == {"default"}
 
 
 def test_a_file_that_goes_away_is_one_warning(world):

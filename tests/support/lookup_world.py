@@ -61,6 +61,7 @@ def make_small_world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     families = {name: SmallFamily(name) for name in SOURCES}
     monkeypatch.setattr(registry, "families", lambda: families)
     monkeypatch.setattr("autotune.store.reading.shipped", lambda _: tmp_path / "shipped")
+    monkeypatch.setattr("autotune.prediction.files.shipped", lambda _: tmp_path / "shipped")
     monkeypatch.setattr(module, "_warned", set())
     monkeypatch.setenv("AUTOTUNE_DB", str(tmp_path / "user.db"))
     (tmp_path / "shipped").mkdir()

@@ -94,6 +94,7 @@ def test_an_sdist_of_a_checkout_that_was_installed_carries_sources_only(tmp_path
         "csrc/cpu/pool.cpp",
         "csrc/cuda/common/layout.cuh",
         "migrations/env.py",
+        "db/nvidia-h200.fit.json",
         "db/nvidia-h200.jsonl",
     } <= inside
     assert not [name for name in inside if name.startswith("build/") or name.endswith((".o", ".whl"))]

@@ -71,9 +71,9 @@ def test_auto_takes_what_records_of_this_device_answer(
 ) -> None:
     start(monkeypatch, "auto")
     for m in engine.buckets():
-        world.note(m, "near" if m > 64 else "exact")
+        world.note(m, "predicted" if m > 64 else "exact")
     assert AutotuneLinearKernel.can_implement(config_of()) == (True, None)
-    assert said == [f"autotune serves {LAYER}: exact m=1-64, near m=128-{engine.buckets()[-1]}"]
+    assert said == [f"autotune serves {LAYER}: exact m=1-64, predicted m=128-{engine.buckets()[-1]}"]
 
 
 @pytest.mark.parametrize("missing", ["default", "other device"])
@@ -83,7 +83,7 @@ def test_auto_leaves_what_they_do_not(monkeypatch: pytest.MonkeyPatch, world: Wo
         if m not in (1, 16):
             world.note(m, "exact")
         elif missing == "other device":
-            world.note(m, "near", "another device")
+            world.note(m, "predicted", "another device")
     taken, reason = AutotuneLinearKernel.can_implement(config_of())
     assert not taken
     assert "answers m=1,16; sweep it with --serving" in str(reason)

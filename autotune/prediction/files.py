@@ -1,0 +1,23 @@
+"""Where the fits of device models are found."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from autotune.values.paths import shipped
+
+
+def file_name(device: str) -> str:
+    """`nvidia-h200.fit.json`, of a device model's name."""
+    return re.sub("[^a-z0-9]+", "-", device.lower()).strip("-") + ".fit.json"
+
+
+def own_fit(database: Path, device: str) -> Path:
+    """The user's own fit of the device model, which stands beside the database."""
+    return database.with_name(f"{database.name}.{file_name(device)}")
+
+
+def shipped_fit(device: str) -> Path:
+    """The fit of the device model that autotune ships, if it does."""
+    return shipped("db") / file_name(device)

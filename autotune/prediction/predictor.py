@@ -1,0 +1,135 @@
+"""Predicts times and chooses configs: the families' estimates, corrected by a fit where there is one."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from heapq import nsmallest
+from math import log2
+
+import numpy as np
+
+from autotune.families import registry
+from autotune.prediction.features import features
+from autotune.prediction.fit import Choices, FamilyFit, Fit, Size
+from autotune.values.config import Config
+from autotune.values.device import Device
+from autotune.values.layer import Layer, Problem
+
+_NEAREST = 12
+"""Of so many sizes the choices are looked at."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """What a config is expected to take, in microseconds; eight of ten lie from `low_us` to `high_us`."""
+
+    config: Config
+    us: float
+    low_us: float
+    high_us: float
+
+
+class Predictor:
+    """The times of configs on a device, by its fit and the families' estimates."""
+
+    def __init__(self, fit: Fit | None, device: Device, names: Collection[str] | None = None) -> None:
+        """Without a fit the estimates are all there is; it chooses from families of these `names`."""
+        self.device = device
+        known = {} if fit is None else fit.families
+        self._fits: dict[str, FamilyFit] = {
+            name: family
+            for name, family in known.items()
+            if name in registry.families() and all(probe.holds(device) for probe in family.probes)
+        }
+        self._choices = Choices((), (), {}) if fit is None else fit.choices
+        self._usable = [
+            self._fitted(config) and (names is None or config.family in names)
+            for config in self._choices.configs
+        ]
+
+    @property
+    def families(self) -> tuple[str, ...]:
+        """The families whose estimates are corrected."""
+        return tuple(self._fits)
+
+    def times_us(self, pairs: Sequence[tuple[Problem, Config]]) -> list[float]:
+        """What each valid config takes for its problem; the plain estimate where the family has no fit."""
+        estimates = [
+            registry.family_of(config).estimate(config, problem, self.device) for problem, config in pairs
+        ]
+        times = np.array(estimates)
+        places: dict[str, list[int]] = defaultdict(list)
+        for place, (_, config) in enumerate(pairs):
+            if self._fitted(config):
+                places[config.family].append(place)
+        for name, own in places.items():
+            problems, configs = zip(*(pairs[place] for place in own), strict=True)
+            rows = features(problems, configs, times[own], self.device)
+            times[own] *= np.exp(self._fits[name].forest.values(rows))
+        return [float(each) for each in times]
+
+    def best(self, layer: Layer, tokens: Iterable[int]) -> dict[int, Prediction]:
+        """For each m the config that is expected to be the fastest; none where no fit tells.
+
+        It is one of those that are the fastest for as many tokens at the nearest sizes that the fit has.
+        """
+        ranked = self._ranked([Problem(layer, m) for m in tokens])
+        chosen = ((problem.m, next(self._valid(problem, rank), None)) for problem, rank in ranked.items())
+        return {m: self._told(*each) for m, each in chosen if each is not None}
+
+    def ranked(self, problem: Problem) -> list[Prediction]:
+        """All that `best` chooses from, the fastest first."""
+        return [
+            self._told(*each)
+            for rank in self._ranked([problem]).values()
+            for each in self._valid(problem, rank)
+        ]
+
+    def ordered(self, problem: Problem, configs: Iterable[Config]) -> list[Config]:
+        """Valid configs of the problem, those first that are expected to be the fastest."""
+        chosen = list(configs)
+        times = self.times_us([(problem, config) for config in chosen])
+        return [config for _, config in sorted(zip(times, chosen, strict=True), key=lambda each: each[0])]
+
+    def _ranked(self, problems: Sequence[Problem]) -> dict[Problem, list[tuple[float, Config]]]:
+        """The choices for each with their times, the fastest first, whether valid or not."""
+        pairs = [(problem, config) for problem in problems for config in self._candidates(problem)]
+        found: dict[Problem, list[tuple[float, Config]]] = defaultdict(list)
+        for (problem, config), us in zip(pairs, self.times_us(pairs), strict=True):
+            found[problem].append((us, config))
+        return {problem: sorted(times, key=lambda each: each[0]) for problem, times in found.items()}
+
+    def _candidates(self, problem: Problem) -> list[Config]:
+        choices = self._choices
+        by_size = choices.places.get(problem.m, {})
+        near = _nearest((problem.layer.n, problem.layer.k), choices.sizes)
+        places = {place for size in near for place in by_size.get(size, ())}
+        return [choices.configs[place] for place in sorted(places) if self._usable[place]]
+
+    def _valid(
+        self, problem: Problem, ranked: Iterable[tuple[float, Config]]
+    ) -> Iterator[tuple[float, Config]]:
+        for us, config in ranked:
+            if registry.family_of(config).reject(config, problem, self.device) is None:
+                yield us, config
+
+    def _told(self, us: float, config: Config) -> Prediction:
+        low, high = self._fits[config.family].spread
+        return Prediction(config, us, us * low, us * high)
+
+    def _fitted(self, config: Config) -> bool:
+        family = self._fits.get(config.family)
+        return family is not None and family.tunables == tuple(config)
+
+
+@lru_cache(maxsize=256)
+def _nearest(own: Size, sizes: tuple[Size, ...]) -> list[Size]:
+    """The sizes that are nearest to the own, by octaves of n and of k."""
+
+    def away(size: Size) -> float:
+        return abs(log2(size[0] / own[0])) + abs(log2(size[1] / own[1]))
+
+    return nsmallest(_NEAREST, sizes, key=away)
