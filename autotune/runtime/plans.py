@@ -4,45 +4,40 @@ from __future__ import annotations
 
 import functools
 import threading
-import warnings
 import weakref
 from bisect import bisect_left
 from collections import Counter
 from copy import copy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
 
-from autotune.families import registry
-from autotune.jit.building import build_all
-from autotune.jit.compiler import cached
 from autotune.layouts.packed import form_of
 from autotune.records.lookup import Answer, Lookup
 from autotune.records.misses import MARKS, Tally
 from autotune.runtime.handle import check_kind, handle_of, origin_of
+from autotune.runtime.making import Maker
 from autotune.values.device import Device, find_device
-from autotune.values.errors import AutotuneError, CompileError, DeviceError, LaunchError
-from autotune.values.layer import BUCKETS, COARSE, Layer, Problem
+from autotune.values.errors import AutotuneError, DeviceError
+from autotune.values.layer import BUCKETS, Layer, Problem
 from autotune.values.paths import database_url
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from autotune.families.protocol import Plan
-    from autotune.jit.unit import Unit
     from autotune.values.config import Config
 
-MOST_COMPILED = 64
-"""How many kernels of predicted configs are compiled for a Lookup when models load; some seconds of work.
-
-Others run the next best config that has a kernel. `autotune prefetch` compiles them ahead.
-"""
 _CHECKED_AT_MOST = 1 << 16
 _LARGEST = BUCKETS[-1]
 
 _by_handle: weakref.WeakValueDictionary[tuple[str, int], LayerPlans] = weakref.WeakValueDictionary()
 """By handle and index of the device, -1 for the CPU, as a tensor's `get_device()` says."""
+_known: weakref.WeakKeyDictionary[Lookup, dict[Layer, LayerPlans | AutotuneError]] = (
+    weakref.WeakKeyDictionary()
+)
+"""What was made by each Lookup, or why it cannot be."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +123,7 @@ class LayerPlans:
         return now.answers[now.places[m] if m <= _LARGEST else -1]
 
     def _look(self, lookup: Lookup, found: tuple[Answer, ...]) -> _Current:
-        maker = _Maker(self.layer, lookup, found, self._made)
+        maker = Maker(self.layer, lookup, found, self._made)
         answers, plans = zip(*map(maker.ready, found), strict=True)
         tally = lookup.tally(answers)
         weakref.finalize(self, tally.note_all)
@@ -181,14 +176,14 @@ def plans_for(layer: Layer, lookup: Lookup) -> LayerPlans:
     Raises:
         CompileError, LaunchError, DeviceError: as LayerPlans, which is not tried again.
     """
-    known = _known.setdefault(lookup, _Known({}))
-    if layer not in known.plans:
+    known = _known.setdefault(lookup, {})
+    if layer not in known:
         try:
             made = LayerPlans(layer, lookup)
-            known.plans[layer] = _by_handle.get((made.handle, _index(made.device)), made)
+            known[layer] = _by_handle.get((made.handle, _index(made.device)), made)
         except AutotuneError as error:
-            known.plans[layer] = copy(error)
-    plans = known.plans[layer]
+            known[layer] = copy(error)
+    plans = known[layer]
     if isinstance(plans, AutotuneError):
         # A copy, because a traceback would hold on to the caller's tensors.
         raise copy(plans)
@@ -293,127 +288,3 @@ def default_lookup(device: Device) -> Lookup:
 def lookup_of(device: Device, url: str, kernels: tuple[str, ...] | None) -> Lookup:
     """The process's Lookup of that database, for these named kernels or for models."""
     return Lookup(device, url, kernels)
-
-
-def _is_cached(unit: Unit) -> bool:
-    try:
-        return cached(unit) is not None
-    except CompileError:  # there is no compiler
-        return False
-
-
-@dataclass
-class _Known:
-    """What was made by one Lookup."""
-
-    plans: dict[Layer, LayerPlans | AutotuneError]
-    warned: bool = False
-    to_compile: int = MOST_COMPILED
-
-
-_known: weakref.WeakKeyDictionary[Lookup, _Known] = weakref.WeakKeyDictionary()
-
-
-class _Maker:
-    """Makes the plans of one layer, one for each distinct config."""
-
-    def __init__(
-        self, layer: Layer, lookup: Lookup, answers: Iterable[Answer], made: dict[Config, Plan]
-    ) -> None:
-        """`made` are plans from before; those that are made now come in."""
-        self._layer = layer
-        self._lookup = lookup
-        self._made = made
-        self._units: dict[Config, Unit | None] = {}
-        self._cubins: dict[str, bytes | CompileError] = {}
-        self._failed: dict[Config, CompileError | LaunchError] = {}
-        new = [answer for answer in answers if answer.config not in made]
-        self._fetch(self._unit(answer.config) for answer in new if answer.prediction is None)
-        self._fetch(self._affordable(answer for answer in new if answer.prediction is not None))
-
-    def ready(self, answer: Answer) -> tuple[Answer, Plan]:
-        """The answer with its plan, or the default config and its plan when that config has none."""
-        answer = self._at_hand(answer)
-        plan = self._plan(answer.config)
-        if not isinstance(plan, Exception):
-            return answer, plan
-        default = registry.default_config(answer.problem, self._lookup.device)
-        fallback = self._plan(default)
-        if isinstance(fallback, Exception):
-            raise fallback
-        self._warn(answer.config, plan)
-        reason = f"{answer.config} cannot be made: {plan}"
-        unmeasured = replace(answer, median_us=None, default_us=None, record=None, prediction=None)
-        return replace(unmeasured, config=default, source="default", reason=reason), fallback
-
-    def _at_hand(self, answer: Answer) -> Answer:
-        """The answer; of a predicted one without a kernel the next best that has one, if there is any."""
-        ranked = (answer, *(() if self._has(answer.config) else self._lookup.alternatives(answer)))
-        return next((each for each in ranked if self._has(each.config)), answer)
-
-    def _has(self, config: Config) -> bool:
-        """Whether a plan can be made without compiling."""
-        unit = self._unit(config)
-        if config in self._made or unit is None:
-            return True
-        if unit.key not in self._cubins:
-            stored = self._lookup.binary(unit.key)
-            if stored is None:
-                return False
-            self._cubins[unit.key] = stored
-        return not isinstance(self._cubins[unit.key], CompileError)
-
-    def _affordable(self, answers: Iterable[Answer]) -> list[Unit]:
-        """Units of predicted answers that are stored or may be compiled; powers of two go first."""
-        known = _known.setdefault(self._lookup, _Known({}))
-        chosen: dict[str, Unit] = {}
-        for answer in sorted(answers, key=lambda each: each.problem.m not in COARSE):
-            unit = self._unit(answer.config)
-            if unit is None or unit.key in chosen or self._has(answer.config):
-                continue
-            if known.to_compile > 0:
-                known.to_compile -= 0 if _is_cached(unit) else 1
-                chosen[unit.key] = unit
-        return list(chosen.values())
-
-    def _plan(self, config: Config) -> Plan | CompileError | LaunchError:
-        if config not in self._made and config not in self._failed:
-            try:
-                self._made[config] = self._make(config)
-            except (CompileError, LaunchError) as error:
-                self._failed[config] = error
-        return self._failed.get(config) or self._made[config]
-
-    def _make(self, config: Config) -> Plan:
-        cubin: bytes | CompileError | None = None
-        unit = self._unit(config)
-        if unit is not None:
-            self._fetch([unit])
-            cubin = self._cubins[unit.key]
-        if isinstance(cubin, CompileError):
-            raise cubin
-        return registry.family_of(config).plan(config, self._layer, self._lookup.device, cubin)
-
-    def _unit(self, config: Config) -> Unit | None:
-        if config not in self._units:
-            family = registry.family_of(config)
-            self._units[config] = family.unit(config, self._layer, self._lookup.device)
-        return self._units[config]
-
-    def _fetch(self, units: Iterable[Unit | None]) -> None:
-        """Have the cubins of the units: the database's, and from the compiler, in parallel, what it lacks."""
-        new = {unit.key: unit for unit in units if unit is not None and unit.key not in self._cubins}
-        stored = {key: self._lookup.binary(key) for key in new}
-        self._cubins.update((key, cubin) for key, cubin in stored.items() if cubin is not None)
-        missing = [unit for key, unit in new.items() if key not in self._cubins]
-        if missing:
-            try:
-                self._cubins.update(build_all(missing))
-            except CompileError as error:
-                self._cubins.update((unit.key, error) for unit in missing)
-
-    def _warn(self, config: Config, error: Exception) -> None:
-        known = _known.setdefault(self._lookup, _Known({}))
-        if not known.warned:
-            known.warned = True
-            warnings.warn(f"running a default config, because {config} cannot be made: {error}", stacklevel=2)

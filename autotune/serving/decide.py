@@ -60,9 +60,9 @@ def mode_of(variable: str) -> Mode:
 def decide(layer: Layer, lookup: Lookup, buckets: Sequence[int], mode: Mode) -> Decision:
     """The decision for a layer of an engine that runs these buckets.
 
-    In mode `auto` every answer must be of a record that was measured on this device model, and no sweep may
-    have seen the engine's own kernel win: over the answers whose record was timed with it in the same rounds,
-    the geometric mean of its time over ours must be at least 1.
+    In mode `auto` every answer must be of a record of this device model, or predicted from what was measured
+    there, and no sweep may have seen the engine's own kernel win: over the answers whose record was timed
+    with it in the same rounds, the geometric mean of its time over ours must be at least 1.
 
     Raises:
         DeviceError: no family of the device can do the layer.
@@ -72,7 +72,7 @@ def decide(layer: Layer, lookup: Lookup, buckets: Sequence[int], mode: Mode) -> 
 
 
 def _why_not(lookup: Lookup, answers: Collection[Answer]) -> str | None:
-    missing = [answer.problem.m for answer in answers if not _is_measured(answer, lookup)]
+    missing = [answer.problem.m for answer in answers if answer.source == "default"]
     if missing:
         which = ",".join(map(str, missing))
         return f"no record of {lookup.device.name} answers m={which}; sweep it with --serving"
@@ -80,10 +80,6 @@ def _why_not(lookup: Lookup, answers: Collection[Answer]) -> str | None:
     if ratios and fmean(log(ratio) for _, ratio in ratios) < 0:
         return f"{ratios[0][0]} was faster in a sweep"
     return None
-
-
-def _is_measured(answer: Answer, lookup: Lookup) -> bool:
-    return answer.record is not None and answer.record.device == lookup.device.name
 
 
 def _peer_ratios(answer: Answer, lookup: Lookup) -> list[tuple[str, float]]:

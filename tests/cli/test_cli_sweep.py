@@ -58,6 +58,7 @@ def test_sweep_then_lookup(tmp_path: Path) -> None:
             "config": winner["config"],
             "median_us": winner["median_us"],
             "default_us": winner["default_us"],
+            "expected_us": None,
             "source": "exact",
         }
 

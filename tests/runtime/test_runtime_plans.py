@@ -20,7 +20,7 @@ from autotune.prediction.files import own_fit
 from autotune.prediction.fit import Choices, FamilyFit, Fit, write
 from autotune.prediction.forest import Forest
 from autotune.records.lookup import Lookup
-from autotune.runtime import plans as plans_module
+from autotune.runtime import making
 from autotune.runtime.linear import Int4Linear
 from autotune.runtime.plans import LayerPlans, default_lookup, device_of, plans_for, renew_plans
 from autotune.store.store import Store
@@ -256,11 +256,11 @@ def test_a_predicted_config_without_a_kernel_gives_way_to_the_next_best(
     lookup = predicting(tmp_path / "none.db", distinct_configs(2))
     first, second = lookup.alternatives(lookup.answer(Problem(LAYER, 1)))
     use_family(monkeypatch, Compiled({first.config}))
-    plans_module._known[lookup] = plans_module._Known({}, to_compile=to_compile)
+    making._states[lookup] = making._State(to_compile=to_compile)
     plans = plans_for(LAYER, lookup)
     assert plans.answer(1).source == "predicted"
     assert plans.answer(1) == second
-    assert plans_module._known[lookup].to_compile == max(0, to_compile - 1)
+    assert making._states[lookup].to_compile == max(0, to_compile - 1)
 
 
 def test_device_of_tensors() -> None:
