@@ -15,7 +15,10 @@ from autotune.values.counts import counted
 from autotune.values.errors import AutotuneError
 
 # A verb is the module of this folder with its name; its click command is the module's `command`.
-VERBS = ("sweep", "lookup", "bench", "jobs", "devices", "export", "doctor", "daemon", "db")
+VERBS = (
+    *("sweep", "lookup", "bench", "jobs", "devices", "daemon"),
+    *("export", "bundle", "keys", "doctor", "db"),
+)
 
 
 class _Verbs(click.Group):

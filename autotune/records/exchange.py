@@ -17,7 +17,7 @@ from autotune.store.rows import evidence_row, record_row, trial_row
 from autotune.store.text import SAMPLES
 from autotune.values.errors import DatabaseError
 from autotune.values.layer import Problem
-from autotune.values.record import Environment, Record
+from autotune.values.record import Environment, Record, Trial
 
 if TYPE_CHECKING:
     from autotune.store.store import Store
@@ -92,7 +92,7 @@ def write_text(records: Iterable[Record], environment: Environment, path: Path) 
     device, arch = devices[0]
     lines: list[dict[str, Any]] = [{"device": device, "arch": arch} | asdict(environment)]
     lines[0]["sources"] = dict(sorted(environment.sources.items()))
-    lines += (_line(record) for record in sorted(newest.values(), key=lambda record: record.problem))
+    lines += (record_line(record) for record in sorted(newest.values(), key=lambda record: record.problem))
     _write(path, lines)
 
 
@@ -108,14 +108,12 @@ def write_samples(store: Store, device: Device, problems: Iterable[Problem], pat
         for trial, environment in store.attempts(problem, device):
             text = json.dumps(asdict(environment), sort_keys=True)
             number = environments.setdefault(text, len(environments))
-            row = {name: _rounded(value) for name, value in trial_row(trial).items() if name != "samples"}
-            samples = [_rounded(sample) for sample in trial.samples_us]
-            lines.append(row | {"environment": number, "samples_us": samples})
+            lines.append(trial_line(trial) | {"environment": number})
     known = [json.loads(text) for text in environments]
     _write(path, [{"device": device.name, "arch": device.arch, "environments": known}, *lines])
 
 
-def _line(record: Record) -> dict[str, Any]:
+def record_line(record: Record) -> dict[str, Any]:
     """The record's line, without missing evidence."""
     row = {name: _rounded(value) for name, value in record_row(record).items()}
     del row["evidence"]
@@ -132,6 +130,12 @@ def _line(record: Record) -> dict[str, Any]:
         peers=tuple((name, _rounded(median_us)) for name, median_us in evidence.peers),
     )
     return row | {"evidence": evidence_row(rounded)}
+
+
+def trial_line(trial: Trial) -> dict[str, Any]:
+    """The trial's line, with its samples."""
+    row = {name: _rounded(value) for name, value in trial_row(trial).items() if name != "samples"}
+    return row | {"samples_us": [_rounded(sample) for sample in trial.samples_us]}
 
 
 def _write(path: Path, lines: Iterable[dict[str, Any]]) -> None:

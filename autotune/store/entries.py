@@ -1,0 +1,103 @@
+"""Records as they travel: each with its device model, its environment and, on request, its kernel."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator
+from typing import NamedTuple
+
+import sqlalchemy as sa
+
+from autotune.store.rows import device_of, environment_of, record_of, trial_of
+from autotune.store.store import Store
+from autotune.store.tables import BINARY, DEVICE, ENVIRONMENT, RECORD, SWEEP, TRIAL
+from autotune.values.device import Device
+from autotune.values.layer import Layer
+from autotune.values.record import Binary, Environment, Record, Trial
+
+# SQLite takes 32,766 parameters in a statement.
+_AT_ONCE = 500
+
+
+class Entry(NamedTuple):
+    """A record, the device model and environment that it was measured in, and its kernel if that travels."""
+
+    record: Record
+    device: Device
+    environment: Environment
+    binary: Binary | None = None
+
+
+class Attempt(NamedTuple):
+    """A trial with the device model and environment that it was measured in."""
+
+    trial: Trial
+    device: Device
+    environment: Environment
+
+
+class Wanted(NamedTuple):
+    """Which records are meant: those of the device models of these names, and of these layers; None: all."""
+
+    devices: Collection[str] | None = None
+    layers: Collection[Layer] | None = None
+
+    def has(self, entry: Entry | Attempt) -> bool:
+        """Whether the entry is one of them."""
+        problem = entry.record.problem if isinstance(entry, Entry) else entry.trial.problem
+        of_device = self.devices is None or entry.device.name in self.devices
+        return of_device and (self.layers is None or problem.layer in self.layers)
+
+
+def entries(store: Store, wanted: Wanted, binaries: bool = False) -> list[Entry]:
+    """What the store has of these records, with their kernels if `binaries`.
+
+    Raises:
+        DatabaseError: it cannot be read.
+    """
+    query = sa.select(RECORD, DEVICE.c.name, DEVICE.c.arch).select_from(RECORD.join(DEVICE))
+    found: list[Entry] = []
+    with store.database.transaction() as connection:
+        devices = {row["id"]: device_of(row) for row in connection.execute(sa.select(DEVICE)).mappings()}
+        environments = {
+            row["id"]: environment_of(row) for row in connection.execute(sa.select(ENVIRONMENT)).mappings()
+        }
+        kernels: dict[int, int] = {}
+        for row in connection.execute(query.order_by(RECORD.c.id)).mappings():
+            record = record_of(row, row["name"], row["arch"], row["source_hash"])
+            entry = Entry(record, devices[row["device_id"]], environments[row["environment_id"]])
+            if wanted.has(entry):
+                if row["binary_id"] is not None:
+                    kernels[len(found)] = row["binary_id"]
+                found.append(entry)
+        if binaries:
+            read = dict(_binaries(connection, set(kernels.values())))
+            for place, binary_id in kernels.items():
+                found[place] = found[place]._replace(binary=read.get(binary_id))
+    return found
+
+
+def attempts(store: Store, wanted: Wanted) -> Iterator[Attempt]:
+    """Every trial of the store's that is wanted, the oldest first.
+
+    Raises:
+        DatabaseError: it cannot be read.
+    """
+    query = sa.select(TRIAL, SWEEP.c.device_id, SWEEP.c.environment_id)
+    with store.database.transaction() as connection:
+        devices = {row["id"]: device_of(row) for row in connection.execute(sa.select(DEVICE)).mappings()}
+        environments = {
+            row["id"]: environment_of(row) for row in connection.execute(sa.select(ENVIRONMENT)).mappings()
+        }
+        rows = connection.execute(query.select_from(TRIAL.join(SWEEP)).order_by(TRIAL.c.id)).mappings()
+        for row in rows:
+            attempt = Attempt(trial_of(row), devices[row["device_id"]], environments[row["environment_id"]])
+            if wanted.has(attempt):
+                yield attempt
+
+
+def _binaries(connection: sa.Connection, ids: Iterable[int]) -> Iterator[tuple[int, Binary]]:
+    numbers = sorted(ids)
+    for begin in range(0, len(numbers), _AT_ONCE):
+        query = sa.select(BINARY).where(BINARY.c.id.in_(numbers[begin : begin + _AT_ONCE]))
+        for row in connection.execute(query).mappings():
+            yield row["id"], Binary(row["unit_key"], row["arch"], row["compiler"], row["cubin"])
