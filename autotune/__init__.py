@@ -4,6 +4,7 @@
   and `QuantizationConfig` has transformers' own `from_pretrained` do what `load` does.
 - `sweep` tunes what a loaded model lacks, or any shapes, and returns a `SweepReport`.
 - `lookup` tells the `Config` that runs a `Layer` for a number of tokens; a `Problem` is both together.
+  A layer's `Scheme` says how its weights are stored and multiplied.
 - `kernel` makes a function of your own a kernel that is tuned like autotune's.
 
 Every error that is raised on purpose is an `AutotuneError`, whose message is one line.
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING
 from autotune.values.config import Config
 from autotune.values.errors import AutotuneError
 from autotune.values.layer import Layer, Problem
+from autotune.values.scheme import Scheme
 
 if TYPE_CHECKING:
     from autotune.models.apply import apply
@@ -38,6 +40,7 @@ __all__ = [
     "Layer",
     "Problem",
     "QuantizationConfig",
+    "Scheme",
     "SweepReport",
     "apply",
     "kernel",

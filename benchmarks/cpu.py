@@ -228,7 +228,7 @@ def main() -> None:
             f"{'dtype':6}{'m':>5}  {'contestant':12}{'median_us':>10} {'[p10, p90]':>18}{'ratio':>8}  config"
         )
     for dtype in options.dtype.split(","):
-        layer = Layer(options.n, options.k, options.group_size, dtype)
+        layer = Layer(options.n, options.k, group_size=options.group_size, dtype=dtype)
         operands = Operands.random(layer, device)
         for m in map(int, options.m.split(",")):
             measured = report(Problem(layer, m), measure(operands, m, options.rounds))

@@ -87,7 +87,7 @@ def _block(config: Any, index: int, generator: torch.Generator) -> dict[str, tor
         for name in ("input_layernorm.weight", "post_attention_layernorm.weight")
     }
     for name, (n, k) in linears.items():
-        stored = awq_gemm.from_quantized(random_weight(Layer(n, k, GROUP_SIZE), generator))
+        stored = awq_gemm.from_quantized(random_weight(Layer(n, k, group_size=GROUP_SIZE), generator))
         tensors |= {f"{prefix}.{name}.{last}": each for last, each in zip(_NAMES, stored, strict=True)}
     return tensors
 

@@ -130,7 +130,7 @@ def main() -> None:
     device = find_device(options.device)
     usual = 4096 if device.kind == "cuda" else 64
     n, k = options.n or usual, options.k or usual
-    layer = Layer(n, k, min(k, 128))
+    layer = Layer(n, k, group_size=min(k, 128))
     weight = random_weight(layer, torch.Generator(device.torch_name).manual_seed(0))
     tuned = Int4Linear.from_quantized(weight, lookup=Lookup(device, options.db)).eval()
     x = torch.randn(options.m, layer.k, device=device.torch_name).half()

@@ -67,7 +67,7 @@ def todo(options: argparse.Namespace, done: Sequence[dict[str, Any]]) -> list[tu
     known = {(row["n"], row["k"], row["m"]) for row in done if row.get("mode", "short") == mode}
     layers = dict.fromkeys(size for model in options.models for size in sizes(model).values())
     left = ((n, k, [m for m in options.m if (n, k, m) not in known]) for n, k in layers)
-    return [(Layer(n, k, GROUP_SIZE), ms) for n, k, ms in left if ms]
+    return [(Layer(n, k, group_size=GROUP_SIZE), ms) for n, k, ms in left if ms]
 
 
 def expected_s(layer: Layer, m: int, columns: int, long: bool) -> float:

@@ -40,7 +40,10 @@ def layers() -> list[Layer]:
     """More than are asked for, of sizes as models have them."""
     schemes = product(("fp16", "bf16"), (128, 64), (True, False))
     sizes = product(range(*_SIZES[0]), range(*_SIZES[1]))
-    found = [Layer(n, k, group, dtype, zeros) for (n, k), (dtype, group, zeros) in product(sizes, schemes)]
+    found = [
+        Layer(n, k, group_size=group, dtype=dtype, zero_point=zeros)
+        for (n, k), (dtype, group, zeros) in product(sizes, schemes)
+    ]
     return random.Random(0).sample(found, len(found))
 
 
@@ -61,7 +64,8 @@ def records(count: int) -> Iterator[Record]:
             default_us=6.0,
             source_hash=registry.kernel_hash(config, problem, H200),
             created_at="2026-01-01T00:00:00+00:00",
-            evidence=Evidence("model", 100, (1.2, 1.19, 1.21), (), ((str(config), 5.5),) * 5, 1980, 0.4, 3.5),
+            mode="model",
+            evidence=Evidence(100, (1.2, 1.19, 1.21), (), ((str(config), 5.5),) * 5, 1980, 0.4, 3.5),
         )
 
 

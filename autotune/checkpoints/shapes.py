@@ -49,7 +49,9 @@ class Quantization:
     def layer(self, n: int, k: int) -> Layer:
         """A layer of n x k; what nobody said is group size 128, fp16, with zeros."""
         group_size = 128 if self.group_size is None else self.group_size
-        return Layer(n, k, group_size, self.dtype or "fp16", self.zero_point is not False)
+        return Layer(
+            n, k, group_size=group_size, dtype=self.dtype or "fp16", zero_point=self.zero_point is not False
+        )
 
 
 @dataclass(frozen=True, slots=True)

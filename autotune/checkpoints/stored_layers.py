@@ -71,7 +71,7 @@ def stored_layers(folder: Path, scheme: CheckpointScheme, dtype: str | None) -> 
         if last in lasts and _LEFT_OUT.match(name) is None:
             n, k = sizes(*_two(name, header))
             try:
-                found[linear] = Layer(n, k, scheme.group_size, dtype, scheme.zero_point is not False)
+                found[linear] = scheme.layer(n, k, dtype)
             except LayerError as error:
                 refused = LayerError(f"{linear}: {error}")
         elif last in _FIRST_NAMES - set(lasts):

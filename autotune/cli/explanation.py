@@ -28,7 +28,7 @@ def fields(answer: Answer, explanation: Explanation | None) -> dict[str, Any]:
         "default_config": str(record.default_config) if record else None,
         "record_default_us": record.default_us if record else None,
         "gain": list(explanation.gain) if explanation else None,
-        "mode": evidence.mode if evidence else None,
+        "mode": record.mode if record else None,
         "rounds": evidence.rounds if evidence else None,
         "clock_mhz": evidence.clock_mhz if evidence else None,
         "temperature_c": evidence.temperature_c if evidence else None,
@@ -68,7 +68,7 @@ def _times(explanation: Explanation) -> list[str]:
     if evidence is not None:
         state = ((evidence.clock_mhz, "MHz"), (evidence.temperature_c, "°C"), (evidence.power_w, "W"))
         known = (f"{value} {unit}" for value, unit in state if value is not None)
-        timing += ", ".join(("", counted(evidence.rounds, "round"), f"mode {evidence.mode}", *known))
+        timing += ", ".join(("", counted(evidence.rounds, "round"), f"mode {record.mode}", *known))
     gain, low, high = explanation.gain
     interval = "" if low is None or high is None else f", 95 % interval {low:.3f} to {high:.3f}"
     return [

@@ -11,8 +11,9 @@ import click
 from autotune.checkpoints.shapes import PRESETS, Shape, parse_shapes
 from autotune.values.duration import seconds_of
 from autotune.values.errors import BudgetError, LayerError, ShapesError
-from autotune.values.layer import DTYPES, Problem, bucket_of, buckets_on
+from autotune.values.layer import Problem, bucket_of, buckets_on
 from autotune.values.paths import database_url, shown
+from autotune.values.scheme import DTYPES
 
 if TYPE_CHECKING:
     from autotune.records.lookup import Lookup
@@ -197,7 +198,7 @@ def wanted_records(
     devices_here: bool = False,
     **layers: Any,
 ) -> Wanted:
-    """The records that the options of `wanted_options` name: without a device all, or those of `devices_here`.
+    """The records that `wanted_options` name; without a device all, or those of `devices_here`.
 
     Raises:
         UsageError: as `chosen_shapes`.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from autotune.values.layer import GROUP_SIZES
+from autotune.values.scheme import GROUP_SIZES
 
 if TYPE_CHECKING:
     import torch

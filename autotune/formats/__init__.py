@@ -20,11 +20,21 @@ from typing import Protocol
 
 from autotune.formats import awq_gemm, awq_gemv, awq_gemv_fast, compressed_tensors, decompressed, gptq, marlin
 from autotune.formats.detect import detect
-from autotune.formats.scheme import Scheme, Unpacked
+from autotune.formats.scheme import TensorScheme, Unpacked
 from autotune.formats.tensors import Tensors
 from autotune.values.layer import Layer
 
-__all__ = ["FORMATS", "Format", "Scheme", "Tensors", "Unpacked", "detect", "layer_of", "names_of", "read"]
+__all__ = [
+    "FORMATS",
+    "Format",
+    "TensorScheme",
+    "Tensors",
+    "Unpacked",
+    "detect",
+    "layer_of",
+    "names_of",
+    "read",
+]
 
 
 class Format(Protocol):
@@ -32,10 +42,10 @@ class Format(Protocol):
 
     NAMES: tuple[str, ...]
 
-    def layer_of(self, tensors: Tensors, scheme: Scheme) -> Layer:
+    def layer_of(self, tensors: Tensors, scheme: TensorScheme) -> Layer:
         """The layer that the tensors describe, from their shapes and dtypes alone."""
 
-    def read(self, tensors: Tensors, scheme: Scheme) -> Unpacked:
+    def read(self, tensors: Tensors, scheme: TensorScheme) -> Unpacked:
         """The linear of the tensors, on their device."""
 
 
@@ -50,12 +60,12 @@ FORMATS: Mapping[str, Format] = {
 }
 
 
-def names_of(scheme: Scheme) -> tuple[str, ...]:
+def names_of(scheme: TensorScheme) -> tuple[str, ...]:
     """The last names of the tensors that a linear may have; the first is that of the weight."""
     return FORMATS[scheme.format].NAMES
 
 
-def layer_of(tensors: Tensors, scheme: Scheme) -> Layer:
+def layer_of(tensors: Tensors, scheme: TensorScheme) -> Layer:
     """The layer that a linear's tensors describe, from their shapes and dtypes alone.
 
     Raises:
@@ -65,7 +75,7 @@ def layer_of(tensors: Tensors, scheme: Scheme) -> Layer:
     return FORMATS[scheme.format].layer_of(tensors, scheme)
 
 
-def read(tensors: Tensors, scheme: Scheme) -> Unpacked:
+def read(tensors: Tensors, scheme: TensorScheme) -> Unpacked:
     """The linear of the tensors, exact, on their device.
 
     Raises:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import torch
 
-from autotune.formats.scheme import Scheme, Unpacked
+from autotune.formats.scheme import TensorScheme, Unpacked
 from autotune.formats.tensors import (
     Tensors,
     expect,
@@ -27,7 +27,7 @@ from autotune.values.layer import Layer
 NAMES: tuple[str, ...] = ("qweight", "qzeros", "scales")
 
 
-def layer_of(tensors: Tensors, scheme: Scheme) -> Layer:
+def layer_of(tensors: Tensors, scheme: TensorScheme) -> Layer:
     """The layer that the tensors describe, from their shapes and dtypes alone."""
     qweight = matrix(tensors, "qweight", torch.int32, "[k, n/8]")
     layer = layer_with(tensors, scheme, qweight.shape[1] * 8, qweight.shape[0])
@@ -36,7 +36,7 @@ def layer_of(tensors: Tensors, scheme: Scheme) -> Layer:
     return layer
 
 
-def read(tensors: Tensors, scheme: Scheme) -> Unpacked:
+def read(tensors: Tensors, scheme: TensorScheme) -> Unpacked:
     """The linear of the tensors, exact, on their device."""
     layer = layer_of(tensors, scheme)
     # Words are transposed, not nibbles: a fourth of the elements, and the unpacking then streams.
@@ -60,7 +60,7 @@ def to_quantized(qweight: torch.Tensor, qzeros: torch.Tensor, scales: torch.Tens
     """
     tensors = {"qweight": qweight, "qzeros": qzeros, "scales": scales}
     k = matrix(tensors, "qweight", torch.int32, "[k, n/8]").shape[0]
-    return read(tensors, Scheme("awq_gemm", group_size_of("scales", scales, 0, k))).weight
+    return read(tensors, TensorScheme("awq_gemm", group_size_of("scales", scales, 0, k))).weight
 
 
 def from_quantized(weight: QuantizedWeight) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

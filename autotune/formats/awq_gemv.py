@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import torch
 
-from autotune.formats.scheme import Scheme, Unpacked
+from autotune.formats.scheme import TensorScheme, Unpacked
 from autotune.formats.tensors import (
     Tensors,
     expect,
@@ -30,7 +30,7 @@ _LEAST_WIDTH = {32: 4, 64: 2}
 """The words of zeros are a multiple of this for small groups, of 1 for others."""
 
 
-def layer_of(tensors: Tensors, scheme: Scheme) -> Layer:
+def layer_of(tensors: Tensors, scheme: TensorScheme) -> Layer:
     """The layer that the tensors describe, from their shapes and dtypes alone."""
     qweight = matrix(tensors, "qweight", torch.int32, "[n, k/8]")
     layer = layer_with(tensors, scheme, qweight.shape[0], qweight.shape[1] * 8)
@@ -40,7 +40,7 @@ def layer_of(tensors: Tensors, scheme: Scheme) -> Layer:
     return layer
 
 
-def read(tensors: Tensors, scheme: Scheme) -> Unpacked:
+def read(tensors: Tensors, scheme: TensorScheme) -> Unpacked:
     """The linear of the tensors, exact, on their device."""
     layer = layer_of(tensors, scheme)
     zeros = nibbles(tensors["qzeros"])[:, : layer.groups].T.contiguous()

@@ -14,7 +14,7 @@ from __future__ import annotations
 import torch
 
 from autotune.formats.awq_gemv import padded_words
-from autotune.formats.scheme import Scheme, Unpacked
+from autotune.formats.scheme import TensorScheme, Unpacked
 from autotune.formats.tensors import (
     Tensors,
     expect,
@@ -34,7 +34,7 @@ from autotune.values.layer import Layer
 NAMES: tuple[str, ...] = ("qweight", "scales", "scaled_zeros", "qzeros")
 
 
-def layer_of(tensors: Tensors, scheme: Scheme) -> Layer:
+def layer_of(tensors: Tensors, scheme: TensorScheme) -> Layer:
     """The layer that the tensors describe, from their shapes and dtypes alone."""
     qweight = matrix(tensors, "qweight", torch.int16, "[n/4, k]")
     layer = layer_with(tensors, scheme, qweight.shape[0] * 4, qweight.shape[1])
@@ -46,7 +46,7 @@ def layer_of(tensors: Tensors, scheme: Scheme) -> Layer:
     return layer
 
 
-def read(tensors: Tensors, scheme: Scheme) -> Unpacked:
+def read(tensors: Tensors, scheme: TensorScheme) -> Unpacked:
     """The linear of the tensors, on their device; its zeros are whole numbers.
 
     Raises:

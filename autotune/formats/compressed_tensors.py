@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import torch
 
-from autotune.formats.scheme import Scheme, Unpacked
+from autotune.formats.scheme import TensorScheme, Unpacked
 from autotune.formats.tensors import (
     Tensors,
     expect,
@@ -35,7 +35,7 @@ NAMES: tuple[str, ...] = (
 )
 
 
-def layer_of(tensors: Tensors, scheme: Scheme) -> Layer:
+def layer_of(tensors: Tensors, scheme: TensorScheme) -> Layer:
     """The layer that the tensors describe, from their shapes and dtypes alone."""
     packed = matrix(tensors, "weight_packed", torch.int32, "[n, k/8]")
     layer = layer_with(tensors, scheme, packed.shape[0], packed.shape[1] * 8, "weight_scale")
@@ -46,7 +46,7 @@ def layer_of(tensors: Tensors, scheme: Scheme) -> Layer:
     return layer
 
 
-def read(tensors: Tensors, scheme: Scheme) -> Unpacked:
+def read(tensors: Tensors, scheme: TensorScheme) -> Unpacked:
     """The linear of the tensors, exact, on their device, its columns sorted by group."""
     layer = layer_of(tensors, scheme)
     shape = tensors.get("weight_shape")

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import torch
 
-from autotune.formats.scheme import Scheme, Unpacked
+from autotune.formats.scheme import TensorScheme, Unpacked
 from autotune.formats.tensors import Tensors, expect, expect_scales, in_dtype, layer_with, tensor
 from autotune.layouts import QuantizedWeight
 from autotune.schemes.int4 import SYMMETRIC_ZERO
@@ -24,7 +24,7 @@ _ROWS = 1024
 """Rows that are in fp32 at a time."""
 
 
-def layer_of(tensors: Tensors, scheme: Scheme) -> Layer:
+def layer_of(tensors: Tensors, scheme: TensorScheme) -> Layer:
     """The layer that the tensors describe, from their shapes and dtypes alone."""
     weight = tensor(tensors, "weight")
     if weight.dim() != 2:
@@ -36,7 +36,7 @@ def layer_of(tensors: Tensors, scheme: Scheme) -> Layer:
     return layer
 
 
-def read(tensors: Tensors, scheme: Scheme) -> Unpacked:
+def read(tensors: Tensors, scheme: TensorScheme) -> Unpacked:
     """The linear of the tensors, on their device.
 
     Raises:

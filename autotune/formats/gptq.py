@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import torch
 
-from autotune.formats.scheme import Scheme, Unpacked
+from autotune.formats.scheme import TensorScheme, Unpacked
 from autotune.formats.tensors import (
     Tensors,
     expect,
@@ -37,7 +37,7 @@ NAMES: tuple[str, ...] = ("qweight", "qzeros", "scales", "g_idx")
 _ONES = 0x11111111
 
 
-def layer_of(tensors: Tensors, scheme: Scheme) -> Layer:
+def layer_of(tensors: Tensors, scheme: TensorScheme) -> Layer:
     """The layer that the tensors describe, from their shapes and dtypes alone."""
     qweight = matrix(tensors, "qweight", torch.int32, "[k/8, n]")
     layer = layer_with(tensors, scheme, qweight.shape[1], qweight.shape[0] * 8)
@@ -48,7 +48,7 @@ def layer_of(tensors: Tensors, scheme: Scheme) -> Layer:
     return layer
 
 
-def read(tensors: Tensors, scheme: Scheme) -> Unpacked:
+def read(tensors: Tensors, scheme: TensorScheme) -> Unpacked:
     """The linear of the tensors, exact, on their device, its columns sorted by group."""
     layer = layer_of(tensors, scheme)
     perm = order_of(tensors.get("g_idx"), layer, "g_idx")
@@ -60,7 +60,7 @@ def read(tensors: Tensors, scheme: Scheme) -> Unpacked:
     return Unpacked(QuantizedWeight(layer, q, in_dtype(tensors["scales"], layer), zeros), perm)
 
 
-def _zeros(qzeros: torch.Tensor, layer: Layer, scheme: Scheme) -> torch.Tensor | None:
+def _zeros(qzeros: torch.Tensor, layer: Layer, scheme: TensorScheme) -> torch.Tensor | None:
     if not layer.zero_point:
         return symmetric_or(nibbles(qzeros), layer, 7, 8)
     zeros = nibbles(qzeros + _ONES if scheme.by_word else qzeros)
@@ -71,7 +71,7 @@ def _zeros(qzeros: torch.Tensor, layer: Layer, scheme: Scheme) -> torch.Tensor |
     return zeros
 
 
-def _expect_meant(zeros: torch.Tensor, scheme: Scheme) -> None:
+def _expect_meant(zeros: torch.Tensor, scheme: TensorScheme) -> None:
     """FormatError where all zeros are what the 8 of symmetric weights becomes in the other version."""
     stored, read_as, version, other = (8, 9, "v1", "gptq_v2") if scheme.minus_one else (7, 7, "v2", "gptq")
     if bool((zeros == read_as).all()):

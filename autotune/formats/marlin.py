@@ -12,7 +12,7 @@ from __future__ import annotations
 import torch
 
 from autotune.formats import awq_gemm
-from autotune.formats.scheme import Scheme, Unpacked
+from autotune.formats.scheme import TensorScheme, Unpacked
 from autotune.formats.tensors import (
     Tensors,
     expect,
@@ -32,7 +32,7 @@ NAMES: tuple[str, ...] = ("qweight", "scales", "qzeros", "B", "s")
 _RENAMED = {"B": "qweight", "s": "scales"}
 
 
-def layer_of(tensors: Tensors, scheme: Scheme) -> Layer:
+def layer_of(tensors: Tensors, scheme: TensorScheme) -> Layer:
     """The layer that the tensors describe, from their shapes and dtypes alone."""
     tensors = renamed(tensors)
     qweight = matrix(tensors, "qweight", torch.int32, "[k/16, 2 n]")
@@ -45,7 +45,7 @@ def layer_of(tensors: Tensors, scheme: Scheme) -> Layer:
     return layer
 
 
-def read(tensors: Tensors, scheme: Scheme) -> Unpacked:
+def read(tensors: Tensors, scheme: TensorScheme) -> Unpacked:
     """The linear of the tensors, exact, on their device."""
     tensors = renamed(tensors)
     layer = layer_of(tensors, scheme)

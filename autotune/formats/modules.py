@@ -15,7 +15,7 @@ import torch
 
 from autotune.formats import FORMATS, layer_of, names_of, read
 from autotune.formats.marlin import renamed, rows_in_order
-from autotune.formats.scheme import Scheme, Unpacked
+from autotune.formats.scheme import TensorScheme, Unpacked
 from autotune.formats.tensors import describe, group_size_of, layer_with, nibbles, order_of
 from autotune.schemes.int4 import SYMMETRIC_ZERO, TORCH_DTYPES, window
 from autotune.values.errors import FormatError
@@ -62,7 +62,7 @@ class Found:
     """A quantized linear: what `read` takes, and its bias. Its tiles may be padded beyond `layer`."""
 
     layer: Layer
-    scheme: Scheme
+    scheme: TensorScheme
     tensors: dict[str, torch.Tensor]
     bias: torch.Tensor | None
     perm: torch.Tensor | None = None
@@ -106,7 +106,7 @@ def find(module: torch.nn.Module, dtype: torch.dtype | None = None) -> Found:
         return _decompressed(module, tensors, *_sizes(module), dtype)
     # AutoGPTQ's Marlin linears have 4 bits and do not say so.
     bits = 4 if "B" in tensors else _number(module, "w_bit", "bits")
-    scheme = Scheme("marlin", _number(module, "group_size"), bits, dtype=dtype)
+    scheme = TensorScheme("marlin", _number(module, "group_size"), bits, dtype=dtype)
     n, k = _sizes(module)
     if _is_marlin(module, tensors, n, k):
         return _marlin(module, tensors, scheme, n, k)
@@ -141,7 +141,7 @@ def _compressed(
     module: torch.nn.Module, tensors: dict[str, torch.Tensor], n: int, k: int, dtype: torch.dtype | None
 ) -> Found:
     packed, scale = tensors["weight_packed"], tensors.get("weight_scale", torch.empty(0))
-    scheme = Scheme(
+    scheme = TensorScheme(
         "compressed_tensors",
         group_size_of("weight_scale", scale, 1, k),
         bits=32 * packed.shape[-1] // k,
@@ -158,7 +158,7 @@ def _decompressed(
     if weight is None or weight.dtype not in TORCH_DTYPES.values() or "weight_g_idx" in tensors:
         held = "missing" if weight is None else describe(weight)
         raise FormatError(f"has no packed 4-bit weight: weight is {held}")
-    scheme = Scheme(
+    scheme = TensorScheme(
         "decompressed",
         group_size_of("weight_scale", tensors["weight_scale"], 1, k),
         zero_point=zeros is not None and bool(zeros.any()),
@@ -168,7 +168,7 @@ def _decompressed(
 
 
 def _by_shape(
-    module: torch.nn.Module, tensors: dict[str, torch.Tensor], scheme: Scheme, n: int, k: int
+    module: torch.nn.Module, tensors: dict[str, torch.Tensor], scheme: TensorScheme, n: int, k: int
 ) -> Found:
     name = _layout(tensors, scheme, n, k)
     g_idx = tensors.get("g_idx")
@@ -183,7 +183,7 @@ def _by_shape(
     return _found(module, tensors, scheme, n, k)
 
 
-def _layout(tensors: dict[str, torch.Tensor], scheme: Scheme, n: int, k: int) -> str:
+def _layout(tensors: dict[str, torch.Tensor], scheme: TensorScheme, n: int, k: int) -> str:
     """The format whose weight and scales have these shapes; no two have the same for any n and k."""
     groups = layer_with(tensors, scheme, n, k).groups
     weight, scales = tensors["qweight"], tensors["scales"]
@@ -199,7 +199,9 @@ def _layout(tensors: dict[str, torch.Tensor], scheme: Scheme, n: int, k: int) ->
     return known[shapes]
 
 
-def _gptq_scheme(module: torch.nn.Module, tensors: dict[str, torch.Tensor], scheme: Scheme) -> Scheme:
+def _gptq_scheme(
+    module: torch.nn.Module, tensors: dict[str, torch.Tensor], scheme: TensorScheme
+) -> TensorScheme:
     """Symmetric if all zeros are as a symmetric linear stores them; else of the version its kernel reads."""
     minus_one, symmetric = _is_v1(module), getattr(module, "sym", None)
     stored = (7, 8) if symmetric else (SYMMETRIC_ZERO - bool(minus_one),)
@@ -255,7 +257,7 @@ def _padded(module: torch.nn.Module, n: int, k: int) -> tuple[int, int]:
 
 
 def _marlin(
-    module: torch.nn.Module, tensors: dict[str, torch.Tensor], scheme: Scheme, n: int, k: int
+    module: torch.nn.Module, tensors: dict[str, torch.Tensor], scheme: TensorScheme, n: int, k: int
 ) -> Found:
     """Weights that were stored or repacked for Marlin; GPTQModel permutes the bias too."""
     bias, perm = getattr(module, "bias", None), None
@@ -277,7 +279,7 @@ def _marlin(
 
 
 def _found(
-    module: torch.nn.Module, tensors: dict[str, torch.Tensor], scheme: Scheme, n: int, k: int
+    module: torch.nn.Module, tensors: dict[str, torch.Tensor], scheme: TensorScheme, n: int, k: int
 ) -> Found:
     tensors = _known(tensors, scheme)
     layer = layer_of(tensors, scheme)
@@ -287,7 +289,7 @@ def _found(
     return Found(layer, scheme, tensors, getattr(module, "bias", None))
 
 
-def _known(tensors: dict[str, torch.Tensor], scheme: Scheme) -> dict[str, torch.Tensor]:
+def _known(tensors: dict[str, torch.Tensor], scheme: TensorScheme) -> dict[str, torch.Tensor]:
     return {name: tensors[name] for name in names_of(scheme) if name in tensors}
 
 

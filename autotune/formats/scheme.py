@@ -11,7 +11,7 @@ from autotune.layouts import QuantizedWeight
 
 
 @dataclass(frozen=True, slots=True)
-class Scheme(CheckpointScheme):
+class TensorScheme(CheckpointScheme):
     """How the tensors of a quantized linear are to be read.
 
     `dtype` is what the model computes in, by default the dtype of the stored scales; another one rounds them

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import torch
 
-from autotune.formats.scheme import Scheme
+from autotune.formats.scheme import TensorScheme
 from autotune.schemes.int4 import TORCH_DTYPES
 from autotune.values.errors import FormatError
 from autotune.values.layer import Layer
@@ -38,7 +38,7 @@ def expect(name: str, found: torch.Tensor, dtype: torch.dtype, *shape: int) -> N
         raise FormatError(f"{name} is {describe(found)}, expected {dtype} {list(shape)}")
 
 
-def layer_with(tensors: Tensors, scheme: Scheme, n: int, k: int, scales: str = "scales") -> Layer:
+def layer_with(tensors: Tensors, scheme: TensorScheme, n: int, k: int, scales: str = "scales") -> Layer:
     """The layer of n and k, with the scheme's group size and zeros; its dtype is the scheme's or the scales'.
 
     Raises:
@@ -49,8 +49,7 @@ def layer_with(tensors: Tensors, scheme: Scheme, n: int, k: int, scales: str = "
     if stored.dtype not in _DTYPE_NAMES:
         known = ", ".join(str(dtype) for dtype in _DTYPE_NAMES)
         raise FormatError(f"{scales} are {describe(stored)}, expected one of {known}")
-    dtype = _DTYPE_NAMES[scheme.dtype or stored.dtype]
-    return Layer(n, k, scheme.group_size, dtype, scheme.zero_point is not False)
+    return scheme.layer(n, k, _DTYPE_NAMES[scheme.dtype or stored.dtype])
 
 
 def expect_scales(name: str, found: torch.Tensor, layer: Layer, *shape: int) -> None:

@@ -7,7 +7,7 @@ from typing import Any, TypeGuard
 
 import torch
 
-from autotune.formats import FORMATS, Scheme, names_of
+from autotune.formats import FORMATS, TensorScheme, names_of
 from autotune.models.checkpoint import Checkpoint
 from autotune.models.naming import Naming, Place
 from autotune.values.errors import FormatError
@@ -41,7 +41,7 @@ class Contents:
     activations: dict[str, str]
 
 
-def contents_of(checkpoint: Checkpoint, scheme: Scheme, model: Any) -> Contents:
+def contents_of(checkpoint: Checkpoint, scheme: TensorScheme, model: Any) -> Contents:
     """The quantized part of the checkpoint, for a model on the meta device that has all its linears.
 
     Raises:
@@ -71,7 +71,7 @@ def contents_of(checkpoint: Checkpoint, scheme: Scheme, model: Any) -> Contents:
     return contents
 
 
-def _held(checkpoint: Checkpoint, scheme: Scheme) -> dict[str, tuple[str, ...]]:
+def _held(checkpoint: Checkpoint, scheme: TensorScheme) -> dict[str, tuple[str, ...]]:
     """The last names of the format's that the checkpoint has, by what is ahead of them."""
     known = names_of(scheme)
     found: dict[str, list[str]] = {}

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from autotune.formats import Scheme, Tensors, read
+from autotune.formats import Tensors, TensorScheme, read
 from autotune.layouts import dequantize
 
 _Dims = Mapping[str, Mapping[str, tuple[int, int]]]
@@ -36,7 +36,7 @@ class Padded:
     columns: int
 
 
-def padded(tensors: Tensors, scheme: Scheme) -> Padded:
+def padded(tensors: Tensors, scheme: TensorScheme) -> Padded:
     """The tensors with n filled up to a multiple of 8, and k to whole groups; added values mean nothing."""
     group_size = max(scheme.group_size, 1)
     tensors, rows = _grown(tensors, _ROWS.get(scheme.format, {}), 8)
@@ -64,7 +64,7 @@ def _grown(tensors: Tensors, dims: Mapping[str, tuple[int, int]], multiple: int)
     return grown, added
 
 
-def dense_linear(tensors: Tensors, scheme: Scheme, bias: torch.Tensor | None) -> torch.nn.Linear:
+def dense_linear(tensors: Tensors, scheme: TensorScheme, bias: torch.Tensor | None) -> torch.nn.Linear:
     """The linear, its weight dequantized and rounded once to the dtype of the model.
 
     Raises:

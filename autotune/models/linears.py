@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 
 from autotune.checkpoints.fusion import ARCHITECTURES, FUSED, grouped
-from autotune.formats import Scheme, Unpacked, layer_of, names_of, read
+from autotune.formats import TensorScheme, Unpacked, layer_of, names_of, read
 from autotune.models.activation import ScaledActivation
 from autotune.models.checkpoint import Checkpoint
 from autotune.models.contents import Contents, Stored, contents_of
@@ -36,7 +36,7 @@ class _Group:
 class Linears:
     """The int4 linears of a model that is being loaded: `prepare`, load all other weights, `fill`."""
 
-    def __init__(self, checkpoint: Checkpoint, scheme: Scheme, lookup: Lookup, *, fuse: bool) -> None:
+    def __init__(self, checkpoint: Checkpoint, scheme: TensorScheme, lookup: Lookup, *, fuse: bool) -> None:
         self._checkpoint = checkpoint
         self._scheme = scheme
         self._lookup = lookup

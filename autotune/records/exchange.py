@@ -17,7 +17,7 @@ from autotune.store.rows import evidence_row, record_row, trial_row
 from autotune.store.text import SAMPLES
 from autotune.values.errors import DatabaseError
 from autotune.values.layer import Problem
-from autotune.values.record import Environment, Record, Trial
+from autotune.values.record import SERVED, Environment, Record, Trial
 
 if TYPE_CHECKING:
     from autotune.store.store import Store
@@ -80,12 +80,15 @@ def _names(device: Device) -> list[str]:
 def write_text(records: Iterable[Record], environment: Environment, path: Path) -> None:
     """Write the records of one device, sorted by problem, equal bytes for equal records.
 
-    Times are rounded to 1 ns, ratios to four digits. Of several records of one problem the newest is written.
+    Times are rounded to 1 ns, ratios to four digits. Of several records of one problem that is written which
+    look-up prefers: by its mode, then the newest.
 
     Raises:
         DatabaseError: there are no records, or they are of several devices; or the file cannot be written.
     """
-    newest = {record.problem: record for record in sorted(records, key=lambda record: record.created_at)}
+    served = (record for record in records if record.mode in SERVED)
+    last = sorted(served, key=lambda record: (-SERVED.index(record.mode), record.created_at))
+    newest = {record.problem: record for record in last}
     devices = sorted({(record.device, record.arch) for record in newest.values()})
     if len(devices) != 1:
         raise DatabaseError(f"{path}: records of exactly one device make a file, not of {len(devices)}")
@@ -116,6 +119,7 @@ def write_samples(store: Store, device: Device, problems: Iterable[Problem], pat
 def record_line(record: Record) -> dict[str, Any]:
     """The record's line, without missing evidence."""
     row = {name: _rounded(value) for name, value in record_row(record).items()}
+    row["created_at"] = record.created_at
     del row["evidence"]
     evidence = record.evidence
     if evidence is None:

@@ -7,7 +7,7 @@ others answer.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from heapq import nsmallest
 from pathlib import Path
 from typing import TypeVar
@@ -20,9 +20,9 @@ from autotune.store.text import RecordFile
 from autotune.values.device import Device
 from autotune.values.errors import AutotuneError
 from autotune.values.layer import Layer
-from autotune.values.near import NEAR_OCTAVES, distance, kind
+from autotune.values.near import NEAR_OCTAVES, distance
 from autotune.values.paths import Location, database_url, shown, sqlite_path
-from autotune.values.record import Record
+from autotune.values.record import SERVED, Record
 from autotune.values.urls import why_no_database
 
 _Result = TypeVar("_Result")
@@ -48,20 +48,20 @@ class Sources:
         self._near: dict[Layer, list[tuple[Layer, list[Record]]]] = {}
 
     def shipped(self, layer: Layer) -> list[Record]:
-        """The layer's records among those that autotune ships, the last one first."""
+        """The layer's records among those that autotune ships, of the preferred mode first, then the last."""
         if layer not in self._shipped:
             records = [record for file in self._files for record in self._read_shipped(file, layer)]
-            self._shipped[layer] = records[::-1]
+            self._shipped[layer] = _served(records[::-1])
         return self._shipped[layer]
 
     def stored(self, layer: Layer) -> list[Record]:
-        """The layer's records in the user's database, the newest first."""
+        """The layer's records in the user's database, of the preferred mode first, then the newest."""
         if layer not in self._stored:
-            self._stored[layer] = self._read(user_records, layer)[::-1]
+            self._stored[layer] = _served(self._read(user_records, layer)[::-1])
         return self._stored[layer]
 
     def others(self, layer: Layer) -> Iterator[list[Record]]:
-        """Records of other layers of the same kind, a list for each layer, the nearest layer first.
+        """Records of other layers of the same scheme, a list for each layer, the nearest layer first.
 
         Those of the user's database are before what is shipped. At most NEAR_LAYERS of the database and of
         each shipped file are told, and none that is further than NEAR_OCTAVES.
@@ -78,11 +78,12 @@ class Sources:
             return distance(other, layer), other
 
         stored: _Records = {}
-        for record in reversed(self._read(near_records, layer)):
+        for record in _served(self._read(near_records, layer)[::-1]):
             stored.setdefault(record.problem.layer, []).append(record)
         near = set(stored)
         for file in self._files:
-            alike = (other for other in self._layers(file) if other != layer and kind(other) == kind(layer))
+            layers = self._layers(file)
+            alike = (other for other in layers if other != layer and other.scheme == layer.scheme)
             near.update(nsmallest(NEAR_LAYERS, alike, key=away))
         return [
             (other, stored.get(other, []))
@@ -131,6 +132,11 @@ class Sources:
         records: list[Record] = _tried(str(file.path), lambda: file.records(layer), [])
         _warn_of_bad(str(file.path), "lines", file.bad)
         return records
+
+
+def _served(records: Iterable[Record]) -> list[Record]:
+    """Those whose mode models may rely on, in the order of modes."""
+    return sorted((each for each in records if each.mode in SERVED), key=lambda each: SERVED.index(each.mode))
 
 
 def _local_file(url: str) -> Path | None:

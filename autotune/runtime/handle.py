@@ -11,12 +11,13 @@ import functools
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from autotune.values.errors import LayerError
 from autotune.values.layer import Layer
 from autotune.values.paths import database_url, shown, sqlite_path
+from autotune.values.scheme import Scheme
 
 if TYPE_CHECKING:
     from autotune.values.config import Config
@@ -44,7 +45,8 @@ def handle_of(
     found = [f"{m} {config}" for m, config in configs.items()]
     digest = hashlib.sha256(repr((url, names, found)).encode(errors="replace"))
     db = None if url == database_url() else _without_secrets(url)
-    return json.dumps([*astuple(layer), kind, db, names, digest.hexdigest()[:16]], separators=(",", ":"))
+    of = (layer.n, layer.k, str(layer.scheme), kind)
+    return json.dumps([*of, db, names, digest.hexdigest()[:16]], separators=(",", ":"))
 
 
 @functools.cache
@@ -55,11 +57,16 @@ def origin_of(handle: str) -> Origin:
         LayerError: it is none of ours.
     """
     try:
-        n, k, group_size, dtype, zero_point, kind, db, names, _ = json.loads(handle)
+        n, k, *scheme, kind, db, names, _ = json.loads(handle)
         if kind not in ("cuda", "cpu") or not isinstance(db, str | None):
             raise ValueError(kind, db)
         kernels = None if names is None else tuple(map(str, names))
-        return Origin(Layer(n, k, group_size, dtype, zero_point), kind, db, kernels)
+        if len(scheme) == 1:
+            layer = Layer(n, k, Scheme.parse(*scheme))
+        else:  # a graph that autotune 0.1 exported
+            group_size, dtype, zero_point = scheme
+            layer = Layer(n, k, group_size=group_size, dtype=dtype, zero_point=zero_point)
+        return Origin(layer, kind, db, kernels)
     except (ValueError, TypeError, LayerError):
         raise LayerError(f"handle={handle!r} names no layer; take that of Int4Linear.plans") from None
 

@@ -24,7 +24,7 @@ from autotune.store.text import read_text
 from autotune.values.device import Device, cpu_device, cuda_devices, find_device
 from autotune.values.errors import AutotuneError, DeviceError
 from autotune.values.layer import Problem
-from autotune.values.record import Record, sources_digest
+from autotune.values.record import SERVED, Record, sources_digest
 
 ASKED = 1e12
 """Priority of what a user asks for: before all that models ran, which would have to save 11 days of work."""
@@ -184,7 +184,8 @@ def _done(records: Sequence[Record], devices: Sequence[Device]) -> set[Problem]:
     """The problems of today's records; whether a record is of today is known where its device is."""
     known = {(device.name, device.arch): device for device in devices}
     placed = ((record, known.get((record.device, record.arch))) for record in records)
-    return {record.problem for record, device in placed if device and registry.is_current(record, device)}
+    served = ((record, device) for record, device in placed if device and record.mode in SERVED)
+    return {record.problem for record, device in served if registry.is_current(record, device)}
 
 
 def _records(store: Store, arch: str) -> list[Record]:

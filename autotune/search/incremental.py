@@ -14,24 +14,32 @@ from autotune.values.config import Config
 from autotune.values.device import Device
 from autotune.values.errors import ConfigError
 from autotune.values.layer import COARSE, Problem, buckets_for
-from autotune.values.record import Environment, Mode, Record, Trial
+from autotune.values.record import MODES, SERVED, Environment, Mode, Record, Trial
 
 
-def current_records(problem: Problem, device: Device, store: Store, environment: Environment) -> list[Record]:
-    """The problem's records of the environment's families and today's kernels; a model gets the last one."""
-    return [
+def current_records(
+    problem: Problem, device: Device, store: Store, environment: Environment, mode: Mode | None = None
+) -> list[Record]:
+    """The problem's records of the environment's families, today's kernels and the mode, the newest last.
+
+    Without a mode they are of the one that look-up prefers, and the last one is what a model gets.
+    """
+    current = [
         record
         for record in store.records(device, problem)
         if record.config.family in environment.sources and registry.is_current(record, device)
     ]
+    known = {record.mode for record in current}
+    mode = mode or next((each for each in (*SERVED, *MODES) if each in known), None)
+    return [record for record in current if record.mode == mode]
 
 
 def current_record(
     problem: Problem, device: Device, store: Store, environment: Environment, mode: Mode
 ) -> Record | None:
-    """The record that a model gets, None unless it is current, of the mode and not noisy."""
-    newest = next(reversed(current_records(problem, device, store, environment)), None)
-    return newest if newest is not None and newest.mode == mode and why_noisy(newest) is None else None
+    """The newest current record of the mode, None where there is none or it is noisy."""
+    newest = next(reversed(current_records(problem, device, store, environment, mode)), None)
+    return newest if newest is not None and why_noisy(newest) is None else None
 
 
 def last_record(problem: Problem, device: Device, store: Store, environment: Environment) -> Record | None:
@@ -84,7 +92,7 @@ def candidates_to_do(
     """
     names = environment.sources
     whole = worth_racing(problem, device, around, names) if around else candidates_of(problem, device, names)
-    records = current_records(problem, device, store, environment)
+    records = current_records(problem, device, store, environment, mode)
     if records and why_noisy(records[-1]):
         return whole
     trials = current_trials(problem, device, store, environment, mode)
@@ -92,11 +100,11 @@ def candidates_to_do(
     if (
         tried.issuperset(whole)
         and records
-        and (records[-1].mode, records[-1].default_config) == (mode, whole[0])
+        and records[-1].default_config == whole[0]
         and (has_peer(records[-1]) or not peer)
     ):
         return None
-    stored = [record.config for record in reversed(records) if record.mode == mode]
+    stored = [record.config for record in reversed(records)]
     incumbent = next(
         (config for config in (*stored, *by_time(trials)) if is_valid(config, problem, device)), None
     )

@@ -9,7 +9,7 @@ from autotune.families import registry
 from autotune.store.store import Store
 from autotune.values.device import Device
 from autotune.values.layer import Problem
-from autotune.values.record import Record
+from autotune.values.record import SERVED, Record
 
 
 def stale_problems(store: Store, device: Device, families: Collection[str]) -> list[Problem]:
@@ -20,7 +20,7 @@ def stale_problems(store: Store, device: Device, families: Collection[str]) -> l
     """
     found: dict[Problem, list[Record]] = defaultdict(list)
     for record in store.records(device):
-        if record.config.family in families:
+        if record.config.family in families and record.mode in SERVED:
             found[record.problem].append(record)
     return [
         problem

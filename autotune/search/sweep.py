@@ -65,7 +65,7 @@ def sweep(
 
     Yields outcomes as problems finish. What was measured with the running kernels is not measured again: of a
     problem that has a record only what is new is raced, against the incumbent and the default. Timings of
-    different modes are never compared; a record of another `mode` gives way. Finer buckets come last and race
+    different modes are never compared, and a record of another `mode` stays. Finer buckets come last and race
     what did best at the powers of two around them, where these have records. What was yielded is stored,
     whatever happens to the iterator. `budget_s` is shared by the problems that are still to do; those that do
     not begin in it are left to the next sweep. What an executor waits for is not counted. The executors
@@ -122,7 +122,9 @@ def _sweep(
             winner = None if stays else tuned.record
             binary = binary_of(winner, device, done.cubins)
             stored = (
-                current_records(task.problem, device, store, environment) if tuned.noisy or winner else ()
+                current_records(task.problem, device, store, environment, mode)
+                if tuned.noisy or winner
+                else ()
             )
             dropped = superseded(winner, stored)
             store.add_result(sweep_of(done.executor), tuned.trials, winner, binary, dropped)

@@ -199,8 +199,8 @@ def _choose(problem: Problem, device: Device, default_config: Config, measured: 
         default_us=_known(winner.median_us) if note else _known(default.median_us),
         source_hash=_known(winner.source_hash),
         created_at=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        mode=winner.mode,
         evidence=Evidence(
-            mode=winner.mode,
             rounds=len(winner.samples_us),
             gain=(gain.median, gain.low, gain.high),
             ties=tuple(str(trial.config) for trial in decision.ties),

@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 
-from autotune.formats import Scheme, Tensors, read
+from autotune.formats import Tensors, TensorScheme, read
 from autotune.layouts import pack
 from autotune.runtime.op import int4_linear
 from autotune.runtime.plans import LayerPlans, default_lookup, device_of, plans_for
@@ -50,7 +50,7 @@ class _Target:
     path: str
     call: str
     names: _Names
-    scheme: Callable[[Any], Scheme]
+    scheme: Callable[[Any], TensorScheme]
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +140,7 @@ def _serve(target: _Target, owner: Any, layer: torch.nn.Module) -> _Served:
     return _Served(names, plans, plans.handle, packed.zeros is not None, perm is not None)
 
 
-def _tensors(layer: torch.nn.Module, names: _Names, scheme: Scheme) -> Tensors:
+def _tensors(layer: torch.nn.Module, names: _Names, scheme: TensorScheme) -> Tensors:
     """The tensors of the linear that SGLang would read too, for `autotune.formats.read`."""
     tensors = {name: getattr(layer, name).data for name in (names.qweight, names.scales)}
     if scheme.desc_act:
@@ -179,22 +179,22 @@ def _say(level: int, message: str) -> None:
     _log.log(level, message)
 
 
-def _awq(kernel: Any) -> Scheme:
+def _awq(kernel: Any) -> TensorScheme:
     config = kernel.quant_config
-    return Scheme("awq_gemm", config.group_size, config.weight_bits)
+    return TensorScheme("awq_gemm", config.group_size, config.weight_bits)
 
 
-def _gptq(kernel: Any) -> Scheme:
+def _gptq(kernel: Any) -> TensorScheme:
     """SGLang's class takes symmetric weights only."""
     config = kernel.kernel_config
     bits = kernel.quant_config.weight_bits
-    return Scheme("gptq", config.group_size, bits, config.zero_points, config.has_g_idx)
+    return TensorScheme("gptq", config.group_size, bits, config.zero_points, config.has_g_idx)
 
 
-def _compressed_tensors(scheme: Any) -> Scheme:
+def _compressed_tensors(scheme: Any) -> TensorScheme:
     config = scheme.kernel_config
     bits = 32 // scheme.pack_factor
-    return Scheme("compressed_tensors", config.group_size, bits, config.zero_points, config.has_g_idx)
+    return TensorScheme("compressed_tensors", config.group_size, bits, config.zero_points, config.has_g_idx)
 
 
 _QUANTIZATION = "sglang.srt.layers.quantization"

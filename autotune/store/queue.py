@@ -11,9 +11,9 @@ import sqlalchemy as sa
 from autotune.store.clock import now
 from autotune.store.database import INSERT
 from autotune.store.results import write_result
-from autotune.store.rows import PROBLEM_FIELDS, RowError, job_of, problem_row, worker_of
+from autotune.store.rows import PROBLEM_FIELDS, SIZES, RowError, job_of, problem_row, worker_of
 from autotune.store.store import Store
-from autotune.store.tables import JOB, OPEN, WORKER
+from autotune.store.tables import DEVICE, JOB, OPEN, WORKER
 from autotune.values.errors import LeaseLost
 from autotune.values.job import Job, Worker
 from autotune.values.layer import COARSE, Problem
@@ -24,15 +24,22 @@ ATTEMPTS = 3
 BACK_OFF_S = 30.0
 """What a job waits after its first failure; four times as long after the next."""
 _FORGET_S = 7 * 86_400.0
-_KEY = (*PROBLEM_FIELDS, "device", "arch", "source_hash")
+_KEY = (*PROBLEM_FIELDS, "device_id", "source_hash")
 _IDLE: dict[str, Any] = {"lease_until": None, "worker": None}
+
+
+def _device(name: Any, arch: Any) -> sa.ScalarSelect[Any]:
+    return sa.select(DEVICE.c.id).where(DEVICE.c.name == name, DEVICE.c.arch == arch).scalar_subquery()
+
+
+def _with_device(table: sa.Table) -> sa.Select[Any]:
+    return sa.select(table, DEVICE.c.name.label("device"), DEVICE.c.arch).join(DEVICE)
 
 
 def _claim() -> sa.Executable:
     free = sa.func.coalesce(JOB.c.lease_until, JOB.c.not_before) <= now()
     first = sa.select(JOB.c.id).where(
-        JOB.c.device == sa.bindparam("its_device"),
-        JOB.c.arch == sa.bindparam("its_arch"),
+        JOB.c.device_id == _device(sa.bindparam("its_device"), sa.bindparam("its_arch")),
         JOB.c.source_hash == sa.bindparam("its_sources"),
         OPEN,
         free,
@@ -71,14 +78,14 @@ class Queue:
         highest: dict[Problem, float] = {}
         for problem, priority in problems:
             highest[problem] = max(priority, highest.get(problem, priority))
-        common = {"device": device, "arch": arch, "source_hash": source_hash}
         # Sorted, so that two processes which add the same problems wait for each other in one order only; and
         # finer buckets last, because they learn from the coarse ones.
         order = sorted(highest, key=lambda problem: (problem.m not in COARSE, problem))
-        rows = [problem_row(each) | common | {"priority": highest[each]} for each in order]
-        if not rows:
+        if not order:
             return 0
         with self._database.transaction(write=True) as connection:
+            common = {"device_id": _known(connection, device, arch), "source_hash": source_hash}
+            rows = [problem_row(each) | common | {"priority": highest[each]} for each in order]
             insert = INSERT[connection.dialect.name](JOB)
             fresh = insert.values(state="queued", attempts=0, not_before=now(), created_at=now())
             stored = fresh.on_conflict_do_nothing(index_elements=_KEY).returning(JOB.c.id)
@@ -105,7 +112,7 @@ class Queue:
             while row := connection.execute(_CLAIM, given).mappings().one_or_none():
                 parked = sa.update(JOB).where(JOB.c.id == row["id"]).values(**_IDLE, state="parked")
                 try:
-                    job = job_of(row)
+                    job = job_of({**row, "device": device, "arch": arch})
                 except RowError as error:
                     connection.execute(parked.values(reason=str(error)))
                     continue
@@ -179,8 +186,8 @@ class Queue:
         self, state: str | None = None, device: str | None = None, limit: int | None = None
     ) -> list[Job]:
         """Jobs of the state and device model, or all, in the order in which they are or were claimed."""
-        query = sa.select(JOB).order_by(JOB.c.priority.desc(), JOB.c.id).limit(limit)
-        for column, value in ((JOB.c.state, state), (JOB.c.device, device)):
+        query = _with_device(JOB).order_by(JOB.c.priority.desc(), JOB.c.id).limit(limit)
+        for column, value in ((JOB.c.state, state), (DEVICE.c.name, device)):
             query = query if value is None else query.where(column == value)
         with self._database.transaction() as connection:
             return [job_of(row) for row in connection.execute(query).mappings()]
@@ -194,7 +201,10 @@ class Queue:
     def beat(self, worker: Worker) -> None:
         """Say that the worker lives and what it does. Workers not seen for a week are forgotten."""
         said = asdict(worker) | {"last_seen": now()}
+        # A job that is done may be gone.
+        said["job_id"] = sa.select(JOB.c.id).where(JOB.c.id == worker.job_id).scalar_subquery()
         with self._database.transaction(write=True) as connection:
+            said["device_id"] = _known(connection, said.pop("device"), said.pop("arch"))
             connection.execute(sa.delete(WORKER).where(WORKER.c.last_seen < now() - _FORGET_S))
             insert = INSERT[connection.dialect.name](WORKER).values(said | {"started_at": now()})
             del said["started_at"]
@@ -203,7 +213,7 @@ class Queue:
     def workers(self) -> list[Worker]:
         """Every worker of the last week, by name."""
         with self._database.transaction() as connection:
-            rows = connection.execute(sa.select(WORKER).order_by(WORKER.c.name)).mappings()
+            rows = connection.execute(_with_device(WORKER).order_by(WORKER.c.name)).mappings()
             return [worker_of(row) for row in rows]
 
     def clock(self) -> float:
@@ -217,6 +227,19 @@ class Queue:
     def _write(self, update: sa.Update) -> int:
         with self._database.transaction(write=True) as connection:
             return connection.execute(update).rowcount
+
+
+def _known(connection: sa.Connection, name: str, arch: str) -> int:
+    """The device model's id; one on which nobody measured yet becomes known by its name, without sizes."""
+    key = {"name": name, "arch": arch}
+    row = {**key, "kind": "cuda" if arch.startswith("sm_") else "cpu", **dict.fromkeys(SIZES, 0)}
+    found: int | None = connection.scalar(sa.select(_device(name, arch)))
+    if found is None:
+        insert = INSERT[connection.dialect.name](DEVICE).values(row)
+        connection.execute(insert.on_conflict_do_nothing(index_elements=list(key)))
+        found = connection.scalar(sa.select(_device(name, arch)))
+    assert found is not None
+    return found
 
 
 def _its(statement: Any, job: Job) -> Any:

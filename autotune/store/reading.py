@@ -13,22 +13,15 @@ import sqlite3
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 from autotune.store.readonly import Reader, opened
-from autotune.store.rows import (
-    PROBLEM_FIELDS,
-    Row,
-    environment_of,
-    evidence_of,
-    problem_of,
-    problem_row,
-    record_of,
-)
+from autotune.store.rows import Row, environment_of, evidence_of, problem_of, record_of, unix_s
 from autotune.store.text import SAMPLES, RecordFile
 from autotune.values.device import Device
 from autotune.values.errors import DatabaseError
 from autotune.values.layer import BUCKETS, Layer
-from autotune.values.near import NEAR_OCTAVES, distance, kind, octaves
+from autotune.values.near import NEAR_OCTAVES, distance, octaves
 from autotune.values.paths import shipped
 from autotune.values.record import Environment, Evidence, Record
 
@@ -47,32 +40,57 @@ _LARGEST_CUBIN = 64 << 20
 _DEVICE = "SELECT id FROM device WHERE name = ? AND arch = ?"
 _OTHERS = "SELECT id FROM device WHERE arch = ? AND name <> ? ORDER BY id DESC LIMIT ?"
 _NAME = "SELECT id, name FROM device WHERE id = ?"
-_OF_LAYER = """
-    SELECT id FROM record
-    WHERE device_id = ? AND n = ? AND k = ? AND group_size = ? AND dtype = ? AND zero_point = ?
-"""
+_OF_LAYER = "SELECT id FROM record WHERE device_id = ? AND n = ? AND k = ? AND {scheme} AND {served}"
 _NEWEST = f"ORDER BY id DESC LIMIT {_ROWS}"
 _LAYER = f"{_OF_LAYER} {_NEWEST}"
 _PROBLEM = f"{_OF_LAYER} AND m = ? {_NEWEST}"
 # No model load looks at evidence, so it is neither read nor parsed with the records.
 _RECORD = """
-    SELECT id, n, k, group_size, dtype, zero_point, m, config, median_us, low_us, high_us, default_config,
-        default_us, source_hash, created_at, NULL AS evidence FROM record WHERE id = ?
+    SELECT id, n, k, {columns}, m, config, median_us, low_us, high_us, default_config, default_us,
+        source_hash, created_at, {mode} AS mode, NULL AS evidence FROM record WHERE id = ?
 """
 _NEAR = """
-    SELECT DISTINCT n, k, group_size FROM (
-        SELECT n, k, group_size, dtype, zero_point FROM record
-        WHERE device_id = ? AND n BETWEEN ? AND ? ORDER BY n {order} LIMIT ?
-    ) WHERE k BETWEEN ? AND ? AND dtype = ? AND zero_point = ?
+    SELECT DISTINCT n, k FROM (
+        SELECT n, k, {columns} FROM record
+        WHERE device_id = ? AND n BETWEEN ? AND ? AND {served} ORDER BY n {order} LIMIT ?
+    ) WHERE k BETWEEN ? AND ? AND {alike}
 """
 _BINARY = "SELECT sha256, cubin FROM binary WHERE unit_key = ?"
 _EVIDENCE = """
-    SELECT record.evidence, driver, compiler, torch, version, sources
+    SELECT {evidence} AS evidence, driver, compiler, torch, version, sources
     FROM record JOIN device ON device.id = record.device_id
         JOIN environment ON environment.id = record.environment_id
-    WHERE device.name = ? AND device.arch = ? AND n = ? AND k = ? AND group_size = ? AND dtype = ?
-        AND zero_point = ? AND m = ? AND config = ? AND source_hash = ? AND created_at = ?
+    WHERE device.name = ? AND device.arch = ? AND n = ? AND k = ? AND {scheme} AND m = ? AND config = ?
+        AND source_hash = ? AND created_at = ? AND {mode} = ?
 """
+
+
+class _Schema(NamedTuple):
+    """How a revision says what later ones say in other columns."""
+
+    columns: str
+    scheme: str
+    alike: str
+    mode: str
+    served: str
+    evidence: str
+
+    def query(self, template: str, **more: str) -> str:
+        """The query in the words of this schema."""
+        return template.format_map({**self._asdict(), **more})
+
+
+_TODAY = _Schema("scheme", "scheme = ?", "scheme = ?", "mode", "mode <> 'hot'", "evidence")
+# Until 0005 a scheme was three columns, one group of all k had the size k, and the mode was in the evidence.
+_BEFORE_0005 = _Schema(
+    "group_size, dtype, zero_point",
+    "group_size = ? AND dtype = ? AND zero_point = ?",
+    "(CASE group_size WHEN k THEN -1 ELSE group_size END) = ? AND dtype = ? AND zero_point = ?",
+    "coalesce(CASE WHEN json_valid(evidence) THEN json_extract(evidence, '$.mode') END, 'graph')",
+    "true",
+    "evidence",
+)
+_BEFORE_0002 = _BEFORE_0005._replace(mode="'graph'", evidence="NULL")
 
 
 def user_records(path: Path, device: Device, layer: Layer) -> tuple[list[Record], list[str]]:
@@ -81,23 +99,24 @@ def user_records(path: Path, device: Device, layer: Layer) -> tuple[list[Record]
     They are those of the device's arch, for every bucket; none when there is no such file.
 
     Raises:
-        DatabaseError: the file cannot be read, is not ours, or has another schema revision.
+        DatabaseError: the file cannot be read, is not ours, or a newer autotune made its schema.
     """
     found: list[tuple[int, Record]] = []
     with opened(path) as reader:
         for device_id, name in _devices(reader, device):
-            which = (device_id, *_fields(layer))
+            which = (device_id, *_fields(reader, layer))
             if name == device.name:
                 # However many there are of one bucket, they hide none of another.
-                ids = [row_id for m in BUCKETS for row_id in reader.rows(_PROBLEM, *which, m)]
+                query = _schema(reader).query(_PROBLEM)
+                ids = [row_id for m in BUCKETS for row_id in reader.rows(query, *which, m)]
             else:
-                ids = reader.rows(_LAYER, *which)
+                ids = reader.rows(_schema(reader).query(_LAYER), *which)
             found += _records(reader, ids, name, device.arch)
     return _by_age(found), reader.bad
 
 
 def near_records(path: Path, device: Device, layer: Layer) -> tuple[list[Record], list[str]]:
-    """As `user_records`, those of the NEAR_LAYERS nearest other layers of the same kind.
+    """As `user_records`, those of the NEAR_LAYERS nearest other layers of the same scheme.
 
     Raises:
         DatabaseError: as `user_records`.
@@ -108,7 +127,8 @@ def near_records(path: Path, device: Device, layer: Layer) -> tuple[list[Record]
         layers = _near_layers(reader, [device_id for device_id, _ in devices], layer)
         for other, (device_id, name) in itertools.product(layers, devices):
             if len(found) + len(reader.bad) < _NEAR_ROWS:
-                ids = reader.rows(_LAYER, device_id, *_fields(other))
+                query = _schema(reader).query(_LAYER)
+                ids = reader.rows(query, device_id, *_fields(reader, other))
                 found += _records(reader, ids, name, device.arch)
     return _by_age(found), reader.bad
 
@@ -119,10 +139,13 @@ def user_evidence(path: Path, record: Record) -> tuple[Evidence | None, Environm
     Raises:
         DatabaseError: as `user_records`, or the evidence does not read.
     """
-    problem = problem_row(record.problem).values()
-    which = (record.device, record.arch, *problem, str(record.config), record.source_hash, record.created_at)
+    problem = record.problem
     with opened(path) as reader:
-        rows = reader.rows(_EVIDENCE, *which)
+        schema = _schema(reader)
+        moment = unix_s(record.created_at) if schema is _TODAY else record.created_at
+        layer = (record.device, record.arch, *_fields(reader, problem.layer))
+        which = (*layer, problem.m, str(record.config), record.source_hash, moment, record.mode)
+        rows = reader.rows(schema.query(_EVIDENCE), *which)
         found = [pair for row in rows for pair in reader.made(_evidence, row)]
     if reader.bad:
         which_one = f"the evidence of {record.problem}"
@@ -173,13 +196,23 @@ def _evidence(row: Row) -> tuple[Evidence | None, Environment]:
 
 def _records(reader: Reader, ids: list[sqlite3.Row], device: str, arch: str) -> Iterator[tuple[int, Record]]:
     """The records with these ids and their ids, each read for itself."""
+    query = _schema(reader).query(_RECORD)
     for (row_id,) in ids:
-        for row in reader.rows(_RECORD, row_id):
+        for row in reader.rows(query, row_id):
             for record in reader.made(record_of, row, device, arch, row["source_hash"]):
                 yield row_id, record
 
 
-def _fields(layer: Layer) -> tuple[str | int, ...]:
+def _schema(reader: Reader) -> _Schema:
+    if reader.revision >= "0005":
+        return _TODAY
+    return _BEFORE_0005 if reader.revision >= "0002" else _BEFORE_0002
+
+
+def _fields(reader: Reader, layer: Layer) -> tuple[str | int, ...]:
+    """The layer's columns."""
+    if _schema(reader) is _TODAY:
+        return layer.n, layer.k, str(layer.scheme)
     return layer.n, layer.k, layer.group_size, layer.dtype, layer.zero_point
 
 
@@ -195,25 +228,26 @@ def _devices(reader: Reader, device: Device) -> list[tuple[int, str]]:
 
 
 def _near_layers(reader: Reader, devices: list[int], layer: Layer) -> list[Layer]:
-    """Other layers of the same kind that have records on the devices, the nearest first."""
+    """Other layers of the same scheme that have records on the devices, the nearest first."""
     far = int(2**NEAR_OCTAVES)
     sides = ("ASC", layer.n, layer.n * far), ("DESC", layer.n // far, layer.n - 1)
-    rows: set[tuple[int, int, object]] = set()  # no one knows yet what a group size is
+    scheme = layer.scheme
+    alike = (str(scheme),) if _schema(reader) is _TODAY else (scheme.group_size, scheme.dtype, scheme.zeros)
+    sizes: set[tuple[int, int]] = set()
     for device_id, (order, first, last) in itertools.product(devices, sides):
         bounds = (device_id, first, last, _ENTRIES, layer.k // far, layer.k * far)
-        found = reader.rows(_NEAR.format(order=order), *bounds, layer.dtype, layer.zero_point)
-        rows.update(map(tuple, found))
+        found = reader.rows(_schema(reader).query(_NEAR, order=order), *bounds, *alike)
+        sizes.update(map(tuple, found))
 
-    def away(row: tuple[int, int, object]) -> tuple[float, int, int, str]:
-        n, k, group_size = row
-        return octaves(n, layer.n) + octaves(k, layer.k), n, k, str(group_size)
+    def away(size: tuple[int, int]) -> tuple[float, int, int]:
+        n, k = size
+        return octaves(n, layer.n) + octaves(k, layer.k), n, k
 
     near: list[Layer] = []
-    for n, k, group_size in sorted(rows, key=away):
-        fields = n, k, group_size, layer.dtype, layer.zero_point, 1
-        row = dict(zip(PROBLEM_FIELDS, fields, strict=True))
+    for n, k in sorted(sizes, key=away):
+        row = {"n": n, "k": k, "scheme": str(scheme), "m": 1}
         layers = (problem.layer for problem in reader.made(problem_of, row))
-        near += (each for each in layers if each != layer and kind(each) == kind(layer))
+        near += (each for each in layers if each != layer)
         if len(near) == NEAR_LAYERS:
             break
     return [each for each in near if distance(each, layer) <= NEAR_OCTAVES]

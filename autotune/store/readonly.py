@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from urllib.parse import quote
 
 from autotune.store.rows import RowError, in_short
-from autotune.store.trouble import DAMAGED, check_revision, check_tables, explain, is_missing
+from autotune.store.trouble import DAMAGED, check_known, check_tables, explain, is_missing
 from autotune.values.errors import DatabaseError
 
 _Value = TypeVar("_Value")
@@ -29,13 +29,17 @@ _KNOWN_TABLES = "SELECT name FROM sqlite_master WHERE type = 'table' AND name IN
 
 
 class Reader:
-    """Reads an opened file; of none, there are no rows. `bad` says what was wrong with rows left out."""
+    """Reads an opened file; of none, there are no rows. `bad` says what was wrong with rows left out.
 
-    def __init__(self, connection: sqlite3.Connection | None = None) -> None:
+    `revision` is that of its schema, which may be an older one.
+    """
+
+    def __init__(self, connection: sqlite3.Connection | None = None, revision: str = "") -> None:
         self._connection = connection
+        self.revision = revision
         self.bad: list[str] = []
 
-    def rows(self, query: str, *parameters: str | int) -> list[sqlite3.Row]:
+    def rows(self, query: str, *parameters: str | float) -> list[sqlite3.Row]:
         """The query's rows; none where a page or a value that it meets is damaged."""
         if self._connection is None:
             return []
@@ -60,24 +64,25 @@ def opened(path: Path, largest: int = _LARGEST_VALUE) -> Iterator[Reader]:
     """A reader of the file, which may be missing or empty; a value beyond `largest` bytes does not read.
 
     Raises:
-        DatabaseError: the file cannot be read, is not ours, or has another schema revision.
+        DatabaseError: the file cannot be read, is not ours, or a newer autotune made its schema.
     """
     if is_missing(path):
         yield Reader()
         return
     try:
         with closing(_connected(path, largest)) as connection:
-            yield Reader(connection) if _is_ours(path, connection) else Reader()
+            revision = _revision(path, connection)
+            yield Reader() if revision is None else Reader(connection, revision)
     except (sqlite3.Error, UnicodeError) as error:
         if "is locked" in str(error):
             raise DatabaseError(f"database {path} is locked by another process") from error
         raise explain(str(path), str(error)) from error
 
 
-def _is_ours(path: Path, connection: sqlite3.Connection) -> bool:
-    """False when the database is empty; DatabaseError when it is not ours, or not of this autotune."""
+def _revision(path: Path, connection: sqlite3.Connection) -> str | None:
+    """The schema's, None of an empty database; DatabaseError when it is not ours, or of a newer autotune."""
     if connection.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone() is None:
-        return False
+        return None
     tables = {name for (name,) in connection.execute(_KNOWN_TABLES, _TABLES)}
     if "alembic_version" not in tables:
         raise DatabaseError(f"database {path} belongs to another program; use another --db")
@@ -85,9 +90,9 @@ def _is_ours(path: Path, connection: sqlite3.Connection) -> bool:
     if not revisions:
         raise DatabaseError(f"database {path} is damaged: it has no schema revision; {DAMAGED}")
     for (revision,) in revisions:
-        check_revision(str(path), revision)
+        check_known(str(path), revision)
     check_tables(str(path), tables, _TABLES)
-    return True
+    return str(revision)
 
 
 def _connected(path: Path, largest: int) -> sqlite3.Connection:

@@ -11,7 +11,7 @@ from autotune.store.rows import PROBLEM_FIELDS, problem_row, record_row, trial_r
 from autotune.store.tables import BINARY, RECORD, SWEEP, TRIAL
 from autotune.values.record import Binary, Record, Trial
 
-_RECORD_KEY = ("device_id", *PROBLEM_FIELDS, "source_hash")
+_RECORD_KEY = ("device_id", *PROBLEM_FIELDS, "mode", "source_hash")
 
 
 def write_result(
@@ -27,7 +27,7 @@ def write_result(
         connection.execute(sa.insert(TRIAL), [{"sweep_id": sweep_id} | trial_row(each) for each in trials])
     sweep = connection.execute(sa.select(SWEEP).filter_by(id=sweep_id)).mappings().one()
     for each in dropped:
-        key = {"device_id": sweep["device_id"], "source_hash": each.source_hash}
+        key = {"device_id": sweep["device_id"], "mode": each.mode, "source_hash": each.source_hash}
         gone = key | problem_row(each.problem)
         connection.execute(sa.delete(RECORD).filter_by(**gone))
     if record is None:

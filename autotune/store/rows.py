@@ -10,20 +10,24 @@ import functools
 import json
 import math
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict
+from datetime import datetime, timezone
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
 from autotune.values.config import Config
 from autotune.values.device import Device
 from autotune.values.errors import DatabaseError
-from autotune.values.job import STATES, Job, Worker
+from autotune.values.job import STATES, WORKER_STATES, Job, Worker
 from autotune.values.layer import Layer, Problem
 from autotune.values.record import MODES, Environment, Evidence, Record, Trial
+from autotune.values.scheme import Scheme
 
-PROBLEM_FIELDS = ("n", "k", "group_size", "dtype", "zero_point", "m")
-
-_STATUSES = ("ok", "failed", "wrong", "pruned")
+PROBLEM_FIELDS = ("n", "k", "scheme", "m")
+SIZES = ("cores", "l2_bytes", "shared_bytes", "memory_bytes")
+"""Of a device."""
+STATUSES = ("ok", "failed", "wrong", "pruned")
+"""Of a trial."""
 _LONGEST_WORD = 1000
 _LONGEST_TEXT = 1 << 24
 # As both databases can hold them in a column of INTEGER.
@@ -37,6 +41,8 @@ class Row(Protocol):
     """What dict, sqlite3.Row and SQLAlchemy's RowMapping have in common."""
 
     def __getitem__(self, name: str, /) -> Any: ...
+
+    def keys(self) -> Iterable[str]: ...
 
 
 class RowError(DatabaseError):
@@ -79,6 +85,7 @@ def in_short(error: BaseException) -> str:
 
 # A database has few layers and configs and many records of them.
 _layer = functools.lru_cache(maxsize=4096)(Layer)
+_scheme = functools.lru_cache(maxsize=4096)(Scheme.parse)
 
 
 @functools.lru_cache(maxsize=4096)
@@ -124,6 +131,20 @@ def _text(value: Any, name: str) -> str:
     return value
 
 
+def unix_s(moment: str) -> float:
+    """The Unix seconds of a time as ISO 8601; one without an offset is in UTC."""
+    read = datetime.fromisoformat(moment)
+    return (read if read.tzinfo else read.replace(tzinfo=timezone.utc)).timestamp()
+
+
+def _moment(value: Any, name: str) -> str:
+    """A time as ISO 8601, of Unix seconds; text and schemas before 0005 have it as it is."""
+    if isinstance(value, str):
+        return _word(value, name)
+    seconds = _number(value, name)
+    return datetime.fromtimestamp(seconds, timezone.utc).isoformat(timespec="seconds")
+
+
 def _one_of(value: Any, name: str, known: tuple[Any, ...]) -> Any:
     if value not in known:
         raise ValueError(f"{name}={value!r} is not one of {', '.join(map(str, known))}")
@@ -135,25 +156,21 @@ def _if_any(value: Any, make: Callable[..., _Value], *more: Any) -> _Value | Non
 
 
 def problem_row(problem: Problem) -> dict[str, Any]:
-    """The problem's six columns."""
+    """The problem's columns."""
     layer = problem.layer
-    return {
-        "n": layer.n,
-        "k": layer.k,
-        "group_size": layer.group_size,
-        "dtype": layer.dtype,
-        "zero_point": layer.zero_point,
-        "m": problem.m,
-    }
+    return {"n": layer.n, "k": layer.k, "scheme": str(layer.scheme), "m": problem.m}
 
 
 @_row_of("problem")
 def problem_of(row: Row) -> Problem:
-    """The problem of a row."""
+    """The problem of a row, which may have the columns of schemas before 0005."""
     n, k, m = _whole(row, "n"), _whole(row, "k"), _whole(row, "m")
+    names = row.keys()  # in a row of sqlite3 itself are its values
+    if "scheme" in names:
+        return Problem(_layer(n, k, _scheme(_word(row["scheme"], "scheme"))), m)
     zero_point = bool(_one_of(row["zero_point"], "zero_point", (False, True)))
-    layer = _layer(n, k, _whole(row, "group_size", -1), _word(row["dtype"], "dtype"), zero_point)
-    return Problem(layer, m)
+    group_size, dtype = _whole(row, "group_size", -1), _word(row["dtype"], "dtype")
+    return Problem(_layer(n, k, group_size=group_size, dtype=dtype, zero_point=zero_point), m)
 
 
 def trial_row(trial: Trial) -> dict[str, Any]:
@@ -177,7 +194,7 @@ def trial_row(trial: Trial) -> dict[str, Any]:
 def trial_of(row: Row) -> Trial:
     """The trial of a row."""
     samples = row["samples"]
-    status = _one_of(row["status"], "status", _STATUSES)
+    status = _one_of(row["status"], "status", STATUSES)
     return Trial(
         problem=problem_of(row),
         config=_config(_word(row["config"], "config")),
@@ -205,7 +222,8 @@ def record_row(record: Record) -> dict[str, Any]:
         "default_config": str(record.default_config),
         "default_us": record.default_us,
         "source_hash": record.source_hash,
-        "created_at": record.created_at,
+        "created_at": unix_s(record.created_at),
+        "mode": record.mode,
         "evidence": None if record.evidence is None else evidence_row(record.evidence),
     }
 
@@ -224,7 +242,8 @@ def record_of(row: Row, device: str, arch: str, source_hash: str) -> Record:
         default_config=_config(_word(row["default_config"], "default_config")),
         default_us=_time_us(row, "default_us"),
         source_hash=_word(source_hash, "source_hash"),
-        created_at=_word(row["created_at"], "created_at"),
+        created_at=_moment(row["created_at"], "created_at"),
+        mode=_one_of(row["mode"], "mode", MODES),
         evidence=None if row["evidence"] is None else evidence_of(row["evidence"]),
     )
 
@@ -242,7 +261,6 @@ def evidence_of(stored: Any) -> Evidence:
     counts = ("clock_mhz", "temperature_c", "power_w", "candidates")
     known = {name: _whole(row, name) for name in counts if row.get(name) is not None}
     return Evidence(
-        mode=_one_of(row["mode"], "mode", MODES),
         rounds=_whole(row, "rounds"),
         gain=(median, low, high),
         ties=tuple(_word(config, "tie") for config in row.get("ties", ())),
@@ -274,13 +292,12 @@ def environment_of(row: Row) -> Environment:
 @_row_of("device")
 def device_of(row: Row) -> Device:
     """The device model of a row; `index` is 0."""
-    sizes = ("cores", "l2_bytes", "shared_bytes", "memory_bytes")
     return Device(
         kind=_one_of(row["kind"], "kind", ("cuda", "cpu")),
         index=0,
         name=_word(row["name"], "name"),
         arch=_word(row["arch"], "arch"),
-        **{name: _whole(row, name, most=(1 << 63) - 1) for name in sizes},
+        **{name: _whole(row, name, most=(1 << 63) - 1) for name in SIZES},
     )
 
 
@@ -308,7 +325,8 @@ def job_of(row: Row) -> Job:
 def worker_of(row: Row) -> Worker:
     """The worker of a row."""
     return Worker(
-        **{name: _word(row[name], name) for name in ("name", "host", "device", "arch", "state")},
+        **{name: _word(row[name], name) for name in ("name", "host", "device", "arch")},
+        state=_one_of(row["state"], "state", WORKER_STATES),
         job_id=_if_any(row["job_id"], lambda _: _whole(row, "job_id", most=(1 << 63) - 1)),
         last_seen=_number(row["last_seen"], "last_seen"),
         started_at=_number(row["started_at"], "started_at"),

@@ -7,7 +7,7 @@ from alembic import command
 from alembic.config import Config
 
 from autotune.store.database import Database
-from autotune.store.trouble import check_revision, known_revisions
+from autotune.store.trouble import check_known, known_revisions
 from autotune.values.paths import Location, shipped
 
 # Any number will do, as long as every autotune takes the same: one process changes a schema at a time.
@@ -31,9 +31,8 @@ def migrate(database: Database) -> str:
     """What `upgrade` does, on an opened database: one transaction, so a kill leaves the old schema."""
     found = database.revision()
     database.make_folder()
-    known = known_revisions()
-    if found is not None and found not in known:
-        check_revision(database.name, found)
+    if found is not None:
+        check_known(database.name, found)
     with database.transaction(write=True) as connection:
         if connection.dialect.name == "postgresql":
             connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_LOCK)))
@@ -41,4 +40,4 @@ def migrate(database: Database) -> str:
         config.set_main_option("script_location", str(shipped("migrations")).replace("%", "%%"))
         config.attributes["connection"] = connection
         command.upgrade(config, "head")
-    return known[-1]
+    return known_revisions()[-1]

@@ -6,11 +6,11 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
-from datetime import datetime, timezone
 from typing import Any
 
 import sqlalchemy as sa
 
+from autotune.store.clock import now
 from autotune.store.database import Database, put
 from autotune.store.results import write_result
 from autotune.store.rows import PROBLEM_FIELDS, device_of, environment_of, problem_row, record_of, trial_of
@@ -69,7 +69,7 @@ class Store:
             row = {
                 "device_id": _put_device(connection, device),
                 "environment_id": put(connection, ENVIRONMENT, {"digest": digest}, environment_row),
-                "started_at": _now(),
+                "started_at": now(),
                 "status": "running",
                 "arguments": dict(arguments),
             }
@@ -83,7 +83,7 @@ class Store:
 
     def finish_sweep(self, sweep_id: int, status: str) -> None:
         """Close the sweep with `finished`, `interrupted` or `failed`."""
-        done = sa.update(SWEEP).where(SWEEP.c.id == sweep_id).values(status=status, finished_at=_now())
+        done = sa.update(SWEEP).where(SWEEP.c.id == sweep_id).values(status=status, finished_at=now())
         with self.database.transaction(write=True) as connection:
             connection.execute(done)
 
@@ -97,7 +97,7 @@ class Store:
     ) -> None:
         """Store all that a sweep found out about one problem: the whole of it, or nothing on any failure.
 
-        `record` replaces an earlier one of the same device, problem and kernel. `binary` is the
+        `record` replaces an earlier one of the same device, problem, mode and kernel. `binary` is the
         record's cubin, and replaces one of the same unit that another compiler made. `dropped` are records
         of the sweep's device that are no longer true: they go, their trials stay.
         """
@@ -133,8 +133,10 @@ class Store:
 
     def devices(self) -> list[Device]:
         """Every device model that a sweep or daemon ran on, by name; `index` is 0."""
+        # One that jobs name only has no cores.
+        query = sa.select(DEVICE).where(DEVICE.c.cores > 0).order_by(DEVICE.c.name, DEVICE.c.arch)
         with self.database.transaction() as connection:
-            rows = connection.execute(sa.select(DEVICE).order_by(DEVICE.c.name, DEVICE.c.arch)).mappings()
+            rows = connection.execute(query).mappings()
             return [device_of(row) for row in rows]
 
     def environment(self, device: Device, families: Iterable[str] | None = None) -> Environment | None:
@@ -160,7 +162,3 @@ def _only(query: sa.Select[Any], device: Device | None) -> sa.Select[Any]:
     if device is None:
         return query
     return query.where(DEVICE.c.name == device.name, DEVICE.c.arch == device.arch)
-
-
-def _now() -> str:
-    return datetime.now(timezone.utc).isoformat(timespec="seconds")

@@ -1,21 +1,35 @@
-"""The tables at the newest revision. Alembic creates them (see migrations); a test compares the two."""
+"""The tables at the newest revision. Alembic creates them (see migrations); a test compares the two.
+
+A time is in Unix seconds. `record.dense_us` is room: nobody stores it yet.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import sqlalchemy as sa
 
+from autotune.store.rows import STATUSES
+from autotune.values.job import STATES, WORKER_STATES
+from autotune.values.record import MODES
+
 METADATA = sa.MetaData()
+SWEEP_STATUSES = ("running", "finished", "interrupted", "failed")
 
 
 def _problem() -> list[sa.Column[object]]:
     return [
         sa.Column("n", sa.Integer, nullable=False),
         sa.Column("k", sa.Integer, nullable=False),
-        sa.Column("group_size", sa.Integer, nullable=False),
-        sa.Column("dtype", sa.String, nullable=False),
-        sa.Column("zero_point", sa.Boolean, nullable=False),
+        sa.Column("scheme", sa.String, nullable=False),
         sa.Column("m", sa.Integer, nullable=False),
     ]
+
+
+def _one_of(name: str, values: Sequence[str]) -> tuple[sa.Column[object], sa.CheckConstraint]:
+    """A column of one of the values."""
+    texts = ", ".join(f"'{value}'" for value in values)
+    return sa.Column(name, sa.String, nullable=False), sa.CheckConstraint(f"{name} IN ({texts})")
 
 
 DEVICE = sa.Table(
@@ -24,7 +38,7 @@ DEVICE = sa.Table(
     sa.Column("id", sa.Integer, primary_key=True),
     sa.Column("name", sa.String, nullable=False),
     sa.Column("arch", sa.String, nullable=False),
-    sa.Column("kind", sa.String, nullable=False),
+    *_one_of("kind", ("cuda", "cpu")),
     sa.Column("cores", sa.Integer, nullable=False),
     sa.Column("l2_bytes", sa.BigInteger, nullable=False),
     sa.Column("shared_bytes", sa.BigInteger, nullable=False),
@@ -50,9 +64,9 @@ SWEEP = sa.Table(
     sa.Column("id", sa.Integer, primary_key=True),
     sa.Column("device_id", sa.ForeignKey("device.id"), nullable=False),
     sa.Column("environment_id", sa.ForeignKey("environment.id"), nullable=False),
-    sa.Column("started_at", sa.String, nullable=False),
-    sa.Column("finished_at", sa.String),
-    sa.Column("status", sa.String, nullable=False),
+    sa.Column("started_at", sa.Double, nullable=False),
+    sa.Column("finished_at", sa.Double),
+    *_one_of("status", SWEEP_STATUSES),
     sa.Column("arguments", sa.JSON, nullable=False),
 )
 
@@ -63,17 +77,27 @@ TRIAL = sa.Table(
     sa.Column("sweep_id", sa.ForeignKey("sweep.id"), nullable=False),
     *_problem(),
     sa.Column("config", sa.String, nullable=False),
-    sa.Column("status", sa.String, nullable=False),
+    *_one_of("status", STATUSES),
     sa.Column("median_us", sa.Double),
     sa.Column("low_us", sa.Double),
     sa.Column("high_us", sa.Double),
     sa.Column("samples", sa.LargeBinary, nullable=False),
     sa.Column("error", sa.String),
-    sa.Column("mode", sa.String, nullable=False, server_default="graph"),
+    *_one_of("mode", MODES),
     sa.Column("clock_mhz", sa.Integer),
     sa.Column("deviation", sa.Double),
     sa.Column("source_hash", sa.String),
-    sa.Index("trial_problem", "n", "k", "m", "group_size", "dtype", "zero_point", "sweep_id"),
+    sa.Index("trial_problem", "n", "k", "m", "scheme", "sweep_id"),
+)
+
+NOISY = sa.Table(
+    "noisy",
+    METADATA,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("sweep_id", sa.ForeignKey("sweep.id"), nullable=False),
+    *_problem(),
+    sa.Column("reason", sa.String, nullable=False),
+    sa.Column("created_at", sa.Double, nullable=False),
 )
 
 BINARY = sa.Table(
@@ -100,12 +124,15 @@ RECORD = sa.Table(
     sa.Column("default_config", sa.String, nullable=False),
     sa.Column("default_us", sa.Double, nullable=False),
     sa.Column("source_hash", sa.String, nullable=False),
-    sa.Column("created_at", sa.String, nullable=False),
-    sa.Column("trial_id", sa.ForeignKey("trial.id")),
+    sa.Column("created_at", sa.Double, nullable=False),
+    *_one_of("mode", MODES),
+    sa.Column("dense_us", sa.Double),
+    # With indexes, so that what is pruned need not be looked for in every record.
+    sa.Column("trial_id", sa.ForeignKey("trial.id"), index=True),
     sa.Column("environment_id", sa.ForeignKey("environment.id"), nullable=False),
-    sa.Column("binary_id", sa.ForeignKey("binary.id")),
+    sa.Column("binary_id", sa.ForeignKey("binary.id"), index=True),
     sa.Column("evidence", sa.JSON(none_as_null=True)),
-    sa.UniqueConstraint("device_id", "n", "k", "group_size", "dtype", "zero_point", "m", "source_hash"),
+    sa.UniqueConstraint("device_id", "n", "k", "scheme", "m", "mode", "source_hash"),
 )
 
 JOB = sa.Table(
@@ -114,20 +141,17 @@ JOB = sa.Table(
     # A queue that is filled again and again uses up numbers for the jobs that it already has.
     sa.Column("id", sa.BigInteger().with_variant(sa.Integer, "sqlite"), primary_key=True),
     *_problem(),
-    sa.Column("device", sa.String, nullable=False),
-    sa.Column("arch", sa.String, nullable=False),
+    sa.Column("device_id", sa.ForeignKey("device.id"), nullable=False),
     sa.Column("source_hash", sa.String, nullable=False),
     sa.Column("priority", sa.Double, nullable=False),
-    sa.Column("state", sa.String, nullable=False),
+    *_one_of("state", STATES),
     sa.Column("attempts", sa.Integer, nullable=False),
     sa.Column("worker", sa.String),
     sa.Column("lease_until", sa.Double),
     sa.Column("not_before", sa.Double, nullable=False),
     sa.Column("reason", sa.String),
     sa.Column("created_at", sa.Double, nullable=False),
-    sa.UniqueConstraint(
-        "n", "k", "group_size", "dtype", "zero_point", "m", "device", "arch", "source_hash", name="job_key"
-    ),
+    sa.UniqueConstraint("n", "k", "scheme", "m", "device_id", "source_hash"),
 )
 
 # Only what can be claimed, in the order of claims: finished jobs, however many, cost a claim nothing. The
@@ -135,8 +159,7 @@ JOB = sa.Table(
 OPEN = sa.text("state IN ('queued', 'running')")
 sa.Index(
     "job_open",
-    JOB.c.device,
-    JOB.c.arch,
+    JOB.c.device_id,
     JOB.c.source_hash,
     JOB.c.priority.desc(),
     JOB.c.id,
@@ -149,10 +172,9 @@ WORKER = sa.Table(
     METADATA,
     sa.Column("name", sa.String, primary_key=True),
     sa.Column("host", sa.String, nullable=False),
-    sa.Column("device", sa.String, nullable=False),
-    sa.Column("arch", sa.String, nullable=False),
-    sa.Column("state", sa.String, nullable=False),
-    sa.Column("job_id", sa.BigInteger().with_variant(sa.Integer, "sqlite")),
+    sa.Column("device_id", sa.ForeignKey("device.id"), nullable=False),
+    *_one_of("state", WORKER_STATES),
+    sa.Column("job_id", sa.ForeignKey("job.id", ondelete="SET NULL")),
     sa.Column("last_seen", sa.Double, nullable=False),
     sa.Column("started_at", sa.Double, nullable=False),
 )

@@ -18,8 +18,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, TypeVar
 
-from autotune.store.rows import environment_of, in_short, record_of
-from autotune.values.errors import DatabaseError, LayerError
+from autotune.store.rows import environment_of, in_short, problem_of, record_of
+from autotune.values.errors import DatabaseError
 from autotune.values.layer import Layer
 from autotune.values.record import Environment, Record
 
@@ -35,16 +35,17 @@ _MOST_DAMAGED = 1000
 _STEP_BYTES = 4096
 
 _HEAD = re.compile(
-    rb'\{"n": ?(\d{1,9}), ?"k": ?(\d{1,9}), ?"group_size": ?(\d{1,9}), ?'
-    rb'"dtype": ?"(\w+)", ?"zero_point": ?(true|false),'
+    rb'\{"n": ?(\d{1,9}), ?"k": ?(\d{1,9}), ?'
+    rb'("scheme": ?"[\w-]+"|"group_size": ?\d{1,9}, ?"dtype": ?"\w+", ?"zero_point": ?(?:true|false)),'
 )
-"""How the line of a record begins."""
-_EVIDENCE = b',"evidence":{'
+"""How the line of a record begins, today and as autotune 0.1 wrote it."""
+_EVIDENCE = re.compile(rb',"evidence":\{(?:("mode":"\w+"),)?')
+"""How its end begins; autotune 0.1 had the mode in the evidence."""
 
 _Value = TypeVar("_Value")
-_Head = tuple[Any, ...]
-"""n, k, group_size, dtype and zero_point of a line, by which lines are sorted; or the first of these."""
-_END: _Head = (math.inf,)
+_Size = tuple[float, ...]
+"""n and k of a line, by which lines are sorted first."""
+_END: _Size = (math.inf,)
 
 
 class _Origin(NamedTuple):
@@ -97,7 +98,7 @@ class RecordFile:
         Raises:
             DatabaseError: as `records`.
         """
-        found, head = [], b"\n"
+        found, head = set(), b"\n"
         with _opened(self.path) as file:
             for line in file:
                 if line.startswith(head):
@@ -105,8 +106,8 @@ class RecordFile:
                 match = _HEAD.match(line)
                 if match:
                     head = match[0]
-                    found.append(_head(*match.groups()))
-        return frozenset(layer for layer in map(_layer, found) if layer is not None)
+                    found.add(_layer(head))
+        return frozenset(layer for layer in found if layer is not None)
 
 
 def read_text(
@@ -148,50 +149,53 @@ def _opened(path: Path) -> Iterator[BinaryIO]:
 
 def _lines_of(file: BinaryIO, layer: Layer) -> list[tuple[int, bytes]]:
     """The layer's lines with their places, and lines between or just ahead of them that may be its own."""
-    wanted = (layer.n, layer.k, layer.group_size, layer.dtype, layer.zero_point)
+    wanted = (layer.n, layer.k)
     found: list[tuple[int, bytes]] = []
     _go_ahead_of(file, wanted)
     for offset, line, head in _lines(file):
-        if head is not None and head < wanted:
+        size = wanted if head is None else _size(head)
+        if size < wanted:
             found.clear()
-        elif head is None or head == wanted:
-            found.append((offset, line))
-        else:
+        elif size > wanted:
             break
+        elif head is None or _layer(head[0]) == layer:
+            found.append((offset, line))
     return found
 
 
-def _go_ahead_of(file: BinaryIO, wanted: _Head) -> None:
-    """Go to a line a little ahead of the first one whose head is not below `wanted`."""
+def _go_ahead_of(file: BinaryIO, wanted: _Size) -> None:
+    """Go to a line a little ahead of the first one whose size is not below `wanted`."""
 
-    def head_beyond(offset: int) -> _Head:
+    def size_beyond(offset: int) -> _Size:
         file.seek(offset)
         file.readline()
-        return next((head for _, _, head in _lines(file) if head is not None), _END)
+        return next((_size(head) for _, _, head in _lines(file) if head is not None), _END)
 
     places = range(0, file.seek(0, os.SEEK_END), _STEP_BYTES)
-    file.seek(places[max(bisect_left(places, wanted, key=head_beyond) - 1, 0)])
+    file.seek(places[max(bisect_left(places, wanted, key=size_beyond) - 1, 0)])
     file.readline()
 
 
-def _lines(file: BinaryIO) -> Iterator[tuple[int, bytes, _Head | None]]:
+def _lines(file: BinaryIO) -> Iterator[tuple[int, bytes, re.Match[bytes] | None]]:
     """The place of each line from here on, the line, and its head, None when it has none."""
     offset, damaged = file.tell(), 0
     while damaged < _MOST_DAMAGED and (line := file.readline()):
-        match = _HEAD.match(line)
-        damaged = 0 if match else damaged + 1
-        yield offset, line, match and _head(*match.groups())
+        head = _HEAD.match(line)
+        damaged = 0 if head else damaged + 1
+        yield offset, line, head
         offset += len(line)
 
 
-def _head(n: bytes, k: bytes, group_size: bytes, dtype: bytes, zero_point: bytes) -> _Head:
-    return int(n), int(k), int(group_size), dtype.decode(), zero_point == b"true"
+def _size(head: re.Match[bytes]) -> _Size:
+    return int(head[1]), int(head[2])
 
 
-def _layer(head: _Head) -> Layer | None:
+@functools.lru_cache(maxsize=4096)
+def _layer(head: bytes) -> Layer | None:
+    """The layer of a line's beginning, None where there is none such."""
     try:
-        return Layer(*head)
-    except LayerError:
+        return problem_of(json.loads(head + b'"m":1}')).layer
+    except DatabaseError:
         return None
 
 
@@ -214,11 +218,14 @@ def _parsed(line: bytes, make: Callable[..., _Value], *more: Any) -> _Value:
 
 def _without_evidence(line: bytes) -> bytes:
     """The line up to its evidence, where that comes last, as we write it: most of a line is evidence."""
-    before, found, evidence = line.partition(_EVIDENCE)
-    return before + b"}" if found and evidence.rstrip().endswith(b"}}") else line
+    evidence = _EVIDENCE.search(line)
+    if evidence is None or not line.rstrip().endswith(b"}}"):
+        return line
+    return line[: evidence.start()] + (b"," + evidence[1] if evidence[1] else b"") + b"}"
 
 
 def _record(row: dict[str, Any], origin: _Origin) -> Record:
     # Files from before kernels had names of their own tell the source of each family.
     source_hash = row.get("source_hash") or origin.environment.sources[row["config"].partition(":")[0]]
-    return record_of({"evidence": None, **row}, origin.device, origin.arch, source_hash)
+    older = {"mode": (row.get("evidence") or {}).get("mode", "graph"), "evidence": None}
+    return record_of({**older, **row}, origin.device, origin.arch, source_hash)

@@ -83,16 +83,21 @@ def known_revisions() -> list[str]:
     return sorted(name[:4] for name in names if name[0].isdecimal() and name.endswith(".py"))
 
 
-def check_revision(name: str, found: str) -> None:
-    """Raise DatabaseError unless the schema of database `name` is at the newest revision."""
-    known = known_revisions()
-    if found not in known:
+def check_known(name: str, found: str) -> None:
+    """Raise DatabaseError unless the schema of database `name` is at a revision of this autotune."""
+    if found not in known_revisions():
         raise DatabaseError(
             f"database {name} has schema revision {str(found)[:20]}, made by a newer autotune; "
             "upgrade autotune or use another --db"
         )
-    if found != known[-1]:
+
+
+def check_revision(name: str, found: str) -> None:
+    """Raise DatabaseError unless the schema of database `name` is at the newest revision."""
+    check_known(name, found)
+    newest = known_revisions()[-1]
+    if found != newest:
         raise DatabaseError(
-            f"database {name} has schema revision {found}, older than {known[-1]} of this autotune; "
+            f"database {name} has schema revision {found}, older than {newest} of this autotune; "
             f"run: autotune db upgrade --db {name}"
         )

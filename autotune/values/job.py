@@ -8,6 +8,7 @@ from autotune.values.layer import Problem
 
 STATES = ("queued", "running", "parked", "cancelled", "done")
 """Of a job: waiting for a worker, at one, given up after failures, called off, stored."""
+WORKER_STATES = ("idle", "tuning", "waiting", "stopped")
 
 
 @dataclass(frozen=True, slots=True)

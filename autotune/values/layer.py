@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from dataclasses import dataclass, replace
+from typing import Any
 
 from autotune.values.counts import counted
 from autotune.values.errors import LayerError
+from autotune.values.scheme import GROUP_SIZES, Scheme
 
 BUCKETS = (
     *(1, 2, 4, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160, 176, 192, 224, 256),
@@ -21,10 +23,6 @@ of tokens and six layers on an H200 (benchmarks/between.py).
 """
 COARSE = tuple(bucket for bucket in BUCKETS if bucket & (bucket - 1) == 0)
 """Those that always have an answer; a finer bucket has one where it has a record."""
-DTYPES = ("fp16", "bf16", "fp32")
-GROUP_SIZES = (32, 64, 128)
-
-
 _ON_CPU = tuple(bucket for bucket in BUCKETS if bucket <= 32)
 """Beyond these a CPU's time for one call is seconds, and no one decodes or prefills there."""
 
@@ -48,36 +46,66 @@ def buckets_for(m: int) -> tuple[int, ...]:
     return BUCKETS[bisect_left(BUCKETS, m) : BUCKETS.index(coarse) + 1]
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class Layer:
-    """A quantized linear: out[m, n] = x[m, k] @ dequant(w[n, k]).T, one scale per group_size of k.
+_DEFAULT = Scheme()
 
-    `group_size` -1 means one group of all k. `zero_point` False means every zero is 8.
-    `dtype` is that of x, the scales and out: fp16, bf16, or fp32 (CPU only).
+
+@dataclass(frozen=True, slots=True, order=True, init=False)
+class Layer:
+    """A quantized linear: out[m, n] = x[m, k] @ dequant(w[n, k]).T, stored as its scheme says.
+
+    `group_size`, `dtype` and `zero_point` say what is not as in the scheme, int4-g128-zp-fp16 where none is
+    given: `Layer(n=4096, k=4096, group_size=64)`. A group of all k has the size -1 in the scheme.
 
     Raises:
-        LayerError: n or k is not a positive multiple of 8, group_size is not 32, 64, 128 or k,
-            or does not divide k, or the dtype is unknown.
+        LayerError: n or k is not a positive multiple of 8, the group size does not divide k, or there is no
+            such scheme.
     """
 
     n: int
     k: int
-    group_size: int = 128
-    dtype: str = "fp16"
-    zero_point: bool = True
+    scheme: Scheme
 
-    def __post_init__(self) -> None:
-        for name, value in (("n", self.n), ("k", self.k)):
+    def __init__(
+        self,
+        n: int,
+        k: int,
+        scheme: Scheme = _DEFAULT,
+        *,
+        group_size: int | None = None,
+        dtype: str | None = None,
+        zero_point: bool | None = None,
+    ) -> None:
+        if not isinstance(scheme, Scheme):
+            raise LayerError(f"scheme={scheme!r} is not a Scheme; give it, or name group_size= and others")
+        for name, value in (("n", n), ("k", k)):
             if value < 8 or value % 8:
                 raise LayerError(f"{name}={value} is not a positive multiple of 8")
-        if self.group_size == -1:
-            object.__setattr__(self, "group_size", self.k)
-        if self.group_size not in (*GROUP_SIZES, self.k):
-            raise LayerError(f"group_size={self.group_size} is not one of 32, 64, 128, or k={self.k} (-1)")
-        if self.k % self.group_size:
-            raise LayerError(f"k={self.k} is not a multiple of group_size={self.group_size}")
-        if self.dtype not in DTYPES:
-            raise LayerError(f"dtype={self.dtype!r} is not one of {', '.join(DTYPES)}")
+        told = {"group_size": -1 if group_size == k else group_size, "dtype": dtype, "zeros": zero_point}
+        changes: dict[str, Any] = {name: value for name, value in told.items() if value is not None}
+        scheme = replace(scheme, **changes) if changes else scheme
+        if k % scheme.group_size:
+            raise LayerError(f"k={k} is not a multiple of group_size={scheme.group_size}")
+        if scheme.group_size == k:
+            scheme = replace(scheme, group_size=-1)
+        object.__setattr__(self, "n", n)
+        object.__setattr__(self, "k", k)
+        object.__setattr__(self, "scheme", scheme)
+
+    @property
+    def group_size(self) -> int:
+        """Weights along k that share a scale, as a number."""
+        size = self.scheme.group_size
+        return self.k if size == -1 else size
+
+    @property
+    def dtype(self) -> str:
+        """Of x, the scales and out."""
+        return self.scheme.dtype
+
+    @property
+    def zero_point(self) -> bool:
+        """Whether groups have zeros; without, every zero is 8."""
+        return self.scheme.zeros
 
     @property
     def groups(self) -> int:
@@ -141,7 +169,7 @@ def shard_layer(layer: Layer, dim: int, of: int) -> Layer:
     if dim == 0:
         return replace(layer, n=part)
     if layer.groups == 1:
-        return replace(layer, k=part, group_size=part)
+        return replace(layer, k=part)
     fitting = [
         size
         for size in (*GROUP_SIZES, part)
@@ -150,4 +178,4 @@ def shard_layer(layer: Layer, dim: int, of: int) -> Layer:
     if not fitting:
         parts = f"{counted(of, 'shard')} of {part}"
         raise LayerError(f"k={layer.k} in {parts}: no group size of 32 or more divides a shard")
-    return replace(layer, k=part, group_size=max(fitting))
+    return Layer(layer.n, part, layer.scheme, group_size=max(fitting))

@@ -10,11 +10,6 @@ NEAR_OCTAVES = 2.0
 """How far a near record may be, in m, and in n and k together: a factor of four."""
 
 
-def kind(layer: Layer) -> tuple[str, int, bool]:
-    """What a near layer has in common; one group of all k is alike for every k."""
-    return layer.dtype, -1 if layer.groups == 1 else layer.group_size, layer.zero_point
-
-
 def octaves(a: int, b: int) -> float:
     """|log2| of the ratio."""
     return abs(log2(a / b))

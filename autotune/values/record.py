@@ -17,6 +17,8 @@ writes its x, as in a model's decode loop; the same, call after call; one copy a
 calls after random idle times, as requests come."""
 MODES: tuple[Mode, ...] = get_args(Mode)
 DEFAULT_MODE: Mode = "model"
+SERVED: tuple[Mode, ...] = ("model", "graph", "server")
+"""Modes whose records models run, the preferred one first; `hot` times no call that a model makes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +61,6 @@ class Evidence:
     `learned_from` are the numbers of tokens whose best configs they were, where not all of the space was.
     """
 
-    mode: Mode
     rounds: int
     gain: tuple[float, float, float]
     ties: tuple[str, ...] = ()
@@ -78,7 +79,8 @@ class Evidence:
 class Record:
     """The winner of a problem on a device model, against the default config timed in the same rounds.
 
-    `source_hash` names the kernel that was measured, as `registry.kernel_hash` does.
+    `source_hash` names the kernel that was measured, as `registry.kernel_hash` does; `mode` says how it was
+    timed; `created_at` is when, in UTC as ISO 8601.
     """
 
     problem: Problem
@@ -92,12 +94,8 @@ class Record:
     default_us: float
     source_hash: str
     created_at: str
+    mode: Mode = "graph"
     evidence: Evidence | None = None
-
-    @property
-    def mode(self) -> Mode:
-        """How it was timed."""
-        return "graph" if self.evidence is None else self.evidence.mode
 
 
 @dataclass(frozen=True, slots=True)

@@ -130,7 +130,7 @@ def work_unwatched(pipe, device):
 
 
 def test_what_is_not_watched_is_said_once(caplog):
-    problems = [Problem(Layer(64, 64, 64), m) for m in (1, 2)]
+    problems = [Problem(Layer(64, 64, group_size=64), m) for m in (1, 2)]
     with (
         caplog.at_level(logging.WARNING),
         LocalExecutor(cpu_device(), entry=work_unwatched, allow_busy=True) as executor,

@@ -51,8 +51,8 @@ def store(tmp_path: Path) -> Iterator[Store]:
 
 
 def timed(median_us: float, low_us: float, high_us: float, floor_us: float = 3.0, mode="model") -> Record:
-    evidence = replace(EVIDENCE, floor_us=floor_us, mode=mode)
-    return replace(record(), median_us=median_us, low_us=low_us, high_us=high_us, evidence=evidence)
+    evidence, times = replace(EVIDENCE, floor_us=floor_us), {"low_us": low_us, "high_us": high_us}
+    return replace(record(), median_us=median_us, **times, mode=mode, evidence=evidence)
 
 
 def test_a_wide_interval_and_an_impossible_time_are_noisy():

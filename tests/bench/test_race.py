@@ -14,7 +14,7 @@ from autotune.values.config import Config
 from autotune.values.layer import Layer, Problem
 from autotune.values.record import Trial
 
-PROBLEM = Problem(Layer(64, 64, 64), 1)
+PROBLEM = Problem(Layer(64, 64, group_size=64), 1)
 
 
 class Drawn:

@@ -16,7 +16,7 @@ from autotune.values.device import cpu_device, find_device
 from autotune.values.layer import Layer
 from autotune.values.record import MODES
 
-LAYER, GPU_LAYER = Layer(64, 64, 64), Layer(1024, 4096)
+LAYER, GPU_LAYER = Layer(64, 64, group_size=64), Layer(1024, 4096)
 """Copies of the second exceed a GPU's last cache before there are many."""
 
 

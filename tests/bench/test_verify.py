@@ -12,7 +12,8 @@ from autotune.families import registry
 from autotune.families.workspace import COUNTER_BYTES
 from autotune.layouts import dequantize, unpack
 from autotune.values.device import cpu_device
-from autotune.values.layer import DTYPES, Layer, Problem
+from autotune.values.layer import Layer, Problem
+from autotune.values.scheme import DTYPES
 
 DEVICE = replace(cpu_device(), l2_bytes=1 << 10, cores=4)
 

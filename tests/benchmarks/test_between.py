@@ -18,7 +18,7 @@ from autotune.search.tune import candidates_of
 from autotune.values.device import cpu_device
 from autotune.values.layer import Layer, Problem
 
-LAYER = Layer(64, 128, 64)
+LAYER = Layer(64, 128, group_size=64)
 
 
 def run(folder: Path, monkeypatch: pytest.MonkeyPatch, *more: str) -> list[dict[str, Any]]:

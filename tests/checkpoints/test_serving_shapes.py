@@ -99,7 +99,7 @@ def test_experts_are_left_out(tmp_path: Path) -> None:
 
 
 def test_what_vllm_runs_apart() -> None:
-    parts = {f"a.{name}_proj": Layer(64, 64, 32) for name in ("q", "k", "v", "gate", "up")}
+    parts = {f"a.{name}_proj": Layer(64, 64, group_size=32) for name in ("q", "k", "v", "gate", "up")}
 
     def names(model_type: str) -> list[str]:
         return [name for name, _, _ in grouped(parts, engine_fused(model_type), strict=True)]
@@ -110,7 +110,7 @@ def test_what_vllm_runs_apart() -> None:
 
 
 def test_parts_that_differ_are_one_line() -> None:
-    parts = {f"a.{name}_proj": Layer(64, 64, 32, zero_point=name != "k") for name in "qkv"}
+    parts = {f"a.{name}_proj": Layer(64, 64, group_size=32, zero_point=name != "k") for name in "qkv"}
     with pytest.raises(ShapesError, match=r"one qkv_proj of layers that differ: .*a.k_proj is .*false"):
         list(grouped(parts, engine_fused("llama"), strict=True))
 

@@ -93,7 +93,7 @@ def test_tp_that_does_not_fit_names_the_numbers(tp: int, words: list[str]) -> No
 @pytest.mark.parametrize(("tp", "group_size"), [(1, 128), (2, 128), (4, 64), (8, 32)])
 def test_shards_that_start_inside_a_group_have_smaller_groups(tp: int, group_size: int) -> None:
     layers = {name: shape.layer for shape in parse_shapes("llama7b", tp=tp) for name in shape.projections}
-    assert layers["down"] == Layer(4096, 11008 // tp, group_size)
+    assert layers["down"] == Layer(4096, 11008 // tp, group_size=group_size)
     assert layers["down"] == shard_layer(Layer(4096, 11008), 1, tp)
     assert layers["gate"] == Layer(11008 // tp, 4096)
     assert layers["o"] == Layer(4096, 4096 // tp)
@@ -105,9 +105,9 @@ def test_explicit_numbers_and_what_fills_them_in() -> None:
     )
     layers = [shape.layer for shape in parse_shapes(text, group_size=32, dtype="fp32", zero_point=True)]
     assert layers == [
-        Layer(4096, 4096, 32, "fp32", True),
-        Layer(512, 256, 64, "bf16", False),
-        Layer(64, 72, 72, "fp32", True),
+        Layer(4096, 4096, group_size=32, dtype="fp32", zero_point=True),
+        Layer(512, 256, group_size=64, dtype="bf16", zero_point=False),
+        Layer(64, 72, group_size=72, dtype="fp32", zero_point=True),
     ]
 
 

@@ -97,7 +97,7 @@ def test_names_of_projections_and_what_is_asked_for(tmp_path: Path) -> None:
     shapes = parse_shapes(folder, dtype="bf16", zero_point=False)
     names = {name: shape.layer for shape in shapes for name in shape.projections}
     assert set(names) == {"qkv", "o", "gate_up", "down"}
-    assert names["qkv"] == Layer(64 + 2 * 32, 64, 32, "bf16", False)
+    assert names["qkv"] == Layer(64 + 2 * 32, 64, group_size=32, dtype="bf16", zero_point=False)
 
 
 def test_a_part_that_is_not_quantized_is_no_layer(tmp_path: Path) -> None:
@@ -117,7 +117,10 @@ def test_experts_are_layers_of_their_own(tmp_path: Path) -> None:
             tensors[f"{prefix}.weight_packed"] = torch.zeros((n, k // 8), dtype=torch.int32)
     model = tiny("qwen3_moe")
     folder = write(tmp_path / "model", model, tensors, KINDS["symmetric"].config, dtype="bfloat16")
-    assert layers_of(folder) == {Layer(32, 64, 32, "bf16", False), Layer(64, 32, 32, "bf16", False)}
+    assert layers_of(folder) == {
+        Layer(32, 64, group_size=32, dtype="bf16", zero_point=False),
+        Layer(64, 32, group_size=32, dtype="bf16", zero_point=False),
+    }
 
 
 def test_what_no_kernel_takes_is_left_out(tmp_path: Path) -> None:
@@ -131,7 +134,7 @@ def test_what_no_kernel_takes_is_left_out(tmp_path: Path) -> None:
         parse_shapes(folder)
     tensors["a.up.weight_packed"] = torch.zeros((8, 8), dtype=torch.int32)
     write(folder, tiny(), tensors, KINDS["symmetric"].config, dtype="float16")
-    assert layers_of(folder) == {Layer(8, 64, 32, "fp16", False)}
+    assert layers_of(folder) == {Layer(8, 64, group_size=32, zero_point=False)}
 
 
 def test_shards_for_several_devices(tmp_path: Path) -> None:
@@ -139,15 +142,15 @@ def test_shards_for_several_devices(tmp_path: Path) -> None:
     model = tiny(head_dim=32, intermediate_size=192)
     folder = stored(tmp_path / "model", model, dtype="float16")
     assert layers_of(folder, tp=2) == {
-        *(Layer(n, 64, 32) for n in (64 + 2 * 32, 2 * 96)),  # qkv with two of four heads, gate_up
-        *(Layer(64, k, 32) for k in (64, 96)),  # o, down
+        *(Layer(n, 64, group_size=32) for n in (64 + 2 * 32, 2 * 96)),  # qkv with two of four heads, gate_up
+        *(Layer(64, k, group_size=32) for k in (64, 96)),  # o, down
     }
     assert layers_of(folder, tp=2, unfused=True) == {
-        *(Layer(n, 64, 32) for n in (64, 32, 96)),
-        *(Layer(64, k, 32) for k in (64, 96)),
+        *(Layer(n, 64, group_size=32) for n in (64, 32, 96)),
+        *(Layer(64, k, group_size=32) for k in (64, 96)),
     }
     other = stored(tmp_path / "other", tiny("starcoder2", hidden_size=128, intermediate_size=192))
-    assert Layer(128, 96, 32, "fp32") in layers_of(other, tp=2)
+    assert Layer(128, 96, group_size=32, dtype="fp32") in layers_of(other, tp=2)
     (other / "model.safetensors").unlink()
     with pytest.raises(ShapesError, match="layers of model_type='starcoder2' cannot be told"):
         parse_shapes(other, tp=2)
@@ -156,7 +159,7 @@ def test_shards_for_several_devices(tmp_path: Path) -> None:
 def test_shards_of_stored_layers_that_start_inside_a_group_have_smaller_groups(tmp_path: Path) -> None:
     tensors = {"a.down_proj.weight_packed": torch.zeros((8, 48), dtype=torch.int32)}
     folder = write(tmp_path / "model", tiny(), tensors, of_128(), dtype="float16")
-    assert layers_of(folder, tp=2) == {Layer(8, 192, 64, "fp16", False)}
+    assert layers_of(folder, tp=2) == {Layer(8, 192, group_size=64, zero_point=False)}
     with pytest.raises(ShapesError, match=r"a.down_proj .*tp=2 makes a shard of k=192 that starts inside"):
         parse_shapes(folder, tp=2, serving=True)
 

@@ -25,7 +25,7 @@ from autotune.values.job import Job, Worker
 from autotune.values.layer import BUCKETS, Layer, Problem
 from autotune.values.record import sources_digest
 
-LAYER = Layer(64, 64, 64)
+LAYER = Layer(64, 64, group_size=64)
 DEVICE = cpu_device()
 HERE = (DEVICE.name, DEVICE.arch)
 DEADLINE_S = 60.0

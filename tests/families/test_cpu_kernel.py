@@ -21,7 +21,8 @@ from autotune.schemes.int4 import TORCH_DTYPES
 from autotune.values.config import Config
 from autotune.values.device import cpu_device
 from autotune.values.errors import LayerError
-from autotune.values.layer import DTYPES, Layer, Problem
+from autotune.values.layer import Layer, Problem
+from autotune.values.scheme import DTYPES
 
 ARCHS = ("x86_64_avx512_bf16", "x86_64_avx512", "x86_64_avx2", "portable")
 TOKENS = (1, 2, 3, 7, 16, 33)
@@ -102,7 +103,7 @@ def _sample(layer: Layer, m: int, seed: int = 0) -> tuple[QuantizedWeight, torch
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_result_is_within_rounding_error(dtype: str, group_size: int, zero_point: bool) -> None:
     for n, k in product((8, 24, 136), (72, 8) if group_size == -1 else (3 * group_size,)):
-        layer = Layer(n, k, group_size, dtype, zero_point)
+        layer = Layer(n, k, group_size=group_size, dtype=dtype, zero_point=zero_point)
         weight, x, bias = _sample(layer, max(TOKENS), seed=n + k)
         packed = pack(weight, "cpu")
         configs = [_config(16, 1, 1), _config(64, 1, 2), _config(128, 1, 3)]

@@ -39,7 +39,11 @@ def test_space_holds_the_default_and_only_valid_configs(layer, m):
         assert Config.parse(str(config)) == config
 
 
-@pytest.mark.parametrize("layer", [Layer(8, 8, -1), Layer(72, 4104, -1), Layer(64, 32, 32)], ids=str)
+@pytest.mark.parametrize(
+    "layer",
+    [Layer(8, 8, group_size=-1), Layer(72, 4104, group_size=-1), Layer(64, 32, group_size=32)],
+    ids=str,
+)
 @pytest.mark.parametrize("m", [1, 5, 16, 64, 65, 129, 512, 4096])
 @pytest.mark.parametrize("device", GPUS, ids=lambda device: device.arch)
 def test_the_smallest_layers_have_a_default(layer, m, device):
@@ -154,7 +158,7 @@ def test_wgmma_leaves_fewest_and_most_tokens_to_others(m):
 
 
 def test_fp32_is_not_for_the_gpu():
-    problem = Problem(Layer(64, 64, 64, dtype="fp32"), 1)
+    problem = Problem(Layer(64, 64, group_size=64, dtype="fp32"), 1)
     assert registry.space(problem, H200) == []
 
 
@@ -186,7 +190,11 @@ def test_a_rejected_config_says_why(text, reason):
 def sampled_units(device):
     """The default configs of every bucket, and a sample of the spaces, over group sizes and dtypes."""
     defaults, sample = {}, {}
-    variants = [Layer(4096, 4096), Layer(4096, 4096, 32, "bf16"), Layer(4096, 4096, -1, "fp16", False)]
+    variants = [
+        Layer(4096, 4096),
+        Layer(4096, 4096, group_size=32, dtype="bf16"),
+        Layer(4096, 4096, group_size=-1, zero_point=False),
+    ]
     for layer in variants:
         for m in (1, 16, 32, 64, 256):
             problem = Problem(layer, m)
@@ -213,7 +221,11 @@ def test_a_sample_compiles_and_defaults_hardly_spill(device):
 def wgmma_units():
     """Every shape and way to scale of family wgmma, by group size and dtype."""
     family = registry.families()["wgmma"]
-    layers = [Layer(12288, 4096), Layer(4096, 4096, 64, "bf16"), Layer(4096, 4096, 32, "bf16", False)]
+    layers = [
+        Layer(12288, 4096),
+        Layer(4096, 4096, group_size=64, dtype="bf16"),
+        Layer(4096, 4096, group_size=32, dtype="bf16", zero_point=False),
+    ]
     chosen = [
         (layer, whole_space(family, Problem(layer, m), H200))
         for layer in layers
@@ -241,7 +253,7 @@ def test_wgmma_neither_spills_nor_waits_for_each_product():
 
 def prefill_units():
     """The largest tile of each shape of family prefill, some between, and each way to share the work."""
-    layers = [Layer(4096, 4096), Layer(4096, 4096, 32, "bf16")]
+    layers = [Layer(4096, 4096), Layer(4096, 4096, group_size=32, dtype="bf16")]
     tiles = [(256, 2, 1), (208, 2, 1), (128, 2, 1), (128, 2, 2), (112, 2, 2), (160, 3, 1)]
     ways = [(2, 1, 1), (1, 4, 0)]
     names = ("tile_m", "warpgroups", "fragments", "cluster", "split_k", "stream_k")

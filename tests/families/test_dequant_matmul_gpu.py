@@ -16,7 +16,7 @@ from autotune.values.layer import Layer
 
 pytestmark = pytest.mark.gpu
 
-SMALL, CHUNKED = Layer(1032, 520, 520), Layer(33000, 1024, dtype="bf16")
+SMALL, CHUNKED = Layer(1032, 520, group_size=520), Layer(33000, 1024, dtype="bf16")
 LARGEST_ERROR = {"fp16": 1e-3, "bf16": 6e-3}
 
 

@@ -9,6 +9,7 @@ from known import GPUS, H200, LLAMA7B
 
 from autotune.families import registry
 from autotune.families.estimates import clusters_at_once, overlapped, speed, waves_us
+from autotune.store.rows import problem_of
 from autotune.values.config import Config
 from autotune.values.device import Device
 from autotune.values.errors import DeviceError
@@ -16,7 +17,11 @@ from autotune.values.layer import Layer, Problem
 from autotune.values.paths import shipped
 
 CPU = Device("cpu", 0, "CPU of 8 threads", "x86_64_avx512", 8, 32 << 20, 0, 64 << 30)
-ODD = [Layer(8, 8, -1), Layer(72, 4104, -1, "bf16"), Layer(4096, 4096, 32, "bf16", zero_point=False)]
+ODD = [
+    Layer(8, 8, group_size=-1),
+    Layer(72, 4104, group_size=-1, dtype="bf16"),
+    Layer(4096, 4096, group_size=32, dtype="bf16", zero_point=False),
+]
 PROBLEM = Problem(Layer(4096, 4096), 16)
 
 
@@ -149,11 +154,6 @@ def records():
     text = shipped("db").joinpath("nvidia-h200.jsonl").read_text()
     rows = [json.loads(line) for line in text.splitlines()[1:]]
     return [row for row in rows if "config" in row]
-
-
-def problem_of(row):
-    names = ("n", "k", "group_size", "dtype", "zero_point")
-    return Problem(Layer(*(row[name] for name in names)), row["m"])
 
 
 def test_estimates_are_near_what_the_records_took(records):

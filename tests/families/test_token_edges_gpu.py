@@ -16,7 +16,7 @@ from autotune.values.layer import Layer, Problem
 
 pytestmark = pytest.mark.gpu
 
-LAYERS = Layer(1040, 2048), Layer(776, 1376, 32, "bf16", zero_point=False)
+LAYERS = Layer(1040, 2048), Layer(776, 1376, group_size=32, dtype="bf16", zero_point=False)
 TILES = (4, 8, 16, 32, 64, 128, 256)
 LARGEST_ERROR = {"fp16": 1e-3, "bf16": 6e-3}
 # 0x7fff7fff is NaN as fp32, and twice NaN as fp16 and as bf16.

@@ -20,7 +20,13 @@ def layers(draw: st.DrawFn) -> Layer:
     group_size = draw(st.sampled_from([32, 64, 128, -1]))
     k = 8 * draw(st.integers(1, 12)) if group_size == -1 else group_size * draw(st.integers(1, 3))
     n = 8 * draw(st.integers(1, 9))
-    return Layer(n, k, group_size, draw(st.sampled_from(["fp16", "bf16", "fp32"])), draw(st.booleans()))
+    return Layer(
+        n,
+        k,
+        group_size=group_size,
+        dtype=draw(st.sampled_from(["fp16", "bf16", "fp32"])),
+        zero_point=draw(st.booleans()),
+    )
 
 
 def weight_of(layer: Layer, seed: int = 0):
@@ -59,7 +65,7 @@ def test_to_quantized_follows_the_closed_form(layer: Layer, seed: int) -> None:
     qzeros = torch.randint(-(2**31), 2**31, (layer.groups, layer.n // 8), **words)
     scales = weight_of(layer, seed).scales
     weight = awq_gemm.to_quantized(qweight, qzeros, scales)
-    assert weight.layer == Layer(layer.n, layer.k, layer.group_size, layer.dtype)
+    assert weight.layer == Layer(layer.n, layer.k, group_size=layer.group_size, dtype=layer.dtype)
     assert weight.zeros is not None
     assert weight.q.is_contiguous()
     assert weight.zeros.is_contiguous()
@@ -80,7 +86,7 @@ def test_there_and_back(layer: Layer, seed: int) -> None:
 
 
 def test_tensors_that_are_not_contiguous_are_read_as_they_look() -> None:
-    weight = weight_of(Layer(64, 128, 64))
+    weight = weight_of(Layer(64, 128, group_size=64))
     qweight, qzeros, scales = awq_gemm.from_quantized(weight)
     strided = [tensor.T.contiguous().T for tensor in (qweight, qzeros, scales)]
     assert torch.equal(awq_gemm.to_quantized(*strided).q, weight.q)
@@ -102,7 +108,7 @@ def test_tensors_that_are_not_contiguous_are_read_as_they_look() -> None:
     ],
 )
 def test_wrong_tensors_are_named(change, words: list[str]) -> None:
-    tensors = change(*awq_gemm.from_quantized(weight_of(Layer(64, 128, 64))))
+    tensors = change(*awq_gemm.from_quantized(weight_of(Layer(64, 128, group_size=64))))
     with pytest.raises(FormatError) as caught:
         awq_gemm.to_quantized(*tensors)
     assert all(word in str(caught.value) for word in words)

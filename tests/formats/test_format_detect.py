@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from autotune.formats import Scheme, detect
+from autotune.formats import TensorScheme, detect
 from autotune.values.errors import FormatError
 
 AWQ = {"quant_method": "awq", "bits": 4, "group_size": 128, "zero_point": True, "version": "gemm"}
@@ -23,35 +23,37 @@ def compressed(*weights: dict[str, Any], **fields: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("config", "scheme"),
     [
-        ({**AWQ, "modules_to_not_convert": None}, Scheme("awq_gemm", 128)),
-        ({**AWQ, "version": "GEMM"}, Scheme("awq_gemm", 128)),
-        ({**AWQ, "version": "gemv", "group_size": 64}, Scheme("awq_gemv", 64)),
-        ({**AWQ, "version": "gemv_fast"}, Scheme("awq_gemv_fast", 128)),
+        ({**AWQ, "modules_to_not_convert": None}, TensorScheme("awq_gemm", 128)),
+        ({**AWQ, "version": "GEMM"}, TensorScheme("awq_gemm", 128)),
+        ({**AWQ, "version": "gemv", "group_size": 64}, TensorScheme("awq_gemv", 64)),
+        ({**AWQ, "version": "gemv_fast"}, TensorScheme("awq_gemv_fast", 128)),
         ({"quant_method": "awq", "format": "llm-awq", "w_bit": 4, "q_group_size": 128, "zero_point": True},
-         Scheme("awq_gemv_fast", 128)),
-        ({"w_bit": 4, "q_group_size": 32, "zero_point": True}, Scheme("awq_gemm", 32)),
-        ({**AWQ, "version": "marlin", "zero_point": False}, Scheme("marlin", 128, zero_point=False)),
-        ({**AWQ, "zero_point": None, "sym": True}, Scheme("awq_gemm", 128, zero_point=False)),
-        (GPTQ, Scheme("gptq", 128, zero_point=False, minus_one=True)),
+         TensorScheme("awq_gemv_fast", 128)),
+        ({"w_bit": 4, "q_group_size": 32, "zero_point": True}, TensorScheme("awq_gemm", 32)),
+        ({**AWQ, "version": "marlin", "zero_point": False}, TensorScheme("marlin", 128, zero_point=False)),
+        ({**AWQ, "zero_point": None, "sym": True}, TensorScheme("awq_gemm", 128, zero_point=False)),
+        (GPTQ, TensorScheme("gptq", 128, zero_point=False, minus_one=True)),
         ({**GPTQ, "checkpoint_format": "gptq", "sym": False, "desc_act": True},
-         Scheme("gptq", 128, desc_act=True, minus_one=True)),
-        ({**GPTQ, "checkpoint_format": "gptq_v2", "group_size": -1}, Scheme("gptq", -1, zero_point=False)),
+         TensorScheme("gptq", 128, desc_act=True, minus_one=True)),
+        ({**GPTQ, "checkpoint_format": "gptq_v2", "group_size": -1},
+         TensorScheme("gptq", -1, zero_point=False)),
         ({**GPTQ, "quant_method": None, "method": "gptq", "format": "gptq_v2", "sym": False},
-         Scheme("gptq", 128)),
+         TensorScheme("gptq", 128)),
         ({"bits": 4, "group_size": 64, "desc_act": True, "sym": True},
-         Scheme("gptq", 64, zero_point=False, desc_act=True, minus_one=True)),
-        ({**GPTQ, "sym": None}, Scheme("gptq", 128, zero_point=None, minus_one=True)),
-        ({**GPTQ, "checkpoint_format": "marlin"}, Scheme("marlin", 128, zero_point=False)),
-        ({**GPTQ, "is_marlin_format": True}, Scheme("marlin", 128, zero_point=False)),
-        (compressed({**WEIGHTS, "actorder": None}), Scheme("compressed_tensors", 128, zero_point=False)),
-        (compressed({**WEIGHTS, "symmetric": False}), Scheme("compressed_tensors", 128)),
+         TensorScheme("gptq", 64, zero_point=False, desc_act=True, minus_one=True)),
+        ({**GPTQ, "sym": None}, TensorScheme("gptq", 128, zero_point=None, minus_one=True)),
+        ({**GPTQ, "checkpoint_format": "marlin"}, TensorScheme("marlin", 128, zero_point=False)),
+        ({**GPTQ, "is_marlin_format": True}, TensorScheme("marlin", 128, zero_point=False)),
+        (compressed({**WEIGHTS, "actorder": None}),
+         TensorScheme("compressed_tensors", 128, zero_point=False)),
+        (compressed({**WEIGHTS, "symmetric": False}), TensorScheme("compressed_tensors", 128)),
         (compressed({**WEIGHTS, "strategy": "channel", "group_size": None}),
-         Scheme("compressed_tensors", -1, zero_point=False)),
+         TensorScheme("compressed_tensors", -1, zero_point=False)),
         (compressed(WEIGHTS, WEIGHTS, sparsity_config={"format": "dense"}),
-         Scheme("compressed_tensors", 128, zero_point=False)),
+         TensorScheme("compressed_tensors", 128, zero_point=False)),
     ],
 )  # fmt: skip
-def test_every_spelling_is_understood(config: dict[str, Any], scheme: Scheme) -> None:
+def test_every_spelling_is_understood(config: dict[str, Any], scheme: TensorScheme) -> None:
     assert detect(config) == scheme
 
 

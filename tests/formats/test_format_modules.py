@@ -14,11 +14,11 @@ from autotune.values.layer import Layer
 
 # Square, and k = 8 n, where layouts have weights of the same shape; and one group of all k.
 LAYERS = [
-    Layer(128, 128, 64),
-    Layer(64, 512, 64),
-    Layer(64, 512, 128),
-    Layer(128, 64, 32),
-    Layer(128, 128, -1),
+    Layer(128, 128, group_size=64),
+    Layer(64, 512, group_size=64),
+    Layer(64, 512, group_size=128),
+    Layer(128, 64, group_size=32),
+    Layer(128, 128, group_size=-1),
 ]
 
 
@@ -26,7 +26,7 @@ LAYERS = [
 @pytest.mark.parametrize("kind", foreign.MODULES)
 def test_every_class_is_read(kind: str, layer: Layer) -> None:
     zero_point = kind not in foreign.SYMMETRIC
-    weight = weight_of(Layer(layer.n, layer.k, layer.group_size, zero_point=zero_point))
+    weight = weight_of(Layer(layer.n, layer.k, group_size=layer.group_size, zero_point=zero_point))
     bias = torch.linspace(-1, 1, layer.n).half()
     module = foreign.MODULES[kind](weight, bias)
     assert is_quantized(module)
@@ -53,7 +53,7 @@ def test_every_class_is_read(kind: str, layer: Layer) -> None:
     ],
 )
 def test_symmetric_weights_have_no_zeros(kind: str) -> None:
-    weight = weight_of(Layer(128, 128, 64, zero_point=False))
+    weight = weight_of(Layer(128, 128, group_size=64, zero_point=False))
     assert_same(find(foreign.MODULES[kind](weight)).read("cpu").weight, weight)
 
 
@@ -61,7 +61,7 @@ def test_symmetric_weights_have_no_zeros(kind: str) -> None:
     "kind", ["MarlinLinear before", "TorchLinear", "MarlinLinear after", "compressed-tensors"]
 )
 def test_desc_act_gives_an_order(kind: str) -> None:
-    weight = weight_of(Layer(128, 256, 64, zero_point=kind not in foreign.SYMMETRIC))
+    weight = weight_of(Layer(128, 256, group_size=64, zero_point=kind not in foreign.SYMMETRIC))
     g_idx = packers.shuffled_groups(256, 64)
     linear = find(foreign.MODULES[kind](weight, None, g_idx)).read("cpu")
     assert_same(linear.weight, weight)
@@ -70,9 +70,13 @@ def test_desc_act_gives_an_order(kind: str) -> None:
 
 
 @pytest.mark.parametrize("zero_point", [True, False])
-@pytest.mark.parametrize("layer", [Layer(1376, 96, 32), Layer(72, 320, 64), Layer(136, 320, -1)], ids=str)
+@pytest.mark.parametrize(
+    "layer",
+    [Layer(1376, 96, group_size=32), Layer(72, 320, group_size=64), Layer(136, 320, group_size=-1)],
+    ids=str,
+)
 def test_marlin_tiles_lose_their_padding(layer: Layer, zero_point: bool) -> None:
-    weight = weight_of(Layer(layer.n, layer.k, layer.group_size, zero_point=zero_point))
+    weight = weight_of(Layer(layer.n, layer.k, group_size=layer.group_size, zero_point=zero_point))
     bias = torch.linspace(-1, 1, layer.n).half()
     found = find(foreign.repacked_marlin("AwqMarlinLinear")(weight, bias))
     assert found.layer == weight.layer
@@ -82,7 +86,7 @@ def test_marlin_tiles_lose_their_padding(layer: Layer, zero_point: bool) -> None
 
 
 def changed(kind: str = "TorchLinear", **attributes: object) -> torch.nn.Module:
-    weight = weight_of(Layer(128, 256, 64, zero_point=kind not in foreign.SYMMETRIC))
+    weight = weight_of(Layer(128, 256, group_size=64, zero_point=kind not in foreign.SYMMETRIC))
     module = foreign.MODULES[kind](weight)
     for name, value in attributes.items():
         setattr(module, name, value)

@@ -8,7 +8,7 @@ import torch
 from packages import package
 from runtime_tools import assert_same
 
-from autotune.formats import Scheme, Unpacked, detect, read
+from autotune.formats import TensorScheme, Unpacked, detect, read
 from autotune.formats.marlin import rows_in_order
 from autotune.formats.modules import find
 from autotune.layouts import dequantize, random_weight
@@ -74,7 +74,7 @@ def test_gptqmodel_gptq(n: int, k: int, group_size: int, sym: bool, desc_act: bo
         g_idx = g_idx[torch.randperm(k, generator=generator)]
     module.pack(linear, scales, zeros, g_idx)
     tensors = {name: getattr(module, name) for name in ("qweight", "qzeros", "scales", "g_idx")}
-    scheme = Scheme("gptq", group_size, zero_point=not sym, desc_act=desc_act)
+    scheme = TensorScheme("gptq", group_size, zero_point=not sym, desc_act=desc_act)
     assert_gptq(read(tensors, scheme), module.dequantize_weight())
 
 
@@ -151,7 +151,7 @@ def test_autoawq(kind: str, module: str, format_name: str, n: int, k: int, group
     packed = packer.from_linear(linear, 4, group_size, False, *by_rows)
     names = ("qweight", "qzeros", "scales", "scaled_zeros")
     tensors = {name: getattr(packed, name) for name in names if hasattr(packed, name)}
-    weight = read(tensors, Scheme(format_name, group_size)).weight
+    weight = read(tensors, TensorScheme(format_name, group_size)).weight
     assert torch.equal(weight.q.long(), q)
     assert torch.equal(weight.zeros.long(), zeros.T)
     assert torch.equal(dequantize(weight), expected)
@@ -170,21 +170,21 @@ def test_autoawq_marlin(n: int, k: int, group_size: int) -> None:
     # The packer takes one group as its size in numbers only.
     packed = packer.from_linear(linear, 4, k // groups, False, scales)
     tensors = {"qweight": packed.qweight, "scales": packed.scales}
-    weight = read(tensors, Scheme("marlin", group_size, zero_point=False)).weight
+    weight = read(tensors, TensorScheme("marlin", group_size, zero_point=False)).weight
     assert torch.equal(dequantize(weight), expected)
 
 
 @pytest.mark.parametrize(("n", "k", "group_size"), [(64, 64, 32), (256, 128, 64), (128, 128, -1)])
 def test_gptqmodel_orders_of_marlin(n: int, k: int, group_size: int) -> None:
     marlin = package("gptqmodel.utils.marlin")
-    weight = random_weight(Layer(n, k, group_size), torch.Generator().manual_seed(5))
+    weight = random_weight(Layer(n, k, group_size=group_size), torch.Generator().manual_seed(5))
     layer, stored = weight.layer, packers.awq_gemm(weight)
     tensors = {
         "qweight": packers.marlin(weight)["qweight"],
         "scales": marlin.marlin_permute_scales(weight.scales, k, n, layer.group_size),
         "qzeros": marlin.awq_to_marlin_zero_points(stored["qzeros"], layer.groups, n, 4),
     }
-    assert_same(read(tensors, Scheme("marlin", group_size)).weight, weight)
+    assert_same(read(tensors, TensorScheme("marlin", group_size)).weight, weight)
     bias = torch.arange(n).half()
     assert torch.equal(rows_in_order(marlin.marlin_permute_bias(bias)), bias)
 
@@ -202,14 +202,14 @@ def test_linears_of_gptqmodel_and_autoawq_are_found(sym: bool) -> None:
     module.pack(linear, torch.full((32, 2), 0.25).half(), zeros, g_idx)
     module.post_init()
     found = find(module)
-    assert found.layer == Layer(32, 128, 64, zero_point=not sym)
+    assert found.layer == Layer(32, 128, group_size=64, zero_point=not sym)
     assert_gptq(found.read("cpu"), module.dequantize_weight())
     packer = package("awq.modules.linear.gemm").WQLinear_GEMM
     # AutoAWQ's packer does not clamp.
     linear.weight.data = module.dequantize_weight().T.contiguous()
     packed = packer.from_linear(linear, 4, 64, False, torch.full((2, 32), 0.25).half(), zeros.T.contiguous())
     found = find(packed)
-    assert found.layer == Layer(32, 128, 64)
+    assert found.layer == Layer(32, 128, group_size=64)
     assert torch.equal(dequantize(found.read("cpu").weight).half(), module.dequantize_weight().T)
 
 
@@ -232,7 +232,7 @@ def test_a_model_that_compressed_tensors_compressed_is_found(symmetric: bool) ->
     expected = (model(x) - linear.bias).T
     compressors.ModelCompressor.from_pretrained_model(model).compress_model(model)
     packed = find(linear)
-    assert packed.layer == Layer(64, 128, 32, zero_point=not symmetric)
+    assert packed.layer == Layer(64, 128, group_size=32, zero_point=not symmetric)
     assert packed.bias is linear.bias
     weight = packed.read("cpu").weight
     # The bias was added and taken away in fp16.

@@ -32,9 +32,9 @@ from autotune.values.layer import Layer, shard_layer
 def test_shards_of_k_are_the_weight_in_parts(
     k: int, group_size: int, of: int, shard_group: int, zero_point: bool
 ) -> None:
-    weight = weight_of(Layer(16, k, group_size, zero_point=zero_point))
+    weight = weight_of(Layer(16, k, group_size=group_size, zero_point=zero_point))
     parts = [shard(weight, 1, rank, of) for rank in range(of)]
-    layer = Layer(16, k // of, shard_group, zero_point=zero_point)
+    layer = Layer(16, k // of, group_size=shard_group, zero_point=zero_point)
     assert {part.layer for part in parts} == {layer} == {shard_layer(weight.layer, 1, of)}
     assert torch.equal(torch.cat([dequantize(part) for part in parts], dim=1), dequantize(weight))
     assert all(tensor.is_contiguous() for part in parts for tensor in (part.q, part.scales))
@@ -42,15 +42,15 @@ def test_shards_of_k_are_the_weight_in_parts(
 
 @pytest.mark.parametrize(("n", "of"), [(1376, 2), (1376 * 8, 8), (24, 3)])
 def test_shards_of_n_are_the_weight_in_parts(n: int, of: int) -> None:
-    weight = weight_of(Layer(n, 128, 64))
+    weight = weight_of(Layer(n, 128, group_size=64))
     parts = [shard(weight, 0, rank, of) for rank in range(of)]
-    assert {part.layer for part in parts} == {Layer(n // of, 128, 64)}
+    assert {part.layer for part in parts} == {Layer(n // of, 128, group_size=64)}
     assert torch.equal(torch.cat([dequantize(part) for part in parts]), dequantize(weight))
 
 
 def test_one_group_of_all_k_stays_one_along_n() -> None:
-    weight = weight_of(Layer(32, 96, -1))
-    assert shard(weight, 0, 1, 2).layer == Layer(16, 96, 96)
+    weight = weight_of(Layer(32, 96, group_size=-1))
+    assert shard(weight, 0, 1, 2).layer == Layer(16, 96, group_size=96)
 
 
 @pytest.mark.parametrize(
@@ -64,12 +64,12 @@ def test_one_group_of_all_k_stays_one_along_n() -> None:
 )
 def test_shards_that_no_kernel_takes_are_named(dim: int, of: int, words: str) -> None:
     with pytest.raises(LayerError, match=words):
-        shard_layer(Layer(24, 1280, 128), dim, of)
+        shard_layer(Layer(24, 1280, group_size=128), dim, of)
 
 
 def test_a_rank_that_is_none_is_named() -> None:
     with pytest.raises(LayerError, match="rank=2 is not one of 2 shards"):
-        shard(weight_of(Layer(16, 256, 128)), 1, 2, 2)
+        shard(weight_of(Layer(16, 256, group_size=128)), 1, 2, 2)
 
 
 @pytest.mark.parametrize(
@@ -78,7 +78,7 @@ def test_a_rank_that_is_none_is_named() -> None:
 @pytest.mark.parametrize("m", [0, 1, 3, 40])
 def test_outputs_of_odd_shards(n: int, k: int, dim: int, of: int, m: int, monkeypatch, tmp_path) -> None:
     monkeypatch.setenv("AUTOTUNE_DB", str(tmp_path / "none.db"))
-    weight = weight_of(Layer(n, k, 128))
+    weight = weight_of(Layer(n, k, group_size=128))
     part = shard(weight, dim, of - 1, of)
     x = tokens_of((m, part.layer.k), torch.float16)
     assert_is_linear(Int4Linear.from_quantized(part)(x), part, x)

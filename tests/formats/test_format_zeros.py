@@ -15,7 +15,7 @@ from autotune.layouts import QuantizedWeight
 from autotune.values.errors import FormatError
 from autotune.values.layer import Layer
 
-LAYER = Layer(64, 96, 32)
+LAYER = Layer(64, 96, group_size=32)
 GPTQ = {"quant_method": "gptq", "bits": 4, "group_size": 32, "sym": False}
 GPTQMODEL = {**GPTQ, "checkpoint_format": "gptq", "meta": {"quantizer": ["optimum:1.2", "gptqmodel:7.7.0"]}}
 AUTO_ROUND = {**GPTQ, "quant_method": "auto-round", "packing_format": "auto_round:auto_gptq"}

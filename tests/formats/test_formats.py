@@ -9,7 +9,7 @@ import pytest
 import torch
 from runtime_tools import assert_same, weight_of
 
-from autotune.formats import Scheme, layer_of, names_of, read
+from autotune.formats import TensorScheme, layer_of, names_of, read
 from autotune.layouts import QuantizedWeight
 from autotune.schemes.int4 import TORCH_DTYPES
 from autotune.values.errors import FormatError, LayerError
@@ -36,8 +36,8 @@ SHAPES = {
 CASES = [(name, *shape) for name, shapes in SHAPES.items() for shape in shapes]
 
 
-def scheme_of(name: str, layer: Layer) -> Scheme:
-    return Scheme(name, layer.group_size, zero_point=layer.zero_point, minus_one=name == "gptq")
+def scheme_of(name: str, layer: Layer) -> TensorScheme:
+    return TensorScheme(name, layer.group_size, zero_point=layer.zero_point, minus_one=name == "gptq")
 
 
 @pytest.mark.parametrize("dtype", ["fp16", "bf16"])
@@ -46,7 +46,7 @@ def scheme_of(name: str, layer: Layer) -> Scheme:
 def test_what_was_packed_is_read(
     name: str, n: int, k: int, group_size: int, zero_point: bool, dtype: str
 ) -> None:
-    weight = weight_of(Layer(n, k, group_size, dtype, zero_point), seed=n + k)
+    weight = weight_of(Layer(n, k, group_size=group_size, dtype=dtype, zero_point=zero_point), seed=n + k)
     tensors, scheme = PACK[name](weight), scheme_of(name, weight.layer)
     assert set(tensors) <= set(names_of(scheme))
     assert layer_of({key: tensor.to("meta") for key, tensor in tensors.items()}, scheme) == weight.layer
@@ -57,7 +57,7 @@ def test_what_was_packed_is_read(
 
 @pytest.mark.parametrize("name", PACK)
 def test_strided_tensors_are_read_as_they_look(name: str) -> None:
-    weight = weight_of(Layer(64, 128, 64))
+    weight = weight_of(Layer(64, 128, group_size=64))
     tensors = {
         key: tensor.T.contiguous().T if tensor.dim() == 2 else tensor
         for key, tensor in PACK[name](weight).items()
@@ -67,12 +67,14 @@ def test_strided_tensors_are_read_as_they_look(name: str) -> None:
 
 @pytest.mark.parametrize("name", PACK)
 def test_scales_become_what_the_model_computes_in(name: str) -> None:
-    weight = weight_of(Layer(64, 128, 64))
+    weight = weight_of(Layer(64, 128, group_size=64))
     scheme = replace(scheme_of(name, weight.layer), dtype=torch.bfloat16)
     tensors = PACK[name](weight)
-    assert layer_of(tensors, scheme) == Layer(64, 128, 64, "bf16")
+    assert layer_of(tensors, scheme) == Layer(64, 128, group_size=64, dtype="bf16")
     linear = read(tensors, scheme)
-    expected = QuantizedWeight(Layer(64, 128, 64, "bf16"), weight.q, weight.scales.bfloat16(), weight.zeros)
+    expected = QuantizedWeight(
+        Layer(64, 128, group_size=64, dtype="bf16"), weight.q, weight.scales.bfloat16(), weight.zeros
+    )
     assert_same(linear.weight, expected)
 
 
@@ -82,7 +84,7 @@ def test_scales_become_what_the_model_computes_in(name: str) -> None:
 def test_columns_of_mixed_groups_are_sorted(
     name: str, n: int, k: int, group_size: int, zero_point: bool
 ) -> None:
-    weight = weight_of(Layer(n, k, group_size, zero_point=zero_point))
+    weight = weight_of(Layer(n, k, group_size=group_size, zero_point=zero_point))
     g_idx = packers.shuffled_groups(k, group_size)
     linear = read(PACK[name](weight, g_idx), replace(scheme_of(name, weight.layer), desc_act=True))
     assert_same(linear.weight, weight)
@@ -94,32 +96,32 @@ def test_columns_of_mixed_groups_are_sorted(
 
 @pytest.mark.parametrize("zero", range(16))
 def test_gptq_v1_stores_one_less_in_each_nibble_and_v2_does_not(zero: int) -> None:
-    weight = weight_of(Layer(8, 32, 32))
+    weight = weight_of(Layer(8, 32, group_size=32))
     same = replace(weight, zeros=torch.full_like(weight.zeros, zero))
     for minus_one in (True, False):
-        scheme = Scheme("gptq", 32, minus_one=minus_one)
+        scheme = TensorScheme("gptq", 32, minus_one=minus_one)
         assert_same(read(packers.gptq(same, None, minus_one), scheme).weight, same)
 
 
 @pytest.mark.parametrize("stored_minus_one", [True, False])
 @pytest.mark.parametrize("minus_one", [True, False])
 def test_symmetric_gptq_is_read_whatever_version_it_claims(minus_one: bool, stored_minus_one: bool) -> None:
-    weight = weight_of(Layer(8, 64, 32, zero_point=False))
+    weight = weight_of(Layer(8, 64, group_size=32, zero_point=False))
     tensors = packers.gptq(weight, None, stored_minus_one)
-    assert_same(read(tensors, Scheme("gptq", 32, zero_point=False, minus_one=minus_one)).weight, weight)
+    assert_same(read(tensors, TensorScheme("gptq", 32, zero_point=False, minus_one=minus_one)).weight, weight)
 
 
 @pytest.mark.parametrize("name", ["awq_gemm", "awq_gemv", "awq_gemv_fast", "gptq"])
 def test_zeros_of_a_symmetric_checkpoint_are_checked(name: str) -> None:
-    weight = weight_of(Layer(64, 128, 64))
+    weight = weight_of(Layer(64, 128, group_size=64))
     with pytest.raises(FormatError, match="differ from 8"):
-        read(PACK[name](weight), Scheme(name, 64, zero_point=False))
+        read(PACK[name](weight), TensorScheme(name, 64, zero_point=False))
 
 
 @pytest.mark.parametrize("dtype", ["fp16", "bf16"])
 def test_scaled_zeros_are_recovered_for_every_scale(dtype: str) -> None:
     """Whatever the rounding of -s z, among normal and subnormal scales and 0, z comes back."""
-    layer = Layer(512, 128, 64, dtype)
+    layer = Layer(512, 128, group_size=64, dtype=dtype)
     bits = torch.randint(0, 0x7000, (2, 512), generator=torch.Generator().manual_seed(0), dtype=torch.int16)
     bits[0, 0] = 0
     scales = bits.view(TORCH_DTYPES[dtype])
@@ -127,29 +129,29 @@ def test_scaled_zeros_are_recovered_for_every_scale(dtype: str) -> None:
     weight = weight_of(layer)
     zeros = torch.where(scales == 0, 0, weight.zeros).to(torch.uint8)
     weight = QuantizedWeight(layer, weight.q, scales, zeros)
-    assert_same(read(packers.awq_gemv_fast(weight), Scheme("awq_gemv_fast", 64)).weight, weight)
+    assert_same(read(packers.awq_gemv_fast(weight), TensorScheme("awq_gemv_fast", 64)).weight, weight)
 
 
 def test_zeros_that_are_no_whole_numbers_are_refused() -> None:
-    tensors = packers.awq_gemv_fast(weight_of(Layer(8, 64, 64)))
+    tensors = packers.awq_gemv_fast(weight_of(Layer(8, 64, group_size=64)))
     for offset, words in ((0.25, "none of 0..15"), (20, "none of 0..15")):
         moved = tensors["scaled_zeros"] - (offset * tensors["scales"].float()).half()
         with pytest.raises(FormatError, match=words):
-            read({**tensors, "scaled_zeros": moved}, Scheme("awq_gemv_fast", 64))
+            read({**tensors, "scaled_zeros": moved}, TensorScheme("awq_gemv_fast", 64))
 
 
 def test_autogptq_names_of_marlin_tensors_are_known() -> None:
-    weight = weight_of(Layer(64, 128, 64, zero_point=False))
+    weight = weight_of(Layer(64, 128, group_size=64, zero_point=False))
     tensors = packers.marlin(weight)
     renamed = {"B": tensors["qweight"], "s": tensors["scales"]}
-    assert_same(read(renamed, Scheme("marlin", 64, zero_point=False)).weight, weight)
+    assert_same(read(renamed, TensorScheme("marlin", 64, zero_point=False)).weight, weight)
 
 
 def test_a_g_idx_that_was_never_filled_in_means_nothing() -> None:
-    weight = weight_of(Layer(8, 64, 32))
+    weight = weight_of(Layer(8, 64, group_size=32))
     tensors = packers.compressed_tensors(weight)
     tensors["weight_g_idx"] = torch.full((64,), -1, dtype=torch.int32)
-    assert read(tensors, Scheme("compressed_tensors", 32)).perm is None
+    assert read(tensors, TensorScheme("compressed_tensors", 32)).perm is None
 
 
 @pytest.mark.parametrize(
@@ -177,28 +179,28 @@ def test_a_g_idx_that_was_never_filled_in_means_nothing() -> None:
     ],
 )
 def test_wrong_tensors_are_named(name: str, change: dict[str, torch.Tensor | None], words: list[str]) -> None:
-    tensors = {**PACK[name](weight_of(Layer(64, 128, 64))), **change}
+    tensors = {**PACK[name](weight_of(Layer(64, 128, group_size=64))), **change}
     with pytest.raises(FormatError) as caught:
-        read({key: value for key, value in tensors.items() if value is not None}, Scheme(name, 64))
+        read({key: value for key, value in tensors.items() if value is not None}, TensorScheme(name, 64))
     assert all(word in str(caught.value) for word in words), str(caught.value)
 
 
 @pytest.mark.parametrize("name", PACK)
 @pytest.mark.parametrize(("group_size", "words"), [(48, "group_size=48"), (128, "k=192 is not a multiple")])
 def test_a_group_size_that_does_not_fit_is_named(name: str, group_size: int, words: str) -> None:
-    tensors = PACK[name](weight_of(Layer(64, 192, 64)))
+    tensors = PACK[name](weight_of(Layer(64, 192, group_size=64)))
     with pytest.raises(LayerError, match=words):
-        layer_of(tensors, Scheme(name, group_size))
+        layer_of(tensors, TensorScheme(name, group_size))
 
 
 def test_desc_act_without_g_idx_is_refused() -> None:
-    tensors = packers.gptq(weight_of(Layer(8, 64, 32)))
+    tensors = packers.gptq(weight_of(Layer(8, 64, group_size=32)))
     del tensors["g_idx"]
     with pytest.raises(FormatError, match="no tensor g_idx"):
-        read(tensors, Scheme("gptq", 32, minus_one=True, desc_act=True))
+        read(tensors, TensorScheme("gptq", 32, minus_one=True, desc_act=True))
 
 
 @pytest.mark.parametrize("bits", [2, 3, 8])
 def test_other_numbers_of_bits_are_refused(bits: int) -> None:
     with pytest.raises(FormatError, match=f"bits={bits}; only 4-bit"):
-        Scheme("gptq", 128, bits)
+        TensorScheme("gptq", 128, bits)

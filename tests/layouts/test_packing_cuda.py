@@ -15,7 +15,13 @@ def layers(draw: st.DrawFn) -> Layer:
     group_size = draw(st.sampled_from([32, 64, 128, -1]))
     k = 8 * draw(st.integers(1, 20)) if group_size == -1 else group_size * draw(st.integers(1, 4))
     n = 8 * draw(st.integers(1, 20))
-    return Layer(n, k, group_size, draw(st.sampled_from(["fp16", "bf16"])), draw(st.booleans()))
+    return Layer(
+        n,
+        k,
+        group_size=group_size,
+        dtype=draw(st.sampled_from(["fp16", "bf16"])),
+        zero_point=draw(st.booleans()),
+    )
 
 
 def weight_of(layer: Layer, seed: int) -> QuantizedWeight:

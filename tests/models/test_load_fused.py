@@ -25,7 +25,7 @@ pytestmark = [
     pytest.mark.usefixtures(one_thread.__name__),
     pytest.mark.filterwarnings("ignore:no config was measured"),
 ]
-LAYERS = [Layer(n, 64, 32) for n in (64, 24, 40)]
+LAYERS = [Layer(n, 64, group_size=32) for n in (64, 24, 40)]
 BIASES = [None, torch.linspace(-1, 1, 24).half(), None]
 
 
@@ -37,7 +37,7 @@ def weights() -> list[QuantizedWeight]:
 @pytest.fixture
 def fused(weights: list[QuantizedWeight]) -> list[Part]:
     layer = fused_layer(LAYERS)
-    assert layer == Layer(128, 64, 32)
+    assert layer == Layer(128, 64, group_size=32)
     bias = concatenated_bias(BIASES, LAYERS)
     whole = Int4Linear.from_quantized(concatenated(weights, layer), bias).eval()
     return list(parts(whole, [layer.n for layer in LAYERS]))
@@ -92,9 +92,9 @@ def test_threads_share_parts(fused: list[Part], weights: list[QuantizedWeight]) 
 
 
 def test_layers_that_differ_are_not_fused() -> None:
-    assert fused_layer([Layer(64, 64, 32), Layer(64, 128, 32)]) is None
-    assert fused_layer([Layer(64, 64, 32), Layer(64, 64, 64)]) is None
-    assert fused_layer([Layer(64, 64, 32), Layer(64, 64, 32, zero_point=False)]) is None
+    assert fused_layer([Layer(64, 64, group_size=32), Layer(64, 128, group_size=32)]) is None
+    assert fused_layer([Layer(64, 64, group_size=32), Layer(64, 64, group_size=64)]) is None
+    assert fused_layer([Layer(64, 64, group_size=32), Layer(64, 64, group_size=32, zero_point=False)]) is None
 
 
 def attention_of(model: Any) -> Any:

@@ -24,7 +24,7 @@ from autotune.values.device import cpu_device
 from autotune.values.errors import DeviceError, FormatError
 from autotune.values.layer import COARSE, Layer, Problem
 
-UP, DOWN = Layer(256, 128, 64), Layer(128, 256, 64)
+UP, DOWN = Layer(256, 128, group_size=64), Layer(128, 256, group_size=64)
 BIAS = torch.linspace(-1, 1, 256).half()
 
 
@@ -178,7 +178,7 @@ def test_the_report_folds_runs_of_buckets(tmp_path: Path) -> None:
 
 def test_the_report_is_no_wider_than_100_columns() -> None:
     config = Config.parse("mma:tile_m=32,tile_n=128,warps=16,warps_k=16,loads=2,split_k=64")
-    layer = Layer(22016, 11008, 128, "bf16", zero_point=False)
+    layer = Layer(22016, 11008, group_size=128, dtype="bf16", zero_point=False)
     times = [(1000.0 + m, 1100.0 + 2 * m) for m in COARSE]
     answers = [
         Answer(Problem(layer, m), "NVIDIA H200", config, "exact", *time, None, "")

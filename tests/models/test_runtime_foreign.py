@@ -41,7 +41,7 @@ def assert_computes(
 def test_a_model_of_every_kind_of_linear() -> None:
     bias = torch.linspace(-1, 1, 128).half()
     weights = {
-        kind: weight_of(Layer(128, 256, 64, zero_point=kind not in foreign.SYMMETRIC), seed)
+        kind: weight_of(Layer(128, 256, group_size=64, zero_point=kind not in foreign.SYMMETRIC), seed)
         for seed, kind in enumerate(foreign.MODULES)
     }
     model = torch.nn.ModuleDict(
@@ -62,7 +62,7 @@ def test_a_model_of_every_kind_of_linear() -> None:
 @pytest.mark.parametrize("kind", ["TorchLinear", "MarlinLinear after", "compressed-tensors"])
 def test_desc_act_gathers_x(kind: str) -> None:
     """Each column of x meets the weight that g_idx and the order of columns within a group give it."""
-    weight = weight_of(Layer(128, 256, 64, zero_point=kind not in foreign.SYMMETRIC))
+    weight = weight_of(Layer(128, 256, group_size=64, zero_point=kind not in foreign.SYMMETRIC))
     g_idx = packers.shuffled_groups(256, 64)
     model = torch.nn.Sequential(foreign.MODULES[kind](weight, None, g_idx))
     quiet_apply(model)
@@ -74,10 +74,10 @@ def test_desc_act_gathers_x(kind: str) -> None:
 
 @pytest.mark.parametrize(("name", "dtype"), [("bf16", torch.bfloat16), ("fp32", torch.float32)])
 def test_scales_become_what_the_rest_of_the_model_computes_in(name: str, dtype: torch.dtype) -> None:
-    weight = weight_of(Layer(128, 256, 64))
+    weight = weight_of(Layer(128, 256, group_size=64))
     model = torch.nn.Sequential(torch.nn.LayerNorm(256, dtype=dtype), foreign.autogptq(weight))
     report = quiet_apply(model)
-    layer = Layer(128, 256, 64, name)
+    layer = Layer(128, 256, group_size=64, dtype=name)
     assert [found.layer for found in report.layers] == [layer]
     assert_computes(model[1], QuantizedWeight(layer, weight.q, weight.scales.to(dtype), weight.zeros))
     assert model(torch.ones(2, 256, dtype=dtype)).dtype == dtype
@@ -85,12 +85,12 @@ def test_scales_become_what_the_rest_of_the_model_computes_in(name: str, dtype: 
 
 def test_scales_stay_where_the_model_computes_in_two_dtypes() -> None:
     norms = (torch.nn.LayerNorm(256, dtype=dtype) for dtype in (torch.bfloat16, torch.float16, torch.float32))
-    model = torch.nn.Sequential(*norms, foreign.autogptq(weight_of(Layer(128, 256, 64))))
+    model = torch.nn.Sequential(*norms, foreign.autogptq(weight_of(Layer(128, 256, group_size=64))))
     assert [found.layer.dtype for found in quiet_apply(model).layers] == ["fp16"]
 
 
 def test_what_cannot_be_tuned_is_left_alone_and_reported() -> None:
-    weight = weight_of(Layer(128, 256, 64))
+    weight = weight_of(Layer(128, 256, group_size=64))
     good = foreign.llm_awq(weight)
     model = torch.nn.ModuleDict(
         {
@@ -120,7 +120,14 @@ def test_what_cannot_be_tuned_is_left_alone_and_reported() -> None:
 
 
 def test_odd_shapes() -> None:
-    weights = [weight_of(layer) for layer in (Layer(1376, 96, 32), Layer(72, 1376, 32), Layer(8, 40, -1))]
+    weights = [
+        weight_of(layer)
+        for layer in (
+            Layer(1376, 96, group_size=32),
+            Layer(72, 1376, group_size=32),
+            Layer(8, 40, group_size=-1),
+        )
+    ]
     model = torch.nn.Sequential(*(AwqLinear(weight) for weight in weights))
     assert len(quiet_apply(model).applied) == 3
     for linear, weight in zip(model, weights, strict=True):
@@ -137,7 +144,7 @@ def test_a_module_whose_own_kernel_is_tuned_keeps_it() -> None:
     def their_gpu_gemv(x, weight, out, *, split_k_iters):
         """For another kind of device than the model is on."""
 
-    weight = weight_of(Layer(128, 256, 64))
+    weight = weight_of(Layer(128, 256, group_size=64))
     model = torch.nn.ModuleDict({"theirs": foreign.llm_awq(weight), "plain": foreign.autogptq(weight)})
     theirs = model["theirs"]
     theirs.split_k_iters = 1
@@ -152,7 +159,7 @@ def test_a_module_whose_own_kernel_is_tuned_keeps_it() -> None:
 
 @pytest.mark.gpu
 def test_linears_on_two_kinds_of_device() -> None:
-    weights = [weight_of(Layer(128, 256, 64), seed) for seed in range(2)]
+    weights = [weight_of(Layer(128, 256, group_size=64), seed) for seed in range(2)]
     model = torch.nn.Sequential(foreign.llm_awq(weights[0]), foreign.autogptq(weights[1]).cuda())
     report = quiet_apply(model)
     assert [layer.device for layer in report.layers] == ["cpu", "cuda:0"]

@@ -22,7 +22,7 @@ from autotune.values.device import cpu_device, find_device
 from autotune.values.errors import DeviceError, LayerError
 from autotune.values.layer import Layer, Problem
 
-UP, DOWN = Layer(256, 128, 64), Layer(128, 256, 64)
+UP, DOWN = Layer(256, 128, group_size=64), Layer(128, 256, group_size=64)
 
 
 @pytest.fixture

@@ -32,7 +32,7 @@ from autotune.values.device import cpu_device, cuda_devices
 from autotune.values.errors import BudgetError, DatabaseError, DeviceError, FormatError, ShapesError
 from autotune.values.layer import BUCKETS, Layer, Problem
 
-LAYER = Layer(128, 128, 64)
+LAYER = Layer(128, 128, group_size=64)
 WEIGHT = weight_of(LAYER)
 X = tokens_of((3, LAYER.k), torch.float16)
 TOKENS = (1, 4)
@@ -183,9 +183,9 @@ def test_shapes_are_tuned_and_told(
     database: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     mine = tmp_path / "another.db"
-    shapes = ["n=64,k=64,group_size=64", Layer(72, 64, 64)]
+    shapes = ["n=64,k=64,group_size=64", Layer(72, 64, group_size=64)]
     report = autotune.sweep(shapes, m=1, budget="10s", db=mine, device="cpu")
-    problems = [Problem(Layer(n, 64, 64), 1) for n in (64, 72)]
+    problems = [Problem(Layer(n, 64, group_size=64), 1) for n in (64, 72)]
     assert [each.problem for each in report.problems] == problems
     assert {(each.status, each.before, each.after) for each in report.problems} == {
         ("tuned", "default", "exact")
@@ -243,7 +243,7 @@ def test_a_script_tunes_at_its_top_level(tmp_path: Path) -> None:
 @pytest.mark.parametrize("budget", [0, -1, float("nan"), float("inf"), True, "60", "fast", "0s"])
 def test_a_budget_that_is_no_time_is_refused(budget: Any) -> None:
     with pytest.raises(BudgetError, match=r"(?s)^(?!.*\n).*60s, 5m or 1h"):
-        autotune.sweep(Layer(64, 64, 64), budget=budget)
+        autotune.sweep(Layer(64, 64, group_size=64), budget=budget)
 
 
 @pytest.mark.parametrize(

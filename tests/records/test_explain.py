@@ -80,4 +80,4 @@ def test_damaged_evidence_stops_no_look_up_and_is_warned_of_when_asked_for(datab
     answer = ask()
     assert answer.source == "exact"
     with pytest.warns(UserWarning, match="the evidence of m=1,n=4096.* does not read"):
-        assert Lookup(H200).explain(answer) == Explanation(record(), None)
+        assert Lookup(H200).explain(answer) == Explanation(replace(record(), mode="server"), None)

@@ -118,18 +118,18 @@ def test_near_then_takes_the_nearest_layer_and_its_nearest_bucket(database):
         record(layer=Layer(6144, 4096), m=1, best=config(2)),
         record(layer=Layer(6144, 4096), m=2, best=config(3)),
         record(layer=Layer(5120, 5120), m=4, best=config(4)),
-        record(layer=Layer(4096, 4104, 8 * 513), m=4, best=config(5)),
+        record(layer=Layer(4096, 4104, group_size=8 * 513), m=4, best=config(5)),
         record(layer=Layer(4096, 4096, dtype="bf16"), m=4, best=config(6)),
         record(layer=Layer(4096, 4096, zero_point=False), m=4, best=config(7)),
-        record(layer=Layer(4096, 4096, 64), m=4, best=config(8)),
+        record(layer=Layer(4096, 4096, group_size=64), m=4, best=config(8)),
     )
     assert ask(m=4).config == config(3)
     assert ask(m=1).config == config(2)
 
 
 def test_layers_of_one_group_are_alike_for_every_k(database):
-    store(database, record(layer=Layer(4096, 4096, -1), best=config(16)))
-    assert ask(layer=Layer(4096, 5120, -1)).config == config(16)
+    store(database, record(layer=Layer(4096, 4096, group_size=-1), best=config(16)))
+    assert ask(layer=Layer(4096, 5120, group_size=-1)).config == config(16)
     assert ask(layer=Layer(4096, 5120)).source == "default"
 
 
@@ -146,7 +146,7 @@ def test_what_is_too_far_does_not_answer(database, far):
 
 
 def test_a_config_that_is_not_valid_here_is_passed_over(tmp_path, database):
-    odd = Layer(4096, 4104, -1)
+    odd = Layer(4096, 4104, group_size=-1)
     store(database, record(layer=odd, best=config(8, 16)))
     ship(tmp_path, record(layer=odd, best=config(8, 8)))
     answer = ask(layer=odd)
@@ -155,7 +155,7 @@ def test_a_config_that_is_not_valid_here_is_passed_over(tmp_path, database):
 
 
 def test_an_invalid_exact_record_says_why_when_nothing_else_answers(database):
-    odd = Layer(4096, 4104, -1)
+    odd = Layer(4096, 4104, group_size=-1)
     store(database, record(layer=odd, best=config(8, 16)))
     answer = ask(layer=odd)
     assert answer.source == "default"

@@ -107,21 +107,23 @@ def test_any_number_of_devices_are_not_all_read(database):
 @pytest.mark.parametrize(
     ("query", "parameters"),
     [
-        (stored._PROBLEM, 7),
-        (stored._LAYER, 6),
-        (stored._NEAR.format(order="ASC"), 8),
-        (stored._NEAR.format(order="DESC"), 8),
+        (stored._PROBLEM, 5),
+        (stored._LAYER, 4),
+        (stored._NEAR.replace("{order}", "ASC"), 7),
+        (stored._NEAR.replace("{order}", "DESC"), 7),
         (stored._RECORD, 1),
         (stored._DEVICE, 2),
         (stored._NAME, 1),
         (stored._BINARY, 1),
-        (stored._EVIDENCE, 11),
+        (stored._EVIDENCE, 10),
     ],
 )
 def test_look_up_goes_by_index(database, query, parameters):
     store(database, record())
     with closing(sqlite3.connect(database)) as connection:
-        plan = connection.execute(f"EXPLAIN QUERY PLAN {query}", [1] * parameters).fetchall()
+        plan = connection.execute(
+            f"EXPLAIN QUERY PLAN {stored._TODAY.query(query)}", [1] * parameters
+        ).fetchall()
     tables = [step for *_, step in plan if step.startswith(("SCAN", "SEARCH")) and "subquery" not in step]
     assert tables
     assert all(step.startswith("SEARCH") for step in tables)

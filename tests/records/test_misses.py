@@ -27,11 +27,11 @@ from autotune.values.device import cpu_device
 from autotune.values.layer import BUCKETS, COARSE, Layer, Problem
 from autotune.values.record import sources_digest
 
-LAYER = Layer(64, 64, 64)
+LAYER = Layer(64, 64, group_size=64)
 DEVICE = cpu_device()
 MISS = Miss(Problem(LAYER, 1), "NVIDIA H200", "sm_90", "0123456789abcdef", "near", 3)
 LINE = (
-    '{"n": 64, "k": 64, "group_size": 64, "dtype": "fp16", "zero_point": true, "m": 1,'
+    '{"n": 64, "k": 64, "scheme": "int4-channel-zp-fp16", "m": 1,'
     ' "device": "NVIDIA H200", "arch": "sm_90",'
     ' "source_hash": "0123456789abcdef", "source": "near", "calls": 3}'
 )
@@ -41,7 +41,7 @@ from autotune.values.device import cpu_device
 from autotune.values.layer import Layer
 from autotune.layouts import random_weight
 from autotune.runtime.linear import Int4Linear
-weight = random_weight(Layer(64, 64, 64), torch.Generator().manual_seed(0))
+weight = random_weight(Layer(64, 64, group_size=64), torch.Generator().manual_seed(0))
 linear = Int4Linear.from_quantized(weight).eval()
 for _ in range(100):
     linear(torch.ones(1, 64, dtype=torch.float16))
@@ -54,7 +54,7 @@ from dataclasses import replace
 from pathlib import Path
 from autotune.values.layer import Layer, Problem
 from autotune.records.misses import Miss, append
-problem = Problem(Layer(64, 64, 64), int(sys.argv[2]))
+problem = Problem(Layer(64, 64, group_size=64), int(sys.argv[2]))
 miss = Miss(problem, "NVIDIA H200", "sm_90", "0123456789abcdef", "near", 1)
 print("ready", flush=True)
 sys.stdin.readline()
@@ -274,7 +274,7 @@ def test_a_look_up_alone_notes_nothing(tmp_path: Path) -> None:
         json.dumps(json.loads(LINE) | {"k": 64.0}),
         json.dumps(json.loads(LINE) | {"m": 3}),
         json.dumps(json.loads(LINE) | {"m": True}),
-        json.dumps(json.loads(LINE) | {"dtype": ["fp16"]}),
+        json.dumps(json.loads(LINE) | {"scheme": ["fp16"]}),
         json.dumps(json.loads(LINE) | {"device": "H200\0"}),
         json.dumps(json.loads(LINE) | {"device": None}),
         json.dumps(json.loads(LINE) | {"source": "exact"}),

@@ -21,7 +21,7 @@ from autotune.models.report import Report
 from autotune.runtime.linear import Int4Linear
 from autotune.values.layer import Layer
 
-LAYER = Layer(128, 256, 64)
+LAYER = Layer(128, 256, group_size=64)
 X = tokens_of((3, LAYER.k), torch.float16)
 
 
@@ -38,7 +38,7 @@ def quiet_apply(model: torch.nn.Module) -> Report:
 
 def model_of(linear: torch.nn.Module) -> torch.nn.Sequential:
     """The linear behind one that is always swapped."""
-    return torch.nn.Sequential(AwqLinear(weight_of(Layer(256, 256, 64), 7)), linear).eval()
+    return torch.nn.Sequential(AwqLinear(weight_of(Layer(256, 256, group_size=64), 7)), linear).eval()
 
 
 def test_forward_hooks_go_on_and_can_be_removed() -> None:
@@ -203,7 +203,7 @@ def test_what_would_be_lost_keeps_the_module(make: Callable[[], torch.nn.Module]
 
 def test_what_only_a_kernel_needs_is_no_extra() -> None:
     """GPTQModel holds orders and scratch memory as parameters, and most are empty."""
-    weight = weight_of(Layer(128, 256, 64, zero_point=False))
+    weight = weight_of(Layer(128, 256, group_size=64, zero_point=False))
     linear = foreign.repacked_marlin("MarlinLinear")(weight)
     for name, tensor in (("zp", torch.empty(0, dtype=torch.int32)), ("global_scale", torch.empty(0))):
         linear.register_parameter(name, torch.nn.Parameter(tensor, requires_grad=False))

@@ -43,7 +43,13 @@ def cuda_tokens(shape: tuple[int, ...], seed: int = 1, dtype: torch.dtype = torc
 
 
 @pytest.mark.parametrize(
-    "layer", [LAYER, Layer(520, 1056, 32, "bf16"), Layer(72, 136, -1, "fp16", False)], ids=str
+    "layer",
+    [
+        LAYER,
+        Layer(520, 1056, group_size=32, dtype="bf16"),
+        Layer(72, 136, group_size=-1, zero_point=False),
+    ],
+    ids=str,
 )
 @pytest.mark.parametrize("with_bias", [False, True])
 def test_output_is_the_dequantized_matmul(layer: Layer, with_bias: bool) -> None:

@@ -24,7 +24,7 @@ from autotune.values.device import cpu_device, cuda_devices, find_device
 from autotune.values.errors import LayerError
 from autotune.values.layer import Layer, Problem
 
-LAYER, OTHER = Layer(136, 256, 64), Layer(72, 256, 32)
+LAYER, OTHER = Layer(136, 256, group_size=64), Layer(72, 256, group_size=32)
 X = tokens_of((3, LAYER.k), torch.float16)
 
 
@@ -128,7 +128,7 @@ from runtime_tools import weight_of
 from autotune.values.layer import Layer
 from autotune.runtime.linear import Int4Linear
 # Another layer is made first here.
-other = Int4Linear.from_quantized(weight_of(Layer(72, 256, 32)))
+other = Int4Linear.from_quantized(weight_of(Layer(72, 256, group_size=32)))
 program = torch.export.load(sys.argv[1]).module()
 torch.save(program(torch.load(sys.argv[2])), sys.argv[3])
 """
@@ -151,7 +151,7 @@ from autotune.values.layer import Layer
 from autotune.runtime.linear import Int4Linear
 from torch._dynamo.utils import counters
 
-layers = {"a": Layer(136, 256, 64), "b": Layer(72, 256, 32)}
+layers = {"a": Layer(136, 256, group_size=64), "b": Layer(72, 256, group_size=32)}
 linears = {name: Int4Linear.from_quantized(weight_of(layers[name])).eval() for name in sys.argv[1]}
 for name, linear in linears.items():
     x = tokens_of((3, 256), torch.float16)

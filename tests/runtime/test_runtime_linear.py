@@ -15,7 +15,7 @@ from autotune.schemes.int4 import TORCH_DTYPES
 from autotune.values.errors import AutotuneError, DeviceError, FormatError, LayerError
 from autotune.values.layer import Layer
 
-LAYER = Layer(136, 256, 64)
+LAYER = Layer(136, 256, group_size=64)
 
 
 @pytest.fixture(autouse=True)
@@ -27,7 +27,7 @@ def _own_database(monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:
 @pytest.mark.parametrize("m", [1, 2, 5, 33, 200])
 @pytest.mark.parametrize("with_bias", [False, True])
 def test_output_is_the_dequantized_matmul(dtype: str, m: int, with_bias: bool) -> None:
-    layer = Layer(136, 256, 64, dtype)
+    layer = Layer(136, 256, group_size=64, dtype=dtype)
     weight = weight_of(layer)
     bias = torch.linspace(-1, 1, layer.n).to(TORCH_DTYPES[dtype]) if with_bias else None
     linear = Int4Linear.from_awq(*awq_gemm.from_quantized(weight), bias)
@@ -141,7 +141,10 @@ def test_repr_tells_layer_and_config() -> None:
 
 
 def test_the_op_keeps_the_rules_of_torch() -> None:
-    for layer, bias in ((LAYER, None), (Layer(136, 256, 64, "bf16", False), torch.ones(136))):
+    for layer, bias in (
+        (LAYER, None),
+        (Layer(136, 256, group_size=64, dtype="bf16", zero_point=False), torch.ones(136)),
+    ):
         linear = Int4Linear.from_quantized(weight_of(layer), bias)
         buffers = (linear.qweight, linear.scales, linear.zeros, linear.bias)
         for shape in ((1, 256), (2, 3, 256), (0, 256)):

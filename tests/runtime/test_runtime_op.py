@@ -21,7 +21,7 @@ from autotune.schemes.int4 import TORCH_DTYPES
 from autotune.values.errors import LayerError
 from autotune.values.layer import Layer
 
-LAYER = Layer(136, 256, 64)
+LAYER = Layer(136, 256, group_size=64)
 
 
 @pytest.fixture(autouse=True)
@@ -55,7 +55,7 @@ def block(seed: int = 0) -> Block:
 @pytest.mark.parametrize("zero_point", [True, False])
 @pytest.mark.parametrize("with_bias", [True, False])
 def test_the_op_passes_opcheck(dtype: str, zero_point: bool, with_bias: bool) -> None:
-    layer = Layer(72, 128, 64, dtype, zero_point)
+    layer = Layer(72, 128, group_size=64, dtype=dtype, zero_point=zero_point)
     linear = Int4Linear.from_quantized(weight_of(layer), torch.ones(layer.n) if with_bias else None)
     held = (linear.qweight, linear.scales, linear.zeros, linear.bias, linear.plans.handle)
     for m in (0, 1, 17):
@@ -111,7 +111,7 @@ def test_an_exported_program_runs_any_m() -> None:
 @pytest.mark.parametrize("given", TORCH_DTYPES.values())
 def test_autocast_gives_x_the_dtype_of_the_layer(dtype: str, given: torch.dtype) -> None:
     """Not that of autocast: scales are never rounded again."""
-    layer = Layer(136, 256, 64, dtype)
+    layer = Layer(136, 256, group_size=64, dtype=dtype)
     weight = weight_of(layer)
     linear = Int4Linear.from_quantized(weight).eval()
     x = tokens_of((3, 256), torch.float32).to(given)
@@ -163,7 +163,7 @@ def test_a_pickled_linear_computes_the_same(with_perm: bool) -> None:
 
 
 def _output_elsewhere(pickled: bytes, x: torch.Tensor) -> torch.Tensor:
-    other = Int4Linear.from_quantized(weight_of(Layer(72, 256, 32)))
+    other = Int4Linear.from_quantized(weight_of(Layer(72, 256, group_size=32)))
     linear = pickle.loads(pickled)
     assert linear.plans.layer != other.plans.layer
     return linear(x)

@@ -47,7 +47,7 @@ def cuda_tokens(m: int, layer: Layer = LAYER) -> torch.Tensor:
 @pytest.mark.parametrize("dtype", ["fp16", "bf16"])
 @pytest.mark.parametrize("zero_point", [True, False])
 def test_the_op_passes_opcheck(dtype: str, zero_point: bool) -> None:
-    layer = Layer(72, 128, 64, dtype, zero_point)
+    layer = Layer(72, 128, group_size=64, dtype=dtype, zero_point=zero_point)
     bias = torch.ones(layer.n, device="cuda")
     linear = Int4Linear.from_quantized(weight_of(layer, device="cuda"), bias)
     held = (linear.qweight, linear.scales, linear.zeros, linear.bias, linear.plans.handle)
@@ -104,7 +104,7 @@ def test_threads_with_streams_of_their_own_share_a_linear(split: Lookup) -> None
 
 def test_a_captured_call_is_noted_as_its_replays(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("AUTOTUNE_DB", str(tmp_path / "other.db"))
-    layer = Layer(520, 1000, 1000)  # of which nothing is shipped, nor of one that is near
+    layer = Layer(520, 1000, group_size=1000)  # of which nothing is shipped, nor of one that is near
     lookup = Lookup(find_device("cuda"), tmp_path / "other.db")
     linear = Int4Linear.from_quantized(weight_of(layer, device="cuda"), lookup=lookup)
     x = cuda_tokens(3, layer)

@@ -39,7 +39,7 @@ def quantized(source: Path) -> PreTrainedModel:
     for name, linear in list(model.named_modules()):
         if isinstance(linear, torch.nn.Linear) and name != "lm_head":
             parent, _, child = name.rpartition(".")
-            layer = Layer(linear.out_features, linear.in_features, 32)
+            layer = Layer(linear.out_features, linear.in_features, group_size=32)
             setattr(model.get_submodule(parent), child, AwqLinear(weight_of(layer)))
     model.config._name_or_path = str(source)
     return model

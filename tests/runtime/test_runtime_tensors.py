@@ -16,7 +16,7 @@ from autotune.runtime.op import int4_linear
 from autotune.values.errors import FormatError, LayerError
 from autotune.values.layer import Layer
 
-LAYER = Layer(136, 256, 64)
+LAYER = Layer(136, 256, group_size=64)
 X = tokens_of((3, LAYER.k), torch.float16)
 
 
@@ -101,11 +101,17 @@ BROKEN = {
         lambda linear: linear.qweight.untyped_storage().resize_(9000),
         "qweight needs 18432 bytes, but its storage has 9000",
     ),
-    "another n": (assign(Layer(72, 256, 64)), "qweight is .*, expected .* for n=136"),
-    "another k": (assign(Layer(136, 128, 64)), "qweight is .*, expected .* for n=136,k=256"),
-    "another group size": (assign(Layer(136, 256, 32)), "scales is .*, expected .* for .*group_size=64"),
-    "another dtype": (assign(Layer(136, 256, 64, "bf16")), "scales is torch.bfloat16"),
-    "symmetric": (assign(Layer(136, 256, 64, "fp16", False)), "zeros are missing"),
+    "another n": (assign(Layer(72, 256, group_size=64)), "qweight is .*, expected .* for n=136"),
+    "another k": (assign(Layer(136, 128, group_size=64)), "qweight is .*, expected .* for n=136,k=256"),
+    "another group size": (
+        assign(Layer(136, 256, group_size=32)),
+        "scales is .*, expected .* for .*group_size=64",
+    ),
+    "another dtype": (assign(Layer(136, 256, group_size=64, dtype="bf16")), "scales is torch.bfloat16"),
+    "symmetric": (
+        assign(Layer(136, 256, group_size=64, zero_point=False)),
+        "zeros are missing",
+    ),
 }
 
 
@@ -162,7 +168,7 @@ def test_a_state_that_is_assigned_is_checked(linear: Int4Linear) -> None:
 
 
 def test_a_weight_without_zeros_or_bias_takes_none() -> None:
-    weight = weight_of(Layer(136, 256, 64, zero_point=False))
+    weight = weight_of(Layer(136, 256, group_size=64, zero_point=False))
     linear = Int4Linear.from_quantized(weight)
     assert_is_linear(linear(X), weight, X)
     linear.zeros = torch.zeros(9, 4, 16, dtype=torch.uint8)
@@ -171,7 +177,11 @@ def test_a_weight_without_zeros_or_bias_takes_none() -> None:
 
 
 @pytest.mark.parametrize("kind", ["cpu", "cuda"])
-@pytest.mark.parametrize("layer", [LAYER, Layer(72, 40, -1), Layer(64, 1376, 32, "bf16", False)], ids=str)
+@pytest.mark.parametrize(
+    "layer",
+    [LAYER, Layer(72, 40, group_size=-1), Layer(64, 1376, group_size=32, dtype="bf16", zero_point=False)],
+    ids=str,
+)
 def test_the_form_is_that_of_what_pack_makes(kind: str, layer: Layer) -> None:
     form, packed = form_of(layer, kind), pack(weight_of(layer), kind)
     bias = torch.zeros(layer.n, dtype=packed.scales.dtype)

@@ -31,7 +31,7 @@ from autotune.values.layer import Layer, Problem
 from autotune.values.record import sources_digest
 
 DEVICE = cpu_device()
-LAYER, WIDE = Layer(64, 64, 64), Layer(4096, 64, 64)
+LAYER, WIDE = Layer(64, 64, group_size=64), Layer(4096, 64, group_size=64)
 DEADLINE_S = 60.0
 QUEUEING = """
 import sys
@@ -212,7 +212,7 @@ def test_models_write_while_daemons_read(tmp_path: Path, file: Path) -> None:
     db = tmp_path / "mine.db"
     with Store.open(str(db)) as store:
         daemons = [queueing(db, file, "repeatedly") for _ in range(2)]
-        problems = {Problem(Layer(8 * n, 64, 64), m) for n in range(1, 201) for m in (1, 2, 4, 8)}
+        problems = {Problem(Layer(8 * n, 64, group_size=64), m) for n in range(1, 201) for m in (1, 2, 4, 8)}
         for problem in sorted(problems) * 2:
             assert append(file, replace(miss(), problem=problem))
         (tmp_path / "stop").touch()
@@ -269,7 +269,7 @@ def test_asking_is_of_what_a_family_can_do(store: Store) -> None:
     assert ask(store, problems, DEVICE, 7.0) == 0
     assert {job.priority for job in Queue(store).jobs()} == {7.0}
     with pytest.raises(DeviceError, match=r"can do m=1,n=64,k=64,.*fp32"):
-        ask(store, [Problem(Layer(64, 64, 64, "fp32"), 1)], H200, 5.0)
+        ask(store, [Problem(Layer(64, 64, group_size=64, dtype="fp32"), 1)], H200, 5.0)
     assert len(queued(store)) == 2
 
 

@@ -12,7 +12,7 @@ from undisturbed import work
 from autotune.executors.local import LocalExecutor
 from autotune.families import registry
 from autotune.search.environment import current_environment
-from autotune.search.incremental import candidates_to_do, outlasts
+from autotune.search.incremental import candidates_to_do, current_records, outlasts
 from autotune.search.sweep import sweep
 from autotune.search.tune import candidates_of
 from autotune.store.store import Store
@@ -94,8 +94,7 @@ def test_a_record_without_a_peer_is_raced_again_where_one_is_wanted(store):
     measured(store)
     assert todo(store) is None
     assert candidates_to_do(PROBLEM, H200, store, ENVIRONMENT, "graph", peer=True) == [DEFAULT, SECOND]
-    evidence = replace(EVIDENCE, mode="graph")
-    add(store, [timed(SECOND, 5.0)], replace(record(best=SECOND, at=1), evidence=evidence))
+    add(store, [timed(SECOND, 5.0)], replace(record(best=SECOND, at=1), evidence=EVIDENCE))
     assert candidates_to_do(PROBLEM, H200, store, ENVIRONMENT, "graph", peer=True) is None
 
 
@@ -165,19 +164,23 @@ def test_modes_are_never_compared(store):
     measured(store)
     assert todo(store, mode="server") == [DEFAULT, SECOND]
     served = in_mode("server", timed(DEFAULT, 9.0), timed(SECOND, 11.0))
-    winner = replace(record(best=DEFAULT), evidence=replace(EVIDENCE, mode="server"))
+    winner = replace(record(best=DEFAULT), mode="server", evidence=EVIDENCE)
     add(store, served, winner)
     assert todo(store, mode="server") is None
-    assert todo(store) == [DEFAULT, SECOND]
+    assert todo(store) is None
     assert todo(store, mode="hot") == [DEFAULT, SECOND]
 
 
-def test_a_mode_whose_record_was_replaced_races_its_best_again(store, families):
-    families["mma"].configs = [DEFAULT, SECOND, THIRD]
-    add(store, [timed(DEFAULT, 7.0), timed(SECOND, 6.0), timed(THIRD, 5.0)], record(best=THIRD))
-    served = in_mode("server", timed(DEFAULT, 7.0), timed(SECOND, 6.0), timed(THIRD, 9.0))
-    add(store, served, replace(record(best=SECOND), evidence=replace(EVIDENCE, mode="server")))
-    assert todo(store) == [DEFAULT, THIRD]
+@pytest.mark.usefixtures("families")
+def test_a_sweep_in_another_mode_leaves_what_models_run(store):
+    measured(store)
+    in_use = current_records(PROBLEM, H200, store, ENVIRONMENT)
+    hot = replace(record(best=DEFAULT, at=9), mode="hot", evidence=EVIDENCE)
+    add(store, in_mode("hot", timed(DEFAULT, 1.0)), hot)
+    assert current_records(PROBLEM, H200, store, ENVIRONMENT) == in_use
+    best = replace(hot, mode="model")
+    add(store, in_mode("model", timed(DEFAULT, 9.0)), best)
+    assert current_records(PROBLEM, H200, store, ENVIRONMENT) == [best]
 
 
 def test_an_incumbent_that_is_not_valid_any_more_gives_way_to_the_next(store, families):
@@ -238,7 +241,8 @@ def test_a_budget_that_is_spent_leaves_the_stored_winner(store):
     default, best, *_ = candidates_of(problem, device)
     stored = replace(
         record(),
-        evidence=replace(EVIDENCE, mode=DEFAULT_MODE),
+        mode=DEFAULT_MODE,
+        evidence=EVIDENCE,
         problem=problem,
         device=device.name,
         arch=device.arch,

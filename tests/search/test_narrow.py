@@ -65,8 +65,8 @@ def won(m: int, *best: Config) -> Record:
     """A record whose evidence has the configs in this order."""
     winner, *rivals = best
     runners_up = tuple((str(each), 9.0) for each in rivals)
-    evidence = replace(EVIDENCE, mode=DEFAULT_MODE, ties=(), runners_up=runners_up)
-    return replace(record(m=m, best=winner), evidence=evidence)
+    evidence = replace(EVIDENCE, ties=(), runners_up=runners_up)
+    return replace(record(m=m, best=winner), mode=DEFAULT_MODE, evidence=evidence)
 
 
 def raced(*records: Record) -> list[Config]:

@@ -46,7 +46,7 @@ def executor() -> Iterator[LocalExecutor]:
 
 def stored(store: Store, winner: Config, *near: Config, trials: tuple[Trial, ...] = ()) -> Record:
     """Store a record of an older driver, with `near` as its runners-up."""
-    evidence = Evidence("graph", 13, (1.5, 1.4, 1.6), runners_up=tuple((str(each), 9.0) for each in near))
+    evidence = Evidence(13, (1.5, 1.4, 1.6), runners_up=tuple((str(each), 9.0) for each in near))
     record = Record(
         problem=PROBLEM,
         device=DEVICE.name,

@@ -88,7 +88,7 @@ def test_the_entry_point_wraps_each_method_once(wrapped: type, call: str) -> Non
 @pytest.mark.parametrize("dtype", ["fp16", "bf16"])
 @pytest.mark.parametrize("group_size", [32, 64, 128])
 def test_a_shard_of_merged_awq(rank: int, dtype: str, group_size: int) -> None:
-    parts = [weight_of(Layer(128, 256, group_size, dtype), seed) for seed in (1, 2)]
+    parts = [weight_of(Layer(128, 256, group_size=group_size, dtype=dtype), seed) for seed in (1, 2)]
     with made.rank_of(rank, 2):
         merged = linears.MergedColumnParallelLinear(
             256, [128, 128], bias=True, params_dtype=TORCH_DTYPES[dtype],
@@ -107,7 +107,7 @@ def test_a_shard_of_merged_awq(rank: int, dtype: str, group_size: int) -> None:
 @pytest.mark.parametrize("rank", [0, 1])
 @pytest.mark.parametrize("group_size", [128, -1])
 def test_a_shard_of_symmetric_gptq_split_over_k(rank: int, group_size: int) -> None:
-    weight = weight_of(Layer(128, 512, group_size, "bf16", zero_point=False))
+    weight = weight_of(Layer(128, 512, group_size=group_size, dtype="bf16", zero_point=False))
     with made.rank_of(rank, 2):
         linear = row(made.gptq(group_size), 512, 128, torch.bfloat16)
         made.load(linear, packers.gptq(weight))
@@ -120,7 +120,7 @@ def test_a_shard_of_symmetric_gptq_split_over_k(rank: int, group_size: int) -> N
 def test_a_shard_of_compressed_tensors_qkv(symmetric: bool) -> None:
     sizes = {"q": 256, "k": 128, "v": 128}
     parts = {
-        name: weight_of(Layer(n, 256, 64, "fp16", not symmetric), seed)
+        name: weight_of(Layer(n, 256, group_size=64, zero_point=not symmetric), seed)
         for seed, (name, n) in enumerate(sizes.items())
     }
     with made.rank_of(1, 2):
@@ -144,7 +144,7 @@ def test_a_shard_of_compressed_tensors_qkv(symmetric: bool) -> None:
     ids=["gptq", "compressed_tensors"],
 )
 def test_columns_in_another_order(config: Callable[[], Any], packer: Callable[..., packers.Tensors]) -> None:
-    weight = weight_of(Layer(128, 256, 64, "fp16", zero_point=False))
+    weight = weight_of(Layer(128, 256, group_size=64, zero_point=False))
     g_idx = packers.shuffled_groups(256, 64)
     with made.rank_of(0, 1):
         linear = row(config(), 256, 128)
@@ -226,7 +226,7 @@ def test_eight_bits_are_left_to_sglang(caplog: pytest.LogCaptureFixture) -> None
 
 
 def test_a_shard_of_mixed_groups_is_left_to_sglang(caplog: pytest.LogCaptureFixture) -> None:
-    weight = weight_of(Layer(128, 512, 128, "fp16", zero_point=False))
+    weight = weight_of(Layer(128, 512, group_size=128, zero_point=False))
     with made.rank_of(1, 2):
         linear = row(made.gptq(128, desc_act=True), 512, 128)
         made.load(linear, packers.gptq(weight, packers.shuffled_groups(512, 128)))

@@ -51,7 +51,7 @@ VALUES = {
 }
 COLUMNS = ("config", "median_us", "low_us", "high_us", "default_config", "default_us", "created_at")
 SOUND = {
-    *(("created_at", value) for value in ("text", "no UTF-8", "5,000 digits", "infinite", "negative")),
+    *(("created_at", value) for value in ("text", "no UTF-8", "negative")),
     ("config", "text"),
     ("default_config", "text"),
 }
@@ -77,9 +77,7 @@ def test_a_row_that_does_not_read_costs_nothing_but_itself(database, column, val
     ask()  # once is enough
 
 
-@pytest.mark.parametrize(
-    "column", ["n", "k", "group_size", "dtype", "zero_point", "m", "source_hash", "device_id"]
-)
+@pytest.mark.parametrize("column", ["n", "k", "scheme", "m", "mode", "source_hash", "device_id"])
 @pytest.mark.parametrize("value", VALUES)
 def test_a_row_of_no_problem_does_not_hide_the_others(database, column, value):
     store(database, record(m=1), record(m=2, best=config(16)))
@@ -94,7 +92,7 @@ def test_a_row_of_no_problem_does_not_hide_the_others(database, column, value):
 
 
 def test_a_row_that_no_one_asked_for_is_not_read(database):
-    store(database, record(m=1), record(layer=Layer(64, 64, 64)))
+    store(database, record(m=1), record(layer=Layer(64, 64, group_size=64)))
     change(database, "UPDATE record SET median_us = 'x' WHERE n = 64")
     assert ask().source == "exact"
 
@@ -107,12 +105,15 @@ def test_near_layers_that_do_not_read_are_told_of(database):
 
 
 def test_near_layers_that_differ_in_damage_only(database):
-    sizes = ("'x'", "x'00'", "64.5", "NULL")
-    store(database, *(record(layer=Layer(4096, 4224, size), best=config(16)) for size in (128, 64, 32)))
+    sizes = ("'x'", "x'00'", "4224.5", "NULL")
+    store(
+        database,
+        *(record(layer=Layer(4096, 4224, group_size=size), best=config(16)) for size in (128, 64, 32)),
+    )
     store(database, *(record(layer=Layer(4096, 4224), m=m) for m in (2, 4, 8, 16)))
-    changes = (f"group_size = {size} WHERE m = {2 << i}" for i, size in enumerate(sizes))
+    changes = (f"k = {size} WHERE m = {2 << i}" for i, size in enumerate(sizes))
     change(database, *(f"UPDATE record SET {each}" for each in changes))
-    with pytest.warns(UserWarning, match="group_size="):
+    with pytest.warns(UserWarning, match="k="):
         assert Lookup(H200).answer(PROBLEM).config == config(16)
 
 

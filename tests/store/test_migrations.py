@@ -31,13 +31,14 @@ from store_samples import (
 from autotune.store import schema, trouble
 from autotune.store.database import Database
 from autotune.store.queue import Queue
+from autotune.store.reading import near_records, user_binary, user_evidence, user_records
 from autotune.store.schema import upgrade
 from autotune.store.store import Store
 from autotune.store.tables import METADATA
 from autotune.store.trouble import known_revisions
 from autotune.values.errors import DatabaseError
 from autotune.values.job import Job, Worker
-from autotune.values.layer import Problem
+from autotune.values.layer import Layer, Problem
 from autotune.values.paths import shipped
 
 FROZEN = sorted(FROZEN.glob("*.sql"))
@@ -179,9 +180,9 @@ def test_a_frozen_database_upgrades_and_keeps_all(empty_url, tmp_path, dump):
     has_evidence = dump.stem >= "0002"
     # They were frozen before evidence had these, which are no columns.
     older = replace(EVIDENCE, temperature_c=None, power_w=None, peers=(), candidates=None, learned_from=())
-    evidence = older if has_evidence else None
+    evidence, mode = (older, "server") if has_evidence else (None, "graph")
     with Store.open(empty_url) as store:
-        assert store.records() == [record(), replace(second, evidence=evidence)]
+        assert store.records() == [record(), replace(second, mode=mode, evidence=evidence)]
         assert store.trials(record().problem, H200) == trials(record())
         its_kernel = second.source_hash if dump.stem >= "0004" else None
         its_trials = (evident_trials if has_evidence else trials)(second)
@@ -229,3 +230,89 @@ def test_an_upgrade_that_fails_changes_nothing(empty_url, later):
     with connected(empty_url) as connection:
         columns = {column["name"] for column in sa.inspect(connection).get_columns("record")}
     assert "remark" not in columns
+
+
+OLDER = """
+INSERT INTO device VALUES (2, 'CPU', 'x86_64_avx2', 'cpu', 8, 1, 0, 1);
+INSERT INTO record (id, device_id, n, k, group_size, dtype, zero_point, m, config, median_us, low_us, high_us,
+    default_config, default_us, source_hash, created_at, environment_id, evidence)
+VALUES
+    (8, 2, 64, 72, 72, 'bf16', false, 4, 'cpu', 2, 2, 2, 'cpu', 2, 'hash', '2026-03-01T12:00:00+02:00', 1,
+        '{"mode": "hot", "rounds": 9, "gain": [1, 1, 1]}'),
+    (9, 2, 64, 128, 32, 'fp32', true, 4, 'cpu', 3, 3, 3, 'cpu', 3, 'hash', '2026-03-01T12:00:00', 1, NULL);
+INSERT INTO job
+VALUES (70, 64, 72, 72, 'fp16', false, 1, 'NVIDIA L4', 'sm_89', 'src', 1, 'queued', 0,
+    NULL, NULL, 0, NULL, 0);
+INSERT INTO worker
+VALUES ('far', 'far', 'NVIDIA L4', 'sm_89', 'tuning', 70, 1, 0),
+    ('gone', 'far', 'NVIDIA L4', 'sm_89', 'tuning', 71, 1, 0);
+"""
+
+
+def test_0005_says_in_its_own_columns_what_others_said_before(empty_url, tmp_path):
+    thaw(next(dump for dump in FROZEN if dump.stem == "0004"), empty_url, tmp_path)
+    with connected(empty_url) as connection:
+        for statement in OLDER.split(";\n")[:-1]:
+            connection.exec_driver_sql(statement)
+    upgrade(empty_url)
+    with Store.open(empty_url) as store:
+        channel, grouped = (each for each in store.records() if each.device == "CPU")
+        assert channel.problem.layer == Layer(64, 72, group_size=-1, dtype="bf16", zero_point=False)
+        assert (channel.mode, channel.created_at) == ("hot", "2026-03-01T10:00:00+00:00")
+        assert grouped.problem.layer == Layer(64, 128, group_size=32, dtype="fp32")
+        assert (grouped.mode, grouped.created_at) == ("graph", "2026-03-01T12:00:00+00:00")
+        assert "NVIDIA L4" not in {device.name for device in store.devices()}
+        queue = Queue(store)
+        assert [job.problem.layer.zero_point for job in queue.jobs(device="NVIDIA L4")] == [False]
+        assert {each.name: each.job_id for each in queue.workers()} == {
+            WORKER.name: None,
+            "far": 70,
+            "gone": None,
+        }
+        assert queue.claim("NVIDIA L4", "sm_89", "src", "far", 60.0).id == 70
+        queue.add([(Problem(LAYER, 8), 1.0)], "NVIDIA L4", "sm_89", "src")
+        assert max(job.id for job in queue.jobs()) == 71
+
+
+@pytest.mark.parametrize("dump", FROZEN, ids=lambda dump: dump.stem)
+def test_model_load_reads_every_older_schema(tmp_path, dump):
+    database = tmp_path / "old.db"
+    thaw(dump, str(database), tmp_path)
+    content = database.read_bytes()
+    one, two = record(), record(m=16, best=config(16, 4), at=1)
+    has_evidence = dump.stem >= "0002"
+    two = replace(two, mode="server" if has_evidence else "graph")
+    assert user_records(database, H200, LAYER) == ([one, two], [])
+    near = Layer(LAYER.n, LAYER.k + 128, LAYER.scheme)
+    assert near_records(database, H200, near) == ([one, two], [])
+    for other in ({"group_size": 64}, {"dtype": "bf16"}, {"zero_point": False}):
+        assert user_records(database, H200, replace(LAYER, **other)) == ([], [])
+        assert near_records(database, H200, replace(near, **other)) == ([], [])
+    assert user_binary(database, "unit") == binary().cubin
+    evidence, environment = user_evidence(database, two)
+    assert (evidence is not None, environment) == (has_evidence, ENVIRONMENT)
+    assert user_evidence(database, replace(two, created_at=one.created_at)) is None
+    assert database.read_bytes() == content
+
+
+ODD = (
+    "UPDATE device SET kind = 'npu'",
+    "UPDATE sweep SET status = 'lost'",
+    "UPDATE trial SET status = 'lost'",
+    "UPDATE trial SET mode = 'lost'",
+    "UPDATE record SET mode = 'lost'",
+    "UPDATE record SET trial_id = 99",
+    "UPDATE job SET state = 'lost'",
+    "UPDATE job SET device_id = 99",
+    "UPDATE worker SET state = 'lost'",
+    "UPDATE worker SET job_id = 99",
+)
+
+
+@pytest.mark.parametrize("statement", ODD)
+def test_the_schema_itself_refuses_what_means_nothing(empty_url, tmp_path, statement):
+    thaw(FROZEN[-1], empty_url, tmp_path)
+    database = Database(empty_url)
+    with pytest.raises(DatabaseError), database.transaction(write=True) as connection:
+        connection.exec_driver_sql(statement)
+    database.close()

@@ -31,7 +31,11 @@ from autotune.values.layer import BUCKETS, Layer
 
 RECORDS = [
     record(m=m, layer=layer, best=config(tile_m=8 * m))
-    for layer in (Layer(4096, 4096), Layer(1024, 4096), Layer(4096, 4096, 64, "bf16", False))
+    for layer in (
+        Layer(4096, 4096),
+        Layer(1024, 4096),
+        Layer(4096, 4096, group_size=64, dtype="bf16", zero_point=False),
+    )
     for m in BUCKETS
 ]
 
@@ -68,9 +72,7 @@ def test_a_line_is_one_record_in_documented_fields(tmp_path):
     assert line == {
         "n": 4096,
         "k": 4096,
-        "group_size": 128,
-        "dtype": "fp16",
-        "zero_point": True,
+        "scheme": "int4-g128-zp-fp16",
         "m": 1,
         "config": "mma:tile_m=8,split_k=1",
         "median_us": 5.25,
@@ -80,6 +82,7 @@ def test_a_line_is_one_record_in_documented_fields(tmp_path):
         "default_us": 7.75,
         "source_hash": "0123456789abcdef",
         "created_at": "2025-01-01T00:00:00+00:00",
+        "mode": "graph",
     }
 
 
@@ -92,7 +95,11 @@ def test_a_line_from_before_kernels_had_names_has_its_familys_source(tmp_path):
 
 def test_one_new_measurement_changes_one_line(tmp_path):
     write_text(RECORDS, ENVIRONMENT, tmp_path / "a")
-    write_text([*RECORDS, replace(RECORDS[3], median_us=4.0, created_at="2026")], ENVIRONMENT, tmp_path / "b")
+    write_text(
+        [*RECORDS, replace(RECORDS[3], median_us=4.0, created_at="2026-01-01T00:00:00+00:00")],
+        ENVIRONMENT,
+        tmp_path / "b",
+    )
     before, after = ((tmp_path / name).read_text().splitlines() for name in "ab")
     assert len(before) == len(after) == 1 + len(RECORDS)
     assert sum(old != new for old, new in zip(before, after, strict=True)) == 1
@@ -110,7 +117,6 @@ def test_evidence_is_read_back(tmp_path):
     without, line = (json.loads(text) for text in path.read_text().splitlines()[1:])
     assert "evidence" not in without
     assert line["evidence"] == {
-        "mode": "server",
         "rounds": 25,
         "gain": [1.5, 1.25, 1.75],
         "ties": ["mma:tile_m=8,split_k=4"],
@@ -145,7 +151,6 @@ def test_evidence_keeps_the_digits_that_mean_something(tmp_path):
     write_text([replace(record(), evidence=exact)], ENVIRONMENT, tmp_path / "a")
     line = json.loads((tmp_path / "a").read_text().splitlines()[1])
     assert line["evidence"] == {
-        "mode": "server",
         "rounds": 25,
         "gain": [1.333, 0.3333, 33.33],
         "runners_up": [["mma:", 0.333]],
@@ -180,9 +185,7 @@ def test_samples_are_exported_beside_the_records_of_their_problems(tmp_path):
     assert lines[4] == {
         "n": 4096,
         "k": 4096,
-        "group_size": 128,
-        "dtype": "fp16",
-        "zero_point": True,
+        "scheme": "int4-g128-zp-fp16",
         "m": 1,
         "config": "mma:tile_m=8,split_k=1",
         "status": "ok",
@@ -313,6 +316,6 @@ def test_a_file_that_is_not_there(tmp_path):
 
 
 def test_group_of_all_k_round_trips(tmp_path):
-    stored = record(layer=Layer(64, 72, -1))
+    stored = record(layer=Layer(64, 72, group_size=-1))
     write_text([stored], ENVIRONMENT, tmp_path / "a")
     assert read_text(tmp_path / "a")[1] == [stored]

@@ -22,7 +22,7 @@ from autotune.values.paths import shipped
 
 SIZES = (1024, 2560, 4096, 5120, 10240, 12288, 28672)
 LAYERS = [
-    Layer(n, k, group_size, dtype, zeros)
+    Layer(n, k, group_size=group_size, dtype=dtype, zero_point=zeros)
     for n, k, group_size, dtype, zeros in product(
         SIZES, (2560, 4096, 11008), (32, -1), ("bf16", "fp16"), (False, True)
     )
@@ -150,7 +150,7 @@ def test_near_look_ups_find_the_nearest_layer_of_all():
         (14336, 8192, 32, "bf16", False),
         (1024, 14336, -1, "fp16", False),
     ):
-        asked = Layer(n, k, group_size, dtype, zeros)
+        asked = Layer(n, k, group_size=group_size, dtype=dtype, zero_point=zeros)
 
         def away(other: Layer, n: int = n, k: int = k) -> tuple[float, Layer]:
             return abs(log2(other.n / n)) + abs(log2(other.k / k)), other
@@ -166,9 +166,9 @@ def test_near_look_ups_find_the_nearest_layer_of_all():
 
 
 def test_the_device_of_another_file_is_near_too(world):
-    other = record(m=2, layer=Layer(4096, 4104, -1), device=H100, best=config(tile_m=3))
+    other = record(m=2, layer=Layer(4096, 4104, group_size=-1), device=H100, best=config(tile_m=3))
     write_text([other], ENVIRONMENT, world.with_name("nvidia-h100.jsonl"))
-    assert ask(m=2, layer=Layer(4096, 4112, -1)).record == other
+    assert ask(m=2, layer=Layer(4096, 4112, group_size=-1)).record == other
 
 
 def test_damage_in_them_is_one_warning(world):

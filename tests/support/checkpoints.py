@@ -104,7 +104,7 @@ def tiny(model_type: str = "llama", seed: int = 0, **numbers: Any) -> Any:
 
 def rounded(weight: torch.Tensor, zero_point: bool) -> QuantizedWeight:
     """The nearest 4-bit weight, with fp16 scales as checkpoints have them."""
-    layer = Layer(*weight.shape, GROUP, "fp16", zero_point)
+    layer = Layer(*weight.shape, group_size=GROUP, zero_point=zero_point)
     grouped = weight.detach().view(layer.n, layer.groups, GROUP)
     low, high = grouped.amin(-1), grouped.amax(-1)
     if not zero_point:

@@ -38,5 +38,6 @@ def change(database: Path, *statements: str) -> None:
         connection.execute("UPDATE sqlite_master SET sql = replace(sql, ' NOT NULL', '')")
         connection.commit()
     with closing(sqlite3.connect(database)) as connection:
+        connection.execute("PRAGMA ignore_check_constraints=ON")
         connection.executescript(";".join(statements))
         connection.commit()

@@ -24,7 +24,9 @@ DEVICES = (
 def layers() -> list[Layer]:
     """Those of all presets in fp16 and groups of 128, and one in another format."""
     shapes = parse_shapes(";".join(PRESETS))
-    return sorted({shape.layer for shape in shapes} | {Layer(4096, 4096, 32, "bf16", zero_point=False)})
+    return sorted(
+        {shape.layer for shape in shapes} | {Layer(4096, 4096, group_size=32, dtype="bf16", zero_point=False)}
+    )
 
 
 def text() -> str:

@@ -17,7 +17,11 @@ from autotune.layouts import pack, random_weight
 from autotune.values.device import find_device
 from autotune.values.layer import Layer, Problem
 
-LAYERS = Layer(1032, 1376, 32), Layer(520, 2112, 64, "bf16", zero_point=False), Layer(776, 2048)
+LAYERS = (
+    Layer(1032, 1376, group_size=32),
+    Layer(520, 2112, group_size=64, dtype="bf16", zero_point=False),
+    Layer(776, 2048),
+)
 MS = (1, 7, 16, 31, 64, 100, 300)
 COUNT = 3
 

@@ -24,7 +24,6 @@ SOURCES = {"mma": "0123456789abcdef", "dequant_matmul": "fedcba9876543210"}
 ENVIRONMENT = Environment("CUDA 13.0", "NVRTC 13.0", "2.13.0", "0.1.0", SOURCES)
 LAYER = Layer(4096, 4096)
 EVIDENCE = Evidence(
-    mode="server",
     rounds=25,
     gain=(1.5, 1.25, 1.75),
     ties=("mma:tile_m=8,split_k=4",),
@@ -74,7 +73,7 @@ def trials(of: Record) -> list[Trial]:
 
 
 def with_evidence(of: Record) -> Record:
-    return replace(of, evidence=EVIDENCE)
+    return replace(of, mode="server", evidence=EVIDENCE)
 
 
 def evident_trials(of: Record) -> list[Trial]:

@@ -59,7 +59,7 @@ FILES = ("here.db", "./postgresql:/me@h/x", "a:1.db", "folder/a@b.db", "/tmp/a:b
 
 
 def model() -> nn.Module:
-    return nn.Sequential(AwqLinear(weight_of(Layer(64, 64, 64)))).eval()
+    return nn.Sequential(AwqLinear(weight_of(Layer(64, 64, group_size=64)))).eval()
 
 
 @pytest.mark.parametrize("url", AWAY + NO_URLS)
@@ -89,7 +89,9 @@ def test_a_model_loads_whatever_the_url_and_shows_no_secret(url, tmp_path, monke
     assert any("--db" in line for line in told)
     assert not any(SECRET in line for line in told)
     assert miss_file(url) == tmp_path / "data" / "autotune" / "autotune.db.misses.jsonl"
-    assert SECRET not in handle_of(Layer(64, 64, 64), "cpu", Lookup(cpu_device(), url).url, None, {})
+    assert SECRET not in handle_of(
+        Layer(64, 64, group_size=64), "cpu", Lookup(cpu_device(), url).url, None, {}
+    )
 
 
 @pytest.mark.parametrize("name", FILES)

@@ -46,7 +46,7 @@ def plugin(engine: Any, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: ARG00
 
 def weights_of(group_size: int, dtype: str, zero_point: bool) -> list[Any]:
     generator = torch.Generator().manual_seed(0)
-    layers = [Layer(n, K, group_size, dtype, zero_point) for n in ROWS]
+    layers = [Layer(n, K, group_size=group_size, dtype=dtype, zero_point=zero_point) for n in ROWS]
     return [random_weight(layer, generator) for layer in layers]
 
 

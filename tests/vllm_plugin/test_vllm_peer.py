@@ -27,7 +27,7 @@ from autotune.values.errors import AutotuneError
 from autotune.values.layer import Layer, Problem
 
 KERNELS = linear._POSSIBLE_KERNELS[PlatformEnum.CPU]
-LAYER = Layer(64, 128, 32)
+LAYER = Layer(64, 128, group_size=32)
 
 
 class Unpacked(MPLinearKernel):
@@ -90,7 +90,7 @@ def tuned_beside(layer: Layer, m: int = 4) -> Tuned:
     [(32, True, "bf16"), (64, False, "fp16"), (192, True, "fp16"), (192, False, "bf16")],
 )
 def test_the_weight_is_as_vllm_loads_it(group_size: int, zero_point: bool, dtype: str) -> None:
-    tuned = tuned_beside(Layer(64, 192, group_size, dtype, zero_point))
+    tuned = tuned_beside(Layer(64, 192, group_size=group_size, dtype=dtype, zero_point=zero_point))
     assert tuned.note == ""
     ((name, median_us),) = tuned.record.evidence.peers
     assert (name, median_us > 0) == ("vllm:Unpacked", True)
@@ -150,6 +150,6 @@ def test_vllms_own_kernel_of_this_cpu() -> None:
 
 def test_what_vllm_cannot_do_is_one_line(monkeypatch) -> None:
     with pytest.raises(AutotuneError, match="no int4 kernel for fp32"):
-        peer.vllm_peer(Operands.random(Layer(64, 128, 32, "fp32"), cpu_device()))
+        peer.vllm_peer(Operands.random(Layer(64, 128, group_size=32, dtype="fp32"), cpu_device()))
     monkeypatch.setitem(linear._POSSIBLE_KERNELS, PlatformEnum.CPU, [])
     assert "kernel is not timed: ValueError: Failed to find a kernel" in tuned_beside(LAYER).note

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from autotune.values.errors import FormatError
+from autotune.values.layer import Layer
 
 _MOST_COLUMNS = 1 << 31
 
@@ -36,3 +37,12 @@ class CheckpointScheme:
             raise FormatError(f"bits={self.bits}; only 4-bit weights are tuned")
         if self.group_size >= _MOST_COLUMNS:
             raise FormatError("group_size is 2^31 or more, beyond any k")
+
+    def layer(self, n: int, k: int, dtype: str) -> Layer:
+        """The layer of a linear with n rows and k columns, computed in dtype.
+
+        Raises:
+            LayerError: no kernel takes the numbers, or group_size does not divide k.
+        """
+        zero_point = self.zero_point is not False
+        return Layer(n, k, group_size=self.group_size, dtype=dtype, zero_point=zero_point)

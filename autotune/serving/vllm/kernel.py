@@ -151,7 +151,7 @@ def _layer_of(c: MPLinearLayerConfig) -> Layer:
     k, n = c.partition_weight_shape
     if _has_order(c) and k != c.full_weight_shape[0]:
         raise LayerError("its columns are in an order of their own, but split over devices")
-    return Layer(n, k, c.group_size, _DTYPES[c.act_type], c.zero_points)
+    return Layer(n, k, group_size=c.group_size, dtype=_DTYPES[c.act_type], zero_point=c.zero_points)
 
 
 def _has_order(c: MPLinearLayerConfig) -> bool:

@@ -21,7 +21,8 @@ from autotune.bench.peer import Peer
 from autotune.layouts import QuantizedWeight
 from autotune.schemes.int4 import TORCH_DTYPES
 from autotune.values.errors import AutotuneError
-from autotune.values.layer import GROUP_SIZES, Layer
+from autotune.values.layer import Layer
+from autotune.values.scheme import GROUP_SIZES
 
 OURS = "AutotuneLinearKernel"
 

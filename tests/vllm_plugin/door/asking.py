@@ -12,7 +12,7 @@ from vllm.scalar_type import scalar_types
 from autotune.serving import vllm as plugin
 from autotune.values.layer import Layer
 
-LAYER = Layer(256, 128, 64, "fp16", zero_point=True)
+LAYER = Layer(256, 128, group_size=64, zero_point=True)
 
 
 def config_of(**changes: Any) -> MPLinearLayerConfig:

@@ -48,7 +48,7 @@ class World:
     def explain(self, answer: Any) -> Any:
         us = self.peers.get(answer.problem.m)
         peers = () if us is None else (("vllm:Other", us),)
-        evidence = Evidence("model", 13, (1.0, 1.0, 1.0), peers=peers)
+        evidence = Evidence(13, (1.0, 1.0, 1.0), peers=peers)
         return autotune.records.explanation.Explanation(replace(answer.record, evidence=evidence), None)
 
 
