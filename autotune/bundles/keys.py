@@ -81,7 +81,7 @@ class SigningKey:
 
     def sign(self, message: bytes) -> bytes:
         """The signature of the message."""
-        return self._private.sign(message)
+        return bytes(self._private.sign(message))
 
 
 def new_key(name: str) -> PublicKey:

@@ -17,7 +17,8 @@ from autotune.values.errors import AutotuneError
 # A verb is the module of this folder with its name; its click command is the module's `command`.
 VERBS = (
     *("sweep", "lookup", "bench", "jobs", "devices", "daemon"),
-    *("export", "bundle", "keys", "doctor", "db"),
+    *("export", "import", "bundle", "keys", "pull", "push", "promote", "rollback", "history"),
+    *("doctor", "db"),
 )
 
 

@@ -122,6 +122,15 @@ _PLACES = (
     ),
     click.option("--allow-busy", is_flag=True, help="Measure although others compute on the device."),
 )
+_CHANNEL = click.option(
+    "--channel", type=click.Choice(("stable", "candidate")), help="A channel of a fleet's database."
+)
+_WATCH = click.option(
+    "--watch",
+    callback=seconds,
+    metavar="DURATION",
+    help="Go on, again after this time, as 5m, until Ctrl-C or SIGTERM.",
+)
 _DATABASE = (
     click.option(
         "--db", metavar="PATH|URL", help="Database.  [default: AUTOTUNE_DB, or the user's own file]"
@@ -181,6 +190,16 @@ def fleet_options(command: Command) -> Command:
 def database_option(command: Command) -> Command:
     """--db."""
     return _DATABASE[0](command)
+
+
+def channel_option(command: Command) -> Command:
+    """--channel."""
+    return _CHANNEL(command)
+
+
+def watch_option(command: Command) -> Command:
+    """--watch."""
+    return _WATCH(command)
 
 
 def wanted_options(command: Command) -> Command:

@@ -25,7 +25,7 @@ from autotune.store.store import Store
 from autotune.values.config import Config
 from autotune.values.device import Device
 from autotune.values.layer import Problem
-from autotune.values.record import Environment, Record
+from autotune.values.record import Checked, Environment, Record
 
 _NEAR = 6
 """How many configs besides the winner and the default are measured again."""
@@ -90,7 +90,8 @@ def recheck(
                 after = result.after
                 dropped = records if after is None else superseded(after, records)
                 binary = binary_of(after, device, done.cubins)
-                store.add_result(sweep_id, done.tuned.trials, after, binary, dropped)
+                checked = Checked(records[-1], result.verdict)
+                store.add_result(sweep_id, done.tuned.trials, after, binary, dropped, checked)
             yield replace(result, elapsed_s=done.elapsed_s)
 
 

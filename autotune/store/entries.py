@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator
-from typing import NamedTuple
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
@@ -54,25 +54,48 @@ def entries(store: Store, wanted: Wanted, binaries: bool = False) -> list[Entry]
     Raises:
         DatabaseError: it cannot be read.
     """
-    query = sa.select(RECORD, DEVICE.c.name, DEVICE.c.arch).select_from(RECORD.join(DEVICE))
+    with store.database.transaction() as connection:
+        return read_entries(connection, wanted, binaries)
+
+
+def read_entries(connection: sa.Connection, wanted: Wanted, binaries: bool = False) -> list[Entry]:
+    """What `entries` returns, within a transaction."""
+    found: list[Entry] = []
+    kernels: dict[int, int] = {}
+    for row, entry in _rows(connection, sa.select(RECORD), wanted):
+        if row["binary_id"] is not None:
+            kernels[len(found)] = row["binary_id"]
+        found.append(entry)
+    if binaries:
+        read = dict(_binaries(connection, set(kernels.values())))
+        for place, binary_id in kernels.items():
+            found[place] = found[place]._replace(binary=read.get(binary_id))
+    return found
+
+
+def outlines(store: Store, wanted: Wanted) -> dict[int, Entry]:
+    """The entries by the id of their row, without their evidence, which is most of what is stored.
+
+    Raises:
+        DatabaseError: it cannot be read.
+    """
+    query = sa.select(*(column for column in RECORD.c if column is not RECORD.c.evidence))
+    with store.database.transaction() as connection:
+        rows = _rows(connection, query.add_columns(sa.null().label("evidence")), wanted)
+        return {row["id"]: entry for row, entry in rows}
+
+
+def entries_by_id(store: Store, ids: Sequence[int]) -> list[Entry]:
+    """The entries with these ids, as far as they are there still.
+
+    Raises:
+        DatabaseError: it cannot be read.
+    """
     found: list[Entry] = []
     with store.database.transaction() as connection:
-        devices = {row["id"]: device_of(row) for row in connection.execute(sa.select(DEVICE)).mappings()}
-        environments = {
-            row["id"]: environment_of(row) for row in connection.execute(sa.select(ENVIRONMENT)).mappings()
-        }
-        kernels: dict[int, int] = {}
-        for row in connection.execute(query.order_by(RECORD.c.id)).mappings():
-            record = record_of(row, row["name"], row["arch"], row["source_hash"])
-            entry = Entry(record, devices[row["device_id"]], environments[row["environment_id"]])
-            if wanted.has(entry):
-                if row["binary_id"] is not None:
-                    kernels[len(found)] = row["binary_id"]
-                found.append(entry)
-        if binaries:
-            read = dict(_binaries(connection, set(kernels.values())))
-            for place, binary_id in kernels.items():
-                found[place] = found[place]._replace(binary=read.get(binary_id))
+        for begin in range(0, len(ids), _AT_ONCE):
+            query = sa.select(RECORD).where(RECORD.c.id.in_(ids[begin : begin + _AT_ONCE]))
+            found += (entry for _, entry in _rows(connection, query, Wanted()))
     return found
 
 
@@ -84,15 +107,34 @@ def attempts(store: Store, wanted: Wanted) -> Iterator[Attempt]:
     """
     query = sa.select(TRIAL, SWEEP.c.device_id, SWEEP.c.environment_id)
     with store.database.transaction() as connection:
-        devices = {row["id"]: device_of(row) for row in connection.execute(sa.select(DEVICE)).mappings()}
-        environments = {
-            row["id"]: environment_of(row) for row in connection.execute(sa.select(ENVIRONMENT)).mappings()
-        }
+        devices, environments = _places(connection)
         rows = connection.execute(query.select_from(TRIAL.join(SWEEP)).order_by(TRIAL.c.id)).mappings()
         for row in rows:
             attempt = Attempt(trial_of(row), devices[row["device_id"]], environments[row["environment_id"]])
             if wanted.has(attempt):
                 yield attempt
+
+
+def _rows(
+    connection: sa.Connection, query: sa.Select[Any], wanted: Wanted
+) -> Iterator[tuple[sa.RowMapping, Entry]]:
+    """The rows of the query that are wanted, in the order in which they were written, each with its entry."""
+    devices, environments = _places(connection)
+    for row in connection.execute(query.order_by(RECORD.c.id)).mappings():
+        device, environment = devices[row["device_id"]], environments[row["environment_id"]]
+        entry = Entry(record_of(row, device.name, device.arch, row["source_hash"]), device, environment)
+        if wanted.has(entry):
+            yield row, entry
+
+
+def _places(connection: sa.Connection) -> tuple[dict[int, Device], dict[int, Environment]]:
+    """Every device model and environment by id."""
+    devices = connection.execute(sa.select(DEVICE)).mappings()
+    environments = connection.execute(sa.select(ENVIRONMENT)).mappings()
+    return (
+        {row["id"]: device_of(row) for row in devices},
+        {row["id"]: environment_of(row) for row in environments},
+    )
 
 
 def _binaries(connection: sa.Connection, ids: Iterable[int]) -> Iterator[tuple[int, Binary]]:
