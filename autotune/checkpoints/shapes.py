@@ -16,10 +16,15 @@ from autotune.checkpoints.stored_layers import quantization_of, stored_layers
 from autotune.checkpoints.weights import has_weights, read_json
 from autotune.values.errors import FormatError, LayerError, ShapesError
 from autotune.values.layer import Layer
+from autotune.values.scheme import Scheme
 
 _DTYPES = {"float16": "fp16", "half": "fp16", "bfloat16": "bf16", "float32": "fp32", "float": "fp32"}
 _BOOLEANS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
-_EXPLICIT = ("n", "k", "group_size", "dtype", "zero_point")
+_OF_SCHEME = ("group_size", "dtype", "zero_point")
+_EXPLICIT = ("n", "k", "scheme", *_OF_SCHEME)
+
+_Words = Mapping[str, Any]
+"""What somebody said of a scheme, in the words of `Layer`, which has defaults for the rest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,30 +33,6 @@ class Shape:
 
     projections: tuple[str, ...]
     layer: Layer
-
-
-@dataclass(frozen=True, slots=True)
-class Quantization:
-    """What a layer has beside n and k; None where nobody said."""
-
-    group_size: int | None = None
-    dtype: str | None = None
-    zero_point: bool | None = None
-
-    def over(self, other: Quantization) -> Quantization:
-        """What this says, and what `other` says where this is silent."""
-        return Quantization(
-            other.group_size if self.group_size is None else self.group_size,
-            other.dtype if self.dtype is None else self.dtype,
-            other.zero_point if self.zero_point is None else self.zero_point,
-        )
-
-    def layer(self, n: int, k: int) -> Layer:
-        """A layer of n x k; what nobody said is group size 128, fp16, with zeros."""
-        group_size = 128 if self.group_size is None else self.group_size
-        return Layer(
-            n, k, group_size=group_size, dtype=self.dtype or "fp16", zero_point=self.zero_point is not False
-        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +96,7 @@ leaves it out: as many key-value heads as heads, head_dim as hidden_size / heads
 class _Wanted:
     """The arguments of `parse_shapes`."""
 
-    quantization: Quantization
+    asked: _Words
     tp: int
     unfused: bool
     serving: bool
@@ -128,25 +109,19 @@ class _Wanted:
 
 
 def parse_shapes(
-    text: str | Path,
-    group_size: int | None = None,
-    dtype: str | None = None,
-    zero_point: bool | None = None,
-    tp: int = 1,
-    unfused: bool = False,
-    serving: bool = False,
+    text: str | Path, tp: int = 1, unfused: bool = False, serving: bool = False, **asked: Any
 ) -> list[Shape]:
     """The distinct layers that `text` means, in the order in which it names them.
 
     `text` is one or several, separated by `;`, of: a preset; the folder of a 4-bit model, whose layers are
     those of its files, fused as `autotune.load` fuses them; the config.json of a plain decoder, which gives
-    fused and unfused layers, as a preset does; `n=4096,k=4096`, with `group_size=`, `dtype=` and
-    `zero_point=` if wanted. The other arguments fill in what explicit numbers leave open and override what a
-    model says; where nobody says, they are 128, fp16 and True. `tp` gives the layers of one of that many
-    devices; where a shard starts inside a group, its groups are the largest smaller ones that fit. `unfused`
-    leaves out layers that are fused, for models whose linears stay apart. `serving` gives what vLLM runs of a
-    model: fused layers in place of their parts in nearly all architectures, no experts, which are no linears
-    there, and no shard that starts inside a group.
+    fused and unfused layers, as a preset does; `n=4096,k=4096` with `scheme=`, or `group_size=`, `dtype=` and
+    `zero_point=`, if wanted. `asked` has these three too: they fill in what explicit numbers leave open, and
+    override what a model says; where nobody says, they are 128, fp16 and True. `tp` gives the layers of one
+    of that many devices; a shard that starts inside a group has the largest smaller groups that fit.
+    `unfused` leaves out layers that are fused, for models whose linears stay apart. `serving` gives what vLLM
+    runs of a model: fused layers in place of their parts in nearly all architectures, no experts, which are
+    no linears there, and no shard that starts inside a group.
 
     Raises:
         ShapesError: a part of `text` means nothing, a file does not read, or `tp` does not fit the model.
@@ -154,7 +129,7 @@ def parse_shapes(
     """
     if tp < 1:
         raise ShapesError(f"tp={tp} is not a number of devices; use tp >= 1")
-    wanted = _Wanted(Quantization(group_size, dtype, zero_point), tp, unfused, serving)
+    wanted = _Wanted(_said(**asked), tp, unfused, serving)
     names: dict[Layer, list[str]] = {}
     parts = [part.strip() for part in str(text).split(";") if part.strip()]
     if not parts:
@@ -168,7 +143,7 @@ def parse_shapes(
 
 def _parse(part: str, wanted: _Wanted) -> list[Shape]:
     if part in PRESETS:
-        return _decoder_shapes(part, PRESETS[part], wanted.quantization, wanted, None)
+        return _decoder_shapes(part, PRESETS[part], wanted.asked, wanted, None)
     try:
         path = Path(part).expanduser()
         exists = path.exists()
@@ -185,7 +160,7 @@ def _parse(part: str, wanted: _Wanted) -> list[Shape]:
             raise ShapesError(
                 f"tp={wanted.tp} needs a model; for {part!r} give n and k of one device's shard"
             )
-        return [_explicit(part, wanted.quantization)]
+        return [Shape((), _explicit(part, wanted.asked))]
     if "/" in part or part.endswith(".json"):
         raise ShapesError(f"shapes {part!r}: there is no such file or folder")
     near = difflib.get_close_matches(part.lower(), PRESETS, n=1, cutoff=0.4)
@@ -202,23 +177,23 @@ def _model_shapes(part: str, path: Path, wanted: _Wanted) -> list[Shape]:
     if not file.exists():
         raise ShapesError(f"{path} has no config.json")
     document, told = read_json(file), quantization_of(file)
-    asked = wanted.quantization
+    asked = wanted.asked
     if told and file.name == "config.json" and has_weights(file.parent):
-        dtype = asked.dtype or _dtype(document)
-        if wanted.serving and asked.dtype is None and dtype == "fp32":
+        dtype = asked.get("dtype") or _dtype(document)
+        if wanted.serving and "dtype" not in asked and dtype == "fp32":
             dtype = "bf16"  # as vLLM does where nobody says otherwise
         found = stored_layers(file.parent, _scheme(file, told), dtype)
-        layers = {name: asked.over(_of(layer)).layer(layer.n, layer.k) for name, layer in found.items()}
+        layers = {name: Layer(each.n, each.k, each.scheme, **asked) for name, each in found.items()}
         return _stored_shapes(file, document, layers, wanted)
     decoder = _decoder(file, document)
     # A dense model in fp32 is quantized to compute in 16 bits.
     dtype = _dtype(document) if _dtype(document) != "fp32" else None
-    quantization = asked.over(_quantization(file, told)).over(Quantization(dtype=dtype))
-    return _decoder_shapes(part, decoder, quantization, wanted, str(document.get("model_type")))
+    words = {**_said(dtype=dtype), **_quantization(file, told), **asked}
+    return _decoder_shapes(part, decoder, words, wanted, str(document.get("model_type")))
 
 
-def _of(layer: Layer) -> Quantization:
-    return Quantization(layer.group_size, layer.dtype, layer.zero_point)
+def _said(**words: Any) -> _Words:
+    return {name: value for name, value in words.items() if value is not None}
 
 
 def _stored_shapes(
@@ -248,7 +223,7 @@ def _heads(file: Path, document: Mapping[str, Any]) -> Heads:
 
 
 def _decoder_shapes(
-    part: str, decoder: Decoder, quantization: Quantization, wanted: _Wanted, model_type: str | None
+    part: str, decoder: Decoder, words: _Words, wanted: _Wanted, model_type: str | None
 ) -> list[Shape]:
     """Its layers; a `model_type` of None is a preset's."""
     try:
@@ -260,7 +235,7 @@ def _decoder_shapes(
     if wanted.serving:
         left_out |= {name for parts in wholes.values() for name in parts}
     return [
-        Shape((name,), _sharded(part, name, quantization.layer(n, whole[name][1]), k, wanted))
+        Shape((name,), _sharded(part, name, Layer(n, whole[name][1], **words), k, wanted))
         for name, (n, k) in shards.items()
         if f"{name}_proj" not in left_out
     ]
@@ -276,7 +251,7 @@ def _sharded(part: str, name: str, layer: Layer, k: int, wanted: _Wanted) -> Lay
         raise ShapesError(f"shapes {part!r}: {name}: {error}") from None
 
 
-def _explicit(part: str, asked: Quantization) -> Shape:
+def _explicit(part: str, asked: _Words) -> Layer:
     fields: dict[str, str] = {}
     for field in part.split(","):
         name, equals, value = (piece.strip() for piece in field.partition("="))
@@ -291,15 +266,18 @@ def _explicit(part: str, asked: Quantization) -> Shape:
     numbers = {
         name: _integer(part, name, fields[name]) for name in ("n", "k", "group_size") if name in fields
     }
+    n, k = numbers.pop("n"), numbers.pop("k")
+    if "scheme" in fields:
+        twice = [name for name in _OF_SCHEME if name in fields]
+        if twice:
+            raise ShapesError(f"shapes {part!r}: scheme= says {twice[0]} too; give one of them")
+        return Layer(n, k, Scheme.parse(fields["scheme"]))
     zero_point = fields.get("zero_point")
     if zero_point is not None and zero_point.lower() not in _BOOLEANS:
         raise ShapesError(f"shapes {part!r}: zero_point={zero_point!r} is not true or false")
-    said = Quantization(
-        numbers.get("group_size"),
-        fields.get("dtype"),
-        None if zero_point is None else _BOOLEANS[zero_point.lower()],
-    )
-    return Shape((), said.over(asked).layer(numbers["n"], numbers["k"]))
+    zeros = None if zero_point is None else _BOOLEANS[zero_point.lower()]
+    said = _said(**numbers, dtype=fields.get("dtype"), zero_point=zeros)
+    return Layer(n, k, **{**asked, **said})
 
 
 def _integer(part: str, name: str, value: str) -> int:
@@ -346,12 +324,12 @@ def _field(path: Path, model: Mapping[str, Any], name: str, default: int | None 
     return value
 
 
-def _quantization(path: Path, stored: Any) -> Quantization:
+def _quantization(path: Path, stored: Any) -> _Words:
     """Group size and zeros that a `quantization_config` gives its layers."""
     if not stored:
-        return Quantization()
+        return {}
     scheme = _scheme(path, stored)
-    return Quantization(scheme.group_size, None, scheme.zero_point)
+    return _said(group_size=scheme.group_size, zero_point=scheme.zero_point)
 
 
 def _scheme(path: Path, stored: Any) -> CheckpointScheme:

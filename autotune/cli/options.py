@@ -237,15 +237,9 @@ def wanted_records(
 
 
 def chosen_shapes(
-    shapes: Sequence[str],
-    group_size: int | None,
-    dtype: str | None,
-    zero_point: bool | None,
-    tp: int,
-    unfused: bool,
-    serving: Sequence[str] = (),
+    shapes: Sequence[str], tp: int, unfused: bool, serving: Sequence[str] = (), **asked: Any
 ) -> list[Shape]:
-    """The layers that the options name.
+    """The layers that the options name; `asked` are those of the scheme.
 
     Raises:
         UsageError: there is neither --shapes nor --serving, or both; a value means nothing, or its numbers do
@@ -258,26 +252,17 @@ def chosen_shapes(
         raise click.UsageError("Missing option '--shapes'; give a model, as --shapes llama7b.")
     models = ";".join(serving or shapes)
     try:
-        return parse_shapes(models, group_size, dtype, zero_point, tp, unfused, bool(serving))
+        return parse_shapes(models, tp, unfused, bool(serving), **asked)
     except (ShapesError, LayerError) as error:
         raise click.UsageError(str(error)) from None
 
 
 def names_no_layer(
-    shapes: Sequence[str],
-    group_size: int | None,
-    dtype: str | None,
-    zero_point: bool | None,
-    tp: int,
-    unfused: bool,
-    serving: Sequence[str] = (),
+    shapes: Sequence[str], tp: int, unfused: bool, serving: Sequence[str] = (), **asked: Any
 ) -> bool:
     """Whether all of them were left out."""
-    return (
-        not shapes
-        and not serving
-        and (group_size, dtype, zero_point, tp, unfused) == (None, None, None, 1, False)
-    )
+    unasked = all(value is None for value in asked.values())
+    return not shapes and not serving and unasked and (tp, unfused) == (1, False)
 
 
 def chosen_executors(

@@ -122,6 +122,22 @@ class Database:
                 f"database {self.name} is damaged ({' '.join(str(found).split())}); {DAMAGED}"
             )
 
+    def shrink(self) -> None:
+        """Give back the free pages of a SQLite file; a server looks after its own.
+
+        Raises:
+            DatabaseError: another process keeps the file locked, or its disk has no room for a copy.
+        """
+        if self.path is None:
+            return
+        connection = self._engine.raw_connection()
+        try:
+            connection.cursor().execute("VACUUM")
+        except sqlite3.Error as error:
+            raise explain(self.name, str(error)) from error
+        finally:
+            connection.close()
+
     def close(self) -> None:
         """Close every connection."""
         self._engine.dispose()

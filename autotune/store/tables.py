@@ -1,6 +1,7 @@
 """The tables at the newest revision. Alembic creates them (see migrations); a test compares the two.
 
-A time is in Unix seconds. `record.dense_us` is room: nobody stores it yet.
+Times are Unix seconds. `noisy` and `record.dense_us` are room for what nobody stores yet: problems whose
+times could not be trusted, and how long torch's 16-bit matmul takes.
 """
 
 from __future__ import annotations

@@ -101,12 +101,14 @@ def test_shards_that_start_inside_a_group_have_smaller_groups(tp: int, group_siz
 
 def test_explicit_numbers_and_what_fills_them_in() -> None:
     text = (
-        "n=4096,k=4096 ; n = 512 , k=256, group_size=64, dtype=bf16, zero_point=false;n=64,k=72,group_size=-1"
+        "n=4096,k=4096 ; n = 512 , k=256, group_size=64, dtype=bf16, zero_point=false;"
+        "n=512,k=256,scheme=int4-channel-sym-bf16;n=64,k=72,group_size=-1"
     )
     layers = [shape.layer for shape in parse_shapes(text, group_size=32, dtype="fp32", zero_point=True)]
     assert layers == [
         Layer(4096, 4096, group_size=32, dtype="fp32", zero_point=True),
         Layer(512, 256, group_size=64, dtype="bf16", zero_point=False),
+        Layer(512, 256, group_size=-1, dtype="bf16", zero_point=False),
         Layer(64, 72, group_size=72, dtype="fp32", zero_point=True),
     ]
 
@@ -244,6 +246,8 @@ def test_a_folder_without_config_and_a_file_that_is_none(tmp_path: Path) -> None
         ("n=64,k=4096,group_size=96", LayerError, "group_size=96"),
         ("n=64,k=96", LayerError, "group_size=128"),
         ("n=64,k=128,dtype=int8", LayerError, "'int8'"),
+        ("n=64,k=128,scheme=int4", LayerError, "scheme 'int4' does not read as int4-g128-zp-fp16"),
+        ("n=64,k=128,scheme=int4-g64-zp-fp16,dtype=bf16", ShapesError, "scheme= says dtype too"),
     ],
 )
 def test_bad_text_names_the_value(text: str, error: type[AutotuneError], words: str) -> None:

@@ -383,3 +383,34 @@ def shipped_line(capsys) -> str:
     """What doctor says of shipped records."""
     main(["doctor"])
     return next(line for line in capsys.readouterr().out.splitlines() if line.startswith("shipped records"))
+
+
+@pytest.mark.parametrize("shipped", [False, True])
+def test_model_goes_before_graph_and_hot_never_answers(tmp_path, database, shipped):
+    modes = ("model", "graph", "server", "hot")
+    measured = {
+        mode: replace(record(best=config(8 << at), at=at), mode=mode) for at, mode in enumerate(modes)
+    }
+    for first, mode in enumerate(modes):
+        left = [measured[each] for each in modes[first:]]
+        if shipped:
+            path = tmp_path / "shipped" / "nvidia-h200.jsonl"
+            path.unlink(missing_ok=True)
+            if mode != "hot":
+                ship(tmp_path, *left)
+        else:
+            database.unlink(missing_ok=True)
+            store(database, *left)
+        answer = ask()
+        expected = (
+            ("default", DEFAULT) if mode == "hot" else ("shipped" if shipped else "exact", config(8 << first))
+        )
+        assert (answer.source, answer.config) == expected
+        assert ask(m=2).source == ("default" if mode == "hot" else "near")
+        assert ask(layer=Layer(4096, 4224)).source == ("default" if mode == "hot" else "near")
+
+
+def test_a_stale_record_of_a_better_mode_gives_way(database):
+    stale = replace(record(best=config(16), at=2), mode="model", source_hash="another source")
+    store(database, stale, record(best=config(8), at=1))
+    assert (ask().source, ask().config) == ("exact", config(8))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import warnings
 from dataclasses import replace
@@ -19,6 +20,7 @@ from autotune.records.lookup import Lookup
 from autotune.store.text import RecordFile, read_text
 from autotune.values.layer import BUCKETS, Layer, Problem
 from autotune.values.paths import shipped
+from autotune.values.scheme import Scheme
 
 SIZES = (1024, 2560, 4096, 5120, 10240, 12288, 28672)
 LAYERS = [
@@ -208,3 +210,38 @@ def test_what_the_package_ships_is_sorted():
         file = RecordFile(path)
         found = [each for layer in sorted(file.layers) for each in file.records(layer)]
         assert found == [replace(each, evidence=None) for each in records]
+
+
+def as_0_1_wrote_it(line: str) -> str:
+    """The line of a record in the text of autotune 0.1, which had three fields for a scheme."""
+    row = json.loads(line)
+    layer = Layer(row["n"], row["k"], Scheme.parse(row.pop("scheme")))
+    mode, evidence = row.pop("mode"), row.pop("evidence", None)
+    front = {"n": layer.n, "k": layer.k, "group_size": layer.group_size, "dtype": layer.dtype}
+    row = {**front, "zero_point": layer.zero_point, **row}
+    if evidence is not None:
+        row["evidence"] = {"mode": mode, **evidence}
+    return json.dumps(row, separators=(",", ":"))
+
+
+def test_the_text_of_0_1_is_read(tmp_path, whole):
+    header, *lines = whole.read_text().splitlines()
+    older = [as_0_1_wrote_it(line) for line in lines]
+    in_its_order = sorted(older, key=lambda line: tuple(json.loads(line).values())[:6])
+    path = tmp_path / "older.jsonl"
+    path.write_text("\n".join((header, *in_its_order)))
+    assert sorted(read_text(path)[1], key=lambda each: each.problem) == IN_ORDER
+    file = RecordFile(path)
+    assert file.layers == set(LAYERS)
+    for layer in LAYERS:
+        assert file.records(layer) == bare(layer)
+    assert [each.mode for each in file.records(LAYERS[3])] == ["server"] * len(BUCKETS)
+    assert file.bad == []
+
+
+def test_a_line_of_0_1_without_evidence_is_of_mode_graph(tmp_path):
+    path = tmp_path / "older.jsonl"
+    write_text([record()], ENVIRONMENT, path)
+    header, line = path.read_text().splitlines()
+    path.write_text(f"{header}\n{as_0_1_wrote_it(line)}\n")
+    assert RecordFile(path).records(record().problem.layer) == read_text(path)[1] == [record()]
