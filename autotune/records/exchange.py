@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from autotune.families import registry
 from autotune.store.rows import evidence_row, record_row, trial_row
 from autotune.store.text import SAMPLES
+from autotune.store.trouble import known_revisions
 from autotune.values.errors import DatabaseError
 from autotune.values.layer import Problem
 from autotune.values.record import SERVED, Environment, Record, Trial
@@ -93,7 +94,8 @@ def write_text(records: Iterable[Record], environment: Environment, path: Path) 
     if len(devices) != 1:
         raise DatabaseError(f"{path}: records of exactly one device make a file, not of {len(devices)}")
     device, arch = devices[0]
-    lines: list[dict[str, Any]] = [{"device": device, "arch": arch} | asdict(environment)]
+    whose = {"schema": known_revisions()[-1], "device": device, "arch": arch}
+    lines: list[dict[str, Any]] = [whose | asdict(environment)]
     lines[0]["sources"] = dict(sorted(environment.sources.items()))
     lines += (record_line(record) for record in sorted(newest.values(), key=lambda record: record.problem))
     _write(path, lines)

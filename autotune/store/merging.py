@@ -76,7 +76,8 @@ def _same(one: Record, other: Record) -> bool:
 
     def told(record: Record) -> tuple[Any, ...]:
         times = (record.median_us, record.low_us, record.high_us, record.default_us)
-        return record.config, record.created_at, tuple(round(us, 2) for us in times)
+        has_evidence = record.evidence is not None
+        return record.config, record.created_at, has_evidence, tuple(round(us, 2) for us in times)
 
     return told(one) == told(other)
 

@@ -73,7 +73,7 @@ _NEAR = """
 """
 _BINARY = "SELECT sha256, cubin FROM binary WHERE unit_key = ?"
 _EVIDENCE = """
-    SELECT {evidence} AS evidence, driver, compiler, torch, version, sources
+    SELECT {evidence} AS evidence, driver, compiler, torch, environment.version AS version, sources
     FROM {table} AS record JOIN device ON device.id = record.device_id
         JOIN environment ON environment.id = record.environment_id
     WHERE device.name = ? AND device.arch = ? AND n = ? AND k = ? AND {scheme} AND m = ? AND config = ?
@@ -113,7 +113,7 @@ def user_records(path: Path, device: Device, layer: Layer) -> tuple[list[Record]
     """The layer's records in the SQLite file, the oldest first, and what is wrong with rows that do not read.
 
     They are those of the device's arch, for every bucket; none when there is no such file. What was pulled
-    counts as older than what was measured here. It is of the set in force, or of the one that SET_VARIABLE names.
+    counts as older than what was measured here; it is of the set in force, or that SET_VARIABLE names.
 
     Raises:
         DatabaseError: the file cannot be read, is not ours, or a newer autotune made its schema.

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, TypeVar
 
 from autotune.store.rows import environment_of, in_short, problem_of, record_of
+from autotune.store.trouble import check_known
 from autotune.values.errors import DatabaseError
 from autotune.values.layer import Layer
 from autotune.values.record import Environment, Record
@@ -203,9 +204,16 @@ def _layer(head: bytes) -> Layer | None:
 def _origin(path: Path, line: bytes) -> _Origin:
     """What the first line says."""
     try:
-        return _parsed(line, lambda row: _Origin(row["device"], row["arch"], environment_of(row)))
+        schema, origin = _parsed(line, lambda row: (row.get("schema"), _origin_of(row)))
     except DatabaseError as error:
         raise DatabaseError(f"{path}, line 1: {error}") from error
+    if schema is not None:  # files of autotune 0.1 tell none
+        check_known(str(path), str(schema))
+    return origin
+
+
+def _origin_of(row: dict[str, Any]) -> _Origin:
+    return _Origin(row["device"], row["arch"], environment_of(row))
 
 
 def _parsed(line: bytes, make: Callable[..., _Value], *more: Any) -> _Value:
