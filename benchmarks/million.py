@@ -72,8 +72,8 @@ def record_of(sweep: int, device: Device, problem: Problem) -> dict[str, Any]:
 def done_jobs() -> Iterator[dict[str, Any]]:
     done = {"state": "done", "attempts": 1, "priority": 1.0, "worker": "w", "not_before": 0, "created_at": 0}
     for number in range(TRIALS):
-        for device in DEVICES:
-            where = {"device": device.name, "arch": device.arch, "source_hash": f"source {number}"}
+        for device_id in range(1, 1 + len(DEVICES)):
+            where = {"device_id": device_id, "source_hash": f"source {number}"}
             for problem in PROBLEMS:
                 yield problem_row(problem) | where | done
 

@@ -222,6 +222,8 @@ def _database(db: str | None) -> Iterator[Check]:
     except AutotuneError as error:
         sound = harmless or "locked by another process" in str(error)
         remedy = "until then models load with shipped records and default configs"
+        if "older than" in str(error):
+            remedy = "until then models read it as it is"
         yield (_missing if sound else _broken)("database", str(error), remedy)
         return
     yield _ok("database", f"{database.name}, schema revision {revision}, {counted(count, 'record')}")

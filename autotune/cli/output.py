@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from autotune.console.text import layer_name
@@ -46,5 +45,7 @@ def model_name(executors: Sequence[Executor]) -> str:
 
 
 def problem_fields(problem: Problem) -> dict[str, Any]:
-    """n, k, group_size, dtype, zero_point and m, as JSON has them."""
-    return {**asdict(problem.layer), "m": problem.m}
+    """What JSON has of a problem."""
+    layer = problem.layer
+    scheme = {name: getattr(layer, name) for name in ("group_size", "dtype", "zero_point")}
+    return {"n": layer.n, "k": layer.k, **scheme, "m": problem.m}

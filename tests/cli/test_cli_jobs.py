@@ -255,7 +255,8 @@ def test_a_watch_on_a_terminal_shows_the_queue_until_interrupted(queue: Queue, t
 
 
 def test_devices_shows_who_serves_what_by_the_databases_clock(queue: Queue, tmp_path: Path) -> None:
-    queue.beat(Worker("host:1:0", "host", *HERE, "tuning", job_id=12))
+    fill(queue, 1, 2)
+    queue.beat(Worker("host:1:0", "host", *HERE, "tuning", job_id=2))
     queue.beat(Worker("far:2:0", "far", H100.name, H100.arch, "idle"))
     query(str(tmp_path / "here.db"), "UPDATE worker SET last_seen = last_seen - 7200 WHERE host = 'far'")
     shown = autotune("devices", "--db", "here.db", cwd=tmp_path)
@@ -263,7 +264,7 @@ def test_devices_shows_who_serves_what_by_the_databases_clock(queue: Queue, tmp_
     header, *rows = shown.stdout.splitlines()
     assert header.split() == ["device", "arch", "state", "job", "seen", "worker"]
     of = {row.split()[-1]: row.split() for row in rows}
-    assert " ".join(of["host:1:0"]).startswith(f"{DEVICE.name} {DEVICE.arch} tuning 12 ")
+    assert " ".join(of["host:1:0"]).startswith(f"{DEVICE.name} {DEVICE.arch} tuning 2 ")
     assert of["far:2:0"] == ["NVIDIA", "H100", "sm_90", "idle", "-", "2", "h", "ago", "far:2:0"]
     told = json.loads(autotune("devices", "--json", "--db", "here.db", cwd=tmp_path).stdout)
     seen = {each["name"]: each["seen_s"] for each in told}
