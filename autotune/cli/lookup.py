@@ -118,6 +118,7 @@ def _fields(answer: Answer) -> dict[str, Any]:
         "median_us": answer.median_us,
         "default_us": answer.default_us,
         "source": answer.source,
+        "unverified": answer.unverified,
     }
 
 

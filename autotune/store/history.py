@@ -12,10 +12,8 @@ import sqlalchemy as sa
 from autotune.store.rows import problem_of
 from autotune.store.store import Store
 from autotune.store.tables import DEVICE, ENVIRONMENT, HISTORY
+from autotune.values.change import Timed, change
 from autotune.values.layer import Layer, Problem
-
-LEAST_CHANGE = 0.03
-"""Of a time. Medians of one kernel on one H200 differ by less between days, however narrow they are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,19 +48,18 @@ class Event:
         return datetime.fromtimestamp(self.at, timezone.utc).isoformat(timespec="seconds")
 
 
-def history(store: Store, device: str | None = None, layers: Iterable[Layer] | None = None) -> list[Event]:
-    """The events of the device model and layers, or of all, the oldest first.
+def history(store: Store, layers: Iterable[Layer] | None = None) -> list[Event]:
+    """The events of the layers, or of all, the oldest first.
 
     Raises:
         DatabaseError: the store cannot be read.
     """
     query = sa.select(HISTORY, DEVICE.c.name.label("device"), ENVIRONMENT.c.driver, ENVIRONMENT.c.compiler)
     query = query.select_from(HISTORY.join(DEVICE).join(ENVIRONMENT)).order_by(HISTORY.c.id)
-    if device is not None:
-        query = query.where(DEVICE.c.name == device)
+
     wanted = None if layers is None else set(layers)
     names = [name for name in Event.__dataclass_fields__ if name not in ("problem", "before_us", "change")]
-    last: dict[tuple[object, ...], sa.RowMapping] = {}
+    last: dict[tuple[object, ...], Timed] = {}
     events: list[Event] = []
     with store.database.transaction() as connection:
         for row in connection.execute(query).mappings():
@@ -70,20 +67,16 @@ def history(store: Store, device: str | None = None, layers: Iterable[Layer] | N
             if wanted is not None and problem.layer not in wanted:
                 continue
             key = (row["device"], problem, row["config"], row["mode"], row["source_hash"])
-            before = last.get(key)
             told: dict[str, Any] = {name: row[name] for name in names}
+            before, timed = last.get(key), _timed(row)
             if before is not None:
-                told |= {"before_us": before["median_us"], "change": change(before, row)}
+                told |= {"before_us": before.median_us, "change": timed and change(before, timed)}
             events.append(Event(problem, **told))
-            if row["median_us"] is not None:
-                last[key] = row
+            if timed is not None:
+                last[key] = timed
     return events
 
 
-def change(before: sa.RowMapping, now: sa.RowMapping) -> float | None:
-    """The ratio of times that differ beyond noise: with disjoint intervals, and by LEAST_CHANGE or more."""
-    if now["median_us"] is None or now["low_us"] is None or before["low_us"] is None:
-        return None
-    ratio = float(now["median_us"] / before["median_us"])
-    disjoint = now["low_us"] > before["high_us"] or now["high_us"] < before["low_us"]
-    return ratio if disjoint and abs(ratio - 1) >= LEAST_CHANGE else None
+def _timed(row: sa.RowMapping) -> Timed | None:
+    times = [row[name] for name in Timed._fields]
+    return None if None in times else Timed(*times)

@@ -23,11 +23,9 @@ from autotune.values.device import Device
 from autotune.values.errors import DatabaseError
 from autotune.values.layer import BUCKETS, Layer
 from autotune.values.near import NEAR_OCTAVES, distance, octaves
-from autotune.values.paths import shipped
+from autotune.values.paths import SET_VARIABLE, shipped
 from autotune.values.record import Environment, Evidence, Record
 
-SET_VARIABLE = "AUTOTUNE_SET"
-"""Names the pulled set to read, so that all processes of a group read one; else that in force is read."""
 OTHER_DEVICES = 16
 """Of so many other devices of the arch, the newest, the records are read."""
 NEAR_LAYERS = 4

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import sqlalchemy as sa
@@ -113,8 +114,13 @@ class Store:
         fields = (RECORD.c[name] for name in PROBLEM_FIELDS)
         order = (DEVICE.c.name, DEVICE.c.arch, *fields, RECORD.c.created_at, RECORD.c.id)
         with self.database.transaction() as connection:
-            rows = connection.execute(_only(query, device).order_by(*order)).mappings()
-            return [record_of(row, row["name"], row["arch"], row["source_hash"]) for row in rows]
+            rows = connection.execute(_only(query, device).order_by(*order)).mappings().all()
+            environments = _environments(connection, {row["environment_id"] for row in rows})
+            records = (record_of(row, row["name"], row["arch"], row["source_hash"]) for row in rows)
+            return [
+                replace(record, environment=environments[row["environment_id"]])
+                for row, record in zip(rows, records, strict=True)
+            ]
 
     def trials(self, problem: Problem, device: Device) -> list[Trial]:
         """Every trial of the problem on the device, of all sweeps, the oldest first."""
@@ -127,9 +133,7 @@ class Store:
         query = query.where(*(TRIAL.c[name] == value for name, value in problem_row(problem).items()))
         with self.database.transaction() as connection:
             rows = connection.execute(query.order_by(TRIAL.c.id)).mappings().all()
-            used = {row["environment_id"] for row in rows}
-            those = sa.select(ENVIRONMENT).where(ENVIRONMENT.c.id.in_(used))
-            found = {row["id"]: environment_of(row) for row in connection.execute(those).mappings()}
+            found = _environments(connection, {row["environment_id"] for row in rows})
             return [(trial_of(row), found[row["environment_id"]]) for row in rows]
 
     def devices(self) -> list[Device]:
@@ -150,6 +154,11 @@ class Store:
         with self.database.transaction() as connection:
             row = connection.execute(newest).mappings().one_or_none()
             return None if row is None else environment_of(row)
+
+
+def _environments(connection: sa.Connection, ids: Collection[int]) -> dict[int, Environment]:
+    query = sa.select(ENVIRONMENT).where(ENVIRONMENT.c.id.in_(ids))
+    return {row["id"]: environment_of(row) for row in connection.execute(query).mappings()}
 
 
 def _only(query: sa.Select[Any], device: Device | None) -> sa.Select[Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import platform
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -87,6 +88,11 @@ def cuda_devices() -> tuple[Device, ...]:
 def gpu_trouble() -> str:
     """Why the driver shows no GPU, in its own words."""
     return str(_C.cuda_unavailable_reason())
+
+
+def driver_of(device: Device) -> str:
+    """The version of what lies between a kernel and the device: the driver; a CPU's operating system."""
+    return f"CUDA {_C.cuda_driver_version()}" if device.kind == "cuda" else platform.platform()
 
 
 def device_id(device: Device) -> str:

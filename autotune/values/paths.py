@@ -13,6 +13,9 @@ Location = str | os.PathLike[str]
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 
+SET_VARIABLE = "AUTOTUNE_SET"
+"""The environment variable that names the pulled set to read, so that all processes of a group read one."""
+
 
 def shipped(name: str) -> Path:
     """Folder `name` (`csrc/cuda`, `migrations`, `db`) of a wheel, an editable install or a checkout."""

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Literal, get_args
 
+from autotune.values.change import Timed, change
 from autotune.values.config import Config
 from autotune.values.layer import Problem
 
@@ -128,6 +129,14 @@ class Checked:
         """The trial of its config, None where it was not timed."""
         own = (trial for trial in trials if trial.config == self.record.config)
         return next((trial for trial in own if trial.median_us is not None), None)
+
+    def change_among(self, trials: Iterable[Trial]) -> float | None:
+        """The ratio of its time in the trials to that before, when they differ beyond noise."""
+        trial, before = self.trial_among(trials), self.record
+        if trial is None or trial.median_us is None or trial.low_us is None or trial.high_us is None:
+            return None
+        now = Timed(trial.median_us, trial.low_us, trial.high_us)
+        return change(Timed(before.median_us, before.low_us, before.high_us), now)
 
 
 def sources_digest(sources: Mapping[str, str]) -> str:
