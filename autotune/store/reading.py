@@ -91,7 +91,7 @@ class _Schema(NamedTuple):
 
     def query(self, template: str, **more: str) -> str:
         """The query in the words of this schema."""
-        return template.format_map({**self._asdict(), **more})
+        return template.format_map({"table": "record", **self._asdict(), **more})
 
 
 _TODAY = _Schema("scheme", "scheme = ?", "scheme = ?", "mode", "mode <> 'hot'", "evidence")

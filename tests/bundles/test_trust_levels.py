@@ -83,7 +83,8 @@ def test_calls_of_unverified_answers_are_noted(world, monkeypatch):
     assert list(read(miss_file())) == [Miss(Problem(LAYER, 1), *HERE, UNVERIFIED, 3)]
 
 
-def test_what_is_called_most_is_rechecked_first_and_only_so_often(url, world, tmp_path):
+@pytest.mark.usefixtures("world")
+def test_what_is_called_most_is_rechecked_first_and_only_so_often(url, tmp_path):
     old = [record(m=m) for m in (1, 2, 4)]
     store(url, *old)
     file = tmp_path / "misses.jsonl"
@@ -156,7 +157,8 @@ def test_a_daemon_rechecks_what_an_older_driver_measured(tmp_path):
     assert events in (["sweep", "kept"], ["sweep", "replaced", "sweep"])
 
 
-def test_history_tells_each_time_and_a_change_beyond_noise(url, world):
+@pytest.mark.usefixtures("world")
+def test_history_tells_each_time_and_a_change_beyond_noise(url):
     store(url, record())
     with Store.open(url) as opened:
         measured_again(opened, record(), "kept", 5.3, 5.2, 5.4)
@@ -198,7 +200,8 @@ def promoted(url: str, content: bytes, channel: str = "stable", reason: str | No
         return promote(opened, decode(content, "it"), content, channel, reason)
 
 
-def test_stable_needs_a_recheck_that_confirms(url, world):
+@pytest.mark.usefixtures("world")
+def test_stable_needs_a_recheck_that_confirms(url):
     trust(new_key("release"))
     store(url, record(), record(m=2))
     content = signed("mine", record(), record(m=2))
@@ -218,7 +221,8 @@ def test_stable_needs_a_recheck_that_confirms(url, world):
     assert reasons == ["forced: known, and fixed next week", "rechecks kept 1 of NVIDIA H200"]
 
 
-def test_a_bundle_that_is_not_trusted_is_not_promoted(url, world):
+@pytest.mark.usefixtures("world")
+def test_a_bundle_that_is_not_trusted_is_not_promoted(url):
     new_key("release")
     with pytest.raises(BundleError, match="nobody here trusts"):
         promoted(url, signed("mine", record()), reason="please")
@@ -226,7 +230,8 @@ def test_a_bundle_that_is_not_trusted_is_not_promoted(url, world):
         assert promotions(opened, "stable") == []
 
 
-def test_going_back_is_one_command(url, world):
+@pytest.mark.usefixtures("world")
+def test_going_back_is_one_command(url):
     trust(new_key("release"))
     contents = [signed("mine", record(best=config(8 * tile))) for tile in (1, 2, 3)]
     for content in contents:
@@ -247,7 +252,8 @@ def pulled_answer(url: str) -> int:
     return Lookup(H200).answer(Problem(LAYER, 1)).config["tile_m"]
 
 
-def test_a_channel_may_name_nothing_yet(url, world):
+@pytest.mark.usefixtures("world")
+def test_a_channel_may_name_nothing_yet(url):
     store(url, record())
     with pytest.raises(DatabaseError, match="channel stable names no bundle"):
         pulled_answer(url)
