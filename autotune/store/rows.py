@@ -10,7 +10,7 @@ import functools
 import json
 import math
 import struct
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import asdict
 from datetime import datetime, timezone
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
@@ -41,8 +41,6 @@ class Row(Protocol):
     """What dict, sqlite3.Row and SQLAlchemy's RowMapping have in common."""
 
     def __getitem__(self, name: str, /) -> Any: ...
-
-    def keys(self) -> Iterable[str]: ...
 
 
 class RowError(DatabaseError):
@@ -165,12 +163,13 @@ def problem_row(problem: Problem) -> dict[str, Any]:
 def problem_of(row: Row) -> Problem:
     """The problem of a row, which may have the columns of schemas before 0005."""
     n, k, m = _whole(row, "n"), _whole(row, "k"), _whole(row, "m")
-    names = row.keys()  # in a row of sqlite3 itself are its values
-    if "scheme" in names:
-        return Problem(_layer(n, k, _scheme(_word(row["scheme"], "scheme"))), m)
-    zero_point = bool(_one_of(row["zero_point"], "zero_point", (False, True)))
-    group_size, dtype = _whole(row, "group_size", -1), _word(row["dtype"], "dtype")
-    return Problem(_layer(n, k, group_size=group_size, dtype=dtype, zero_point=zero_point), m)
+    try:
+        scheme = row["scheme"]
+    except LookupError:
+        zero_point = bool(_one_of(row["zero_point"], "zero_point", (False, True)))
+        group_size, dtype = _whole(row, "group_size", -1), _word(row["dtype"], "dtype")
+        return Problem(_layer(n, k, group_size=group_size, dtype=dtype, zero_point=zero_point), m)
+    return Problem(_layer(n, k, _scheme(_word(scheme, "scheme"))), m)
 
 
 def trial_row(trial: Trial) -> dict[str, Any]:

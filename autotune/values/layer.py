@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from autotune.values.counts import counted
@@ -63,7 +63,7 @@ class Layer:
 
     n: int
     k: int
-    scheme: Scheme
+    scheme: Scheme = field(hash=False)  # layers are looked up often, and few differ in nothing else
 
     def __init__(
         self,
