@@ -66,17 +66,19 @@ def pull(
 
 def _pull_bundle(store: Store, source: str, wanted: Wanted, again: bool) -> Outcome:
     if not _HTTP.match(source):
-        return _apply_bundle(store, shown(source), read_bundle(Path(source)), wanted, again)
+        return _apply_bundle(store, None, read_bundle(Path(source)), wanted, again)
     download = Download(source)
     path = download.fetch()
     try:
-        return _apply_bundle(store, shown(source), read_bundle(path), wanted, again)
+        return _apply_bundle(store, None, read_bundle(path), wanted, again)
     except BundleError:
         download.forget()  # or the same bytes would be refused for ever
         raise
 
 
-def _apply_bundle(store: Store, origin: str, bundle: Bundle, wanted: Wanted, again: bool) -> Outcome:
+def _apply_bundle(store: Store, channel: str | None, bundle: Bundle, wanted: Wanted, again: bool) -> Outcome:
+    """A channel's bundle takes the place of its former one, any other that of one of the same name."""
+    origin = channel or f"bundle {bundle.name}"
     key = signer(bundle, trusted_keys())
     by = f"{key.name} ({key.fingerprint})"
     offered = {version_of(entry): entry for entry in bundle.contents.entries if _is_meant(entry, wanted)}

@@ -77,7 +77,7 @@ def _same(one: Record, other: Record) -> bool:
     def told(record: Record) -> tuple[Any, ...]:
         times = (record.median_us, record.low_us, record.high_us, record.default_us)
         has_evidence = record.evidence is not None
-        return record.config, record.created_at, has_evidence, tuple(round(us, 2) for us in times)
+        return record.config, record.created_at, has_evidence, tuple(round(us, 3) for us in times)
 
     return told(one) == told(other)
 

@@ -235,17 +235,17 @@ def _records(
     """The records with these ids and their ids, each read for itself."""
     query = _schema(reader).query(template)
     environments: dict[int, Environment | None] = {}
-    origins: dict[int, str] = {}
+    origins: dict[int | None, str | None] = {None: None}
     for (row_id,) in ids:
         for row in reader.rows(query, row_id):
-            for record in reader.made(record_of, row, device, arch, row["source_hash"]):
-                its_environment, its_origin = row["environment_id"], row["origin_id"]
-                if its_environment not in environments:
-                    environments[its_environment] = _environment(reader, its_environment)
-                if its_origin is not None and its_origin not in origins:
-                    origins[its_origin] = _origin(reader, its_origin)
-                origin = None if its_origin is None else origins[its_origin]
-                yield row_id, replace(record, environment=environments[its_environment], origin=origin)
+            its_environment, its_origin = row["environment_id"], row["origin_id"]
+            if its_environment not in environments:
+                environments[its_environment] = _environment(reader, its_environment)
+            if its_origin not in origins:
+                origins[its_origin] = _origin(reader, its_origin)
+            whence = (device, arch, row["source_hash"], environments[its_environment], origins[its_origin])
+            for record in reader.made(record_of, row, *whence):
+                yield row_id, record
 
 
 def _environment(reader: Reader, row_id: int) -> Environment | None:

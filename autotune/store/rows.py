@@ -228,7 +228,14 @@ def record_row(record: Record) -> dict[str, Any]:
 
 
 @_row_of("record")
-def record_of(row: Row, device: str, arch: str, source_hash: str) -> Record:
+def record_of(
+    row: Row,
+    device: str,
+    arch: str,
+    source_hash: str,
+    environment: Environment | None = None,
+    origin: str | None = None,
+) -> Record:
     """The record of a row; what a row of the database and a line of text keep elsewhere is given."""
     return Record(
         problem=problem_of(row),
@@ -244,6 +251,8 @@ def record_of(row: Row, device: str, arch: str, source_hash: str) -> Record:
         created_at=_moment(row["created_at"], "created_at"),
         mode=_one_of(row["mode"], "mode", MODES),
         evidence=None if row["evidence"] is None else evidence_of(row["evidence"]),
+        environment=environment,
+        origin=origin,
     )
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import sqlalchemy as sa
@@ -116,10 +115,11 @@ class Store:
         with self.database.transaction() as connection:
             rows = connection.execute(_only(query, device).order_by(*order)).mappings().all()
             environments = _environments(connection, {row["environment_id"] for row in rows})
-            records = (record_of(row, row["name"], row["arch"], row["source_hash"]) for row in rows)
             return [
-                replace(record, environment=environments[row["environment_id"]])
-                for row, record in zip(rows, records, strict=True)
+                record_of(
+                    row, row["name"], row["arch"], row["source_hash"], environments[row["environment_id"]]
+                )
+                for row in rows
             ]
 
     def trials(self, problem: Problem, device: Device) -> list[Trial]:

@@ -15,7 +15,6 @@ import stat
 from bisect import bisect_left
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, TypeVar
 
@@ -237,5 +236,4 @@ def _record(row: dict[str, Any], origin: _Origin) -> Record:
     # Files from before kernels had names of their own tell the source of each family.
     source_hash = row.get("source_hash") or origin.environment.sources[row["config"].partition(":")[0]]
     older = {"mode": (row.get("evidence") or {}).get("mode", "graph"), "evidence": None}
-    record = record_of({**older, **row}, origin.device, origin.arch, source_hash)
-    return replace(record, environment=origin.environment)
+    return record_of({**older, **row}, origin.device, origin.arch, source_hash, origin.environment)

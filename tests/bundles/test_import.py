@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from command_line import autotune
 from databases import rows
+from killed import killed_at
 from lookup_world import make_small_world, store
-from places import ROOT, SUPPORT
 from store_samples import ENVIRONMENT, EVIDENCE, H200, binary, config, evident_trials, record
 
 from autotune.bundles.format import Contents
@@ -174,35 +171,12 @@ def test_a_bad_file_changes_nothing(tmp_path, database):
         assert opened.records() == [record()]
 
 
-# Ends itself, as kill -9 does, in front of the given write to a table of records.
-KILLED = """
-import os, signal, sys
-import sqlalchemy as sa
-from autotune.cli import main
-from autotune.families import registry
-from lookup_world import SmallFamily
-from store_samples import SOURCES
-registry.families = lambda: {name: SmallFamily(name) for name in SOURCES}
-left = int(sys.argv.pop(1))
-@sa.event.listens_for(sa.Engine, "before_cursor_execute")
-def count(connection, cursor, statement, *_):
-    global left
-    if statement.startswith(("INSERT", "UPDATE")):
-        left -= 1
-        if left == 0:
-            os.kill(os.getpid(), signal.SIGKILL)
-sys.exit(main(sys.argv[1:]))
-"""
-
-
 def test_a_kill_leaves_all_or_nothing(tmp_path, database):
     store(database, record(best=OTHER))
     path = bundle(tmp_path, replace(record(at=5), evidence=EVIDENCE), record(m=2), record(m=4))
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join((str(ROOT), str(SUPPORT)))}
     for write in (1, 4, 7, 99):
-        command = [sys.executable, "-c", KILLED, str(write), "import", str(path)]
-        ended = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
-        assert ended.returncode == (0 if write == 99 else -signal.SIGKILL), ended.stderr
+        code = killed_at(write, "import", str(path))
+        assert code == (0 if write == 99 else -signal.SIGKILL)
         with Store.open() as opened:
             assert len(opened.records()) == (3 if write == 99 else 1)
             assert (opened.records()[0].config == OTHER) == (write != 99)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import signal
 import subprocess
 import sys
 import threading
@@ -13,6 +15,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from command_line import PROGRAM
+from killed import killed_at
 from lookup_world import make_small_world, store
 from store_samples import A100, ENVIRONMENT, EVIDENCE, H200, LAYER, binary, config, record
 
@@ -24,9 +28,10 @@ from autotune.bundles.keys import new_key, signing_key, trust
 from autotune.bundles.pull import pull
 from autotune.bundles.trust import create
 from autotune.records.lookup import Lookup
+from autotune.serving.sets import hand_on_set
 from autotune.store import pulled
 from autotune.store.entries import Entry, Wanted
-from autotune.store.reading import user_evidence, user_records
+from autotune.store.reading import pulled_set, user_evidence, user_records
 from autotune.store.store import Store
 from autotune.values.errors import BundleError, DatabaseError
 from autotune.values.layer import BUCKETS, Layer, Problem
@@ -176,6 +181,15 @@ def test_a_signed_bundle_brings_its_binaries(signed):
     assert Lookup(H200).binary("unit") == binary().cubin
 
 
+def test_a_bundle_takes_the_place_of_one_of_its_name(signed):
+    pulls(signed("mine", record(best=FAST), record(m=2)))
+    pulls(signed("other", record(m=4)))
+    assert answer(2).source == "exact"
+    pulls(signed("mine", record(best=SLOW, at=1)))
+    assert [answer(m).source for m in (1, 2, 4)] == ["exact", "near", "exact"]
+    assert answer().config == SLOW
+
+
 def test_what_is_not_trusted_changes_nothing(signed, tmp_path, database):
     new_key("stranger")
     good = signed("mine", record(best=FAST))
@@ -317,6 +331,68 @@ def test_bad_servers(monkeypatch):
     monkeypatch.setattr("autotune.bundles.download._ATTEMPTS", 2)
     with pytest.raises(BundleError, match="the connection was lost after"):
         pulls(address)
+
+
+def test_two_pulls_at_once_wait_for_each_other(signed):
+    content = signed("mine", record(best=FAST)).read_bytes()
+    Store.open().close()
+    together = threading.Barrier(2)
+    outcomes = []
+
+    def one() -> None:
+        together.wait()
+        outcomes.append(pulls(server.url))
+
+    with serving(content) as server:
+        threads = [threading.Thread(target=one) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert server.answers == [200, 304]
+    assert sorted(outcome.changed is None for outcome in outcomes) == [False, True]
+
+
+def test_a_kill_leaves_all_or_nothing(tmp_path):
+    store(tmp_path / "central.db", *(record(m=m) for m in (1, 2, 4)))
+    Store.open().close()
+    for write in (1, 3, 5, 99):
+        code = killed_at(write, "pull", str(tmp_path / "central.db"), "--device", "all")
+        assert code == (0 if write == 99 else -signal.SIGKILL)
+        sources = {answer(m).source for m in (1, 2, 4)}
+        assert sources == ({"exact"} if write == 99 else {"default"})
+
+
+def test_watch_goes_on_until_sigterm(tmp_path):
+    central, here = tmp_path / "central.db", tmp_path / "here.db"
+    store(central, record())
+    command = (*PROGRAM, "pull", str(central), "--device", "all", "--db", str(here), "--watch", "0.1s")
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as watch:
+        assert "1 new, 1 record " in watch.stdout.readline()
+        store(central, record(m=2))
+        assert "1 new, 2 records " in watch.stdout.readline()
+        central.rename(tmp_path / "away.db")
+        while not (line := watch.stderr.readline()).startswith("warning"):
+            pass
+        assert "is not there" in line
+        watch.send_signal(signal.SIGTERM)
+        assert watch.wait() == 0
+
+
+def test_an_engine_hands_its_set_on(tmp_path, database, monkeypatch):
+    monkeypatch.delenv("AUTOTUNE_SET", raising=False)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("os.environ", dict(os.environ))
+        hand_on_set()
+        assert "AUTOTUNE_SET" not in os.environ
+        store(tmp_path / "central.db", record())
+        first = pulls(tmp_path / "central.db").changed
+        hand_on_set()
+        store(tmp_path / "central.db", record(m=2))
+        pulls(tmp_path / "central.db")
+        hand_on_set()
+        assert os.environ["AUTOTUNE_SET"] == first.name
+    assert pulled_set(database) != first.name
 
 
 FULL = """
