@@ -32,7 +32,7 @@ GRANT SELECT ON ALL TABLES IN SCHEMA public TO autotune_reader, autotune_worker,
 
 GRANT INSERT, UPDATE ON device, environment, sweep, record, "binary", job, worker TO autotune_worker;
 -- What was measured is never changed.
-GRANT INSERT ON trial, noisy TO autotune_worker;
+GRANT INSERT ON trial, noisy, history TO autotune_worker;
 -- Records that a recheck refutes, workers that nobody has seen for a week.
 GRANT DELETE ON record, worker TO autotune_worker;
 GRANT INSERT, UPDATE ON bundle TO autotune_publisher;

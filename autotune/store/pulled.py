@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import sqlalchemy as sa
 
@@ -19,6 +19,8 @@ from autotune.store.store import Store
 from autotune.store.tables import BINARY, ORIGIN, PULLED, PULLED_SET
 from autotune.values.errors import DatabaseError
 from autotune.values.record import Binary
+
+_Value = TypeVar("_Value")
 
 KEPT_SETS = 8
 """So many sets can be undone or named; what only older ones had is deleted."""
@@ -76,6 +78,17 @@ def sets(store: Store) -> list[Pulled]:
     with store.database.transaction() as connection:
         rows = connection.execute(query.limit(2 * KEPT_SETS)).mappings()
         return [Pulled(**{name: row[name] for name in names}) for row in rows]
+
+
+def count_in_force(store: Store) -> int:
+    """How many pulled records are in force, of all origins.
+
+    Raises:
+        DatabaseError: the store cannot be read.
+    """
+    query = sa.select(sa.func.count()).select_from(PULLED).where(PULLED.c.until.is_(None))
+    with store.database.transaction() as connection:
+        return int(connection.execute(query).scalar_one())
 
 
 def last_digest(store: Store, origin: str) -> str | None:
@@ -169,32 +182,38 @@ def _write(connection: sa.Connection, origin_id: int, set_id: int, fresh: dict[s
     environment_id = _once(
         lambda entry: put_environment(connection, entry.environment), lambda entry: entry.environment.digest
     )
+    binary_id = _once(
+        lambda entry: _learn_binary(connection, entry.binary),
+        lambda entry: "" if entry.binary is None else entry.binary.unit_key,
+    )
     rows = [
         record_row(entry.record)
         | {"origin_id": origin_id, "since": set_id, "version": version}
         | {"device_id": device_id(entry), "environment_id": environment_id(entry)}
+        | {"binary_id": binary_id(entry)}
         for version, entry in fresh.items()
     ]
     if rows:
         connection.execute(sa.insert(PULLED), rows)
-    kernels = {entry.binary.unit_key: entry.binary for entry in fresh.values() if entry.binary is not None}
-    for binary in kernels.values():
-        # What was compiled or measured here stays.
-        insert = INSERT[connection.dialect.name](BINARY).values(binary_row(binary))
-        connection.execute(insert.on_conflict_do_nothing(index_elements=["unit_key"]))
 
 
-def binary_row(binary: Binary) -> dict[str, Any]:
-    """The binary's columns."""
+def _learn_binary(connection: sa.Connection, binary: Binary | None) -> int | None:
+    """The id of the unit's kernel; one that was compiled here stays."""
+    if binary is None:
+        return None
     names = ("unit_key", "sha256", "arch", "compiler", "cubin")
-    return {name: getattr(binary, name) for name in names}
+    row = {name: getattr(binary, name) for name in names}
+    insert = INSERT[connection.dialect.name](BINARY).values(row)
+    connection.execute(insert.on_conflict_do_nothing(index_elements=["unit_key"]))
+    found: int = connection.execute(sa.select(BINARY.c.id).filter_by(unit_key=binary.unit_key)).scalar_one()
+    return found
 
 
-def _once(make: Callable[[Entry], int], key: Callable[[Entry], str]) -> Callable[[Entry], int]:
+def _once(make: Callable[[Entry], _Value], key: Callable[[Entry], str]) -> Callable[[Entry], _Value]:
     """`make`, called once for each key."""
-    known: dict[str, int] = {}
+    known: dict[str, _Value] = {}
 
-    def made(entry: Entry) -> int:
+    def made(entry: Entry) -> _Value:
         if key(entry) not in known:
             known[key(entry)] = make(entry)
         return known[key(entry)]

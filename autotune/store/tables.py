@@ -200,6 +200,7 @@ PULLED = sa.Table(
     sa.Column("created_at", sa.Double, nullable=False),
     *_one_of("mode", MODES),
     sa.Column("environment_id", sa.ForeignKey("environment.id"), nullable=False),
+    sa.Column("binary_id", sa.ForeignKey("binary.id"), index=True),
     sa.Column("evidence", sa.JSON(none_as_null=True)),
     sa.Index("pulled_layer", "device_id", "n", "k", "scheme"),
     sa.Index("pulled_since", "since"),

@@ -80,11 +80,13 @@ def _create_pulled() -> None:
         sa.Column("created_at", sa.Double, nullable=False),
         *_one_of("mode", MODES),
         sa.Column("environment_id", sa.Integer, sa.ForeignKey("environment.id"), nullable=False),
+        sa.Column("binary_id", sa.Integer, sa.ForeignKey("binary.id")),
         sa.Column("evidence", sa.JSON),
     )
     op.create_index("pulled_layer", "pulled", ["device_id", "n", "k", "scheme"])
     op.create_index("pulled_since", "pulled", ["since"])
     op.create_index("pulled_until", "pulled", ["until"])
+    op.create_index("ix_pulled_binary_id", "pulled", ["binary_id"])
 
 
 def _create_bundles() -> None:

@@ -31,6 +31,7 @@ from autotune.records.lookup import Lookup
 from autotune.serving.sets import hand_on_set
 from autotune.store import pulled
 from autotune.store.entries import Entry, Wanted
+from autotune.store.prune import prune
 from autotune.store.reading import pulled_set, user_evidence, user_records
 from autotune.store.store import Store
 from autotune.values.errors import BundleError, DatabaseError
@@ -178,7 +179,11 @@ def test_a_signed_bundle_brings_its_binaries(signed):
     assert outcome.changed.bundle.startswith("mine@")
     assert outcome.changed.signer.startswith("release (")
     assert answer().config == FAST
-    assert Lookup(H200).binary("unit") == binary().cubin
+    with Store.open() as here:
+        assert prune(here)["kernel"] == 0
+        assert Lookup(H200).binary("unit") == binary().cubin
+        pulled.roll_back(here)
+        assert prune(here)["kernel"] == 1
 
 
 def test_a_bundle_takes_the_place_of_one_of_its_name(signed):

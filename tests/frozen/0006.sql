@@ -149,6 +149,7 @@ CREATE TABLE pulled (
 	created_at DOUBLE NOT NULL, 
 	mode VARCHAR NOT NULL, 
 	environment_id INTEGER NOT NULL, 
+	binary_id INTEGER, 
 	evidence JSON, 
 	PRIMARY KEY (id), 
 	CHECK (mode IN ('model', 'graph', 'hot', 'server')), 
@@ -156,7 +157,8 @@ CREATE TABLE pulled (
 	FOREIGN KEY(since) REFERENCES pulled_set (id), 
 	FOREIGN KEY(until) REFERENCES pulled_set (id), 
 	FOREIGN KEY(device_id) REFERENCES device (id), 
-	FOREIGN KEY(environment_id) REFERENCES environment (id)
+	FOREIGN KEY(environment_id) REFERENCES environment (id), 
+	FOREIGN KEY(binary_id) REFERENCES binary (id)
 );
 CREATE TABLE pulled_set (
 	id INTEGER NOT NULL, 
@@ -265,4 +267,5 @@ CREATE INDEX history_problem ON history (n, k, m, scheme, device_id);
 CREATE INDEX pulled_layer ON pulled (device_id, n, k, scheme);
 CREATE INDEX pulled_since ON pulled (since);
 CREATE INDEX pulled_until ON pulled (until);
+CREATE INDEX ix_pulled_binary_id ON pulled (binary_id);
 COMMIT;
