@@ -94,8 +94,8 @@ class Download:
         if state.tag is not None and have:
             unchanged = "If-None-Match" if state.tag.startswith('"') else "If-Modified-Since"
             headers = {unchanged: state.tag} if is_whole else _rest(have, state.tag)
-        request = urllib.request.Request(self._url, headers=headers)
         try:
+            request = urllib.request.Request(self._url, headers=headers)
             with urllib.request.urlopen(request, timeout=_TIMEOUT_S) as response:
                 self._take(response, have)
         except urllib.error.HTTPError as error:
@@ -105,6 +105,8 @@ class Download:
                 self.forget()
                 raise _LostError("what was here is not what the server has") from error
             raise BundleError(f"{shown(self._url)}: {error.code} {error.reason}") from error
+        except (ValueError, http.client.InvalidURL) as error:
+            raise BundleError(f"{shown(self._url)} is no address ({error})") from error
         except (urllib.error.URLError, http.client.HTTPException, ConnectionError, TimeoutError) as error:
             raise _LostError(str(getattr(error, "reason", error)) or type(error).__name__) from error
 
@@ -136,7 +138,7 @@ class Download:
 
     def _copy(self, response: Any, file: BinaryIO, begin: int) -> int:
         copied = 0
-        while data := response.read(_AT_ONCE):
+        while data := _read(response):
             copied += len(data)
             if begin + copied > format_.LARGEST_BYTES:
                 self.forget()
@@ -149,6 +151,13 @@ class Download:
         partial = self._state_file.with_name(f"{self._state_file.name}.{os.getpid()}")
         partial.write_text(json.dumps(asdict(state)), encoding="utf-8")
         partial.replace(self._state_file)
+
+
+def _read(response: Any) -> bytes:
+    try:
+        return bytes(response.read(_AT_ONCE))
+    except (OSError, http.client.HTTPException) as error:
+        raise _LostError(str(error) or type(error).__name__) from error
 
 
 def _rest(have: int, tag: str) -> dict[str, str]:

@@ -124,7 +124,7 @@ def apply(
         fresh = {version_of(entry): entry for entry in new}
         fresh = {version: entry for version, entry in fresh.items() if version not in here}
         if not here.keys() | fresh.keys() >= set(offered):
-            raise DatabaseError(f"{store.name}: another pull changed it meanwhile; pull again")
+            raise DatabaseError(f"{store.name}: what is pulled changed while it was read; pull again")
         if not fresh and not gone:
             return None
         row = {"origin_id": origin_id, "bundle": bundle, "signer": signer, "rolled_back": False}

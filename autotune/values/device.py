@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import os
-import platform
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -92,7 +91,10 @@ def gpu_trouble() -> str:
 
 def driver_of(device: Device) -> str:
     """The version of what lies between a kernel and the device: the driver; a CPU's operating system."""
-    return f"CUDA {_C.cuda_driver_version()}" if device.kind == "cuda" else platform.platform()
+    if device.kind == "cuda":
+        return f"CUDA {_C.cuda_driver_version()}"
+    system = os.uname()
+    return f"{system.sysname} {system.release}"
 
 
 def device_id(device: Device) -> str:

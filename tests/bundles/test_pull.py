@@ -400,6 +400,12 @@ def test_an_engine_hands_its_set_on(tmp_path, database, monkeypatch):
     assert pulled_set(database) != first.name
 
 
+@pytest.mark.parametrize("address", ["http://", "http://[::1", "http://a b/", "https:///x"])
+def test_an_address_that_is_none(address):
+    with pytest.raises(BundleError, match=r"is no address|the connection was lost"):
+        pulls(address)
+
+
 FULL = """
 import resource, signal, sys
 from autotune.cli import main
