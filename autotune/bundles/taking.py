@@ -14,8 +14,7 @@ from autotune.families import registry
 from autotune.store.entries import Entry
 from autotune.store.merging import Merged, merge
 from autotune.store.store import Store
-from autotune.store.text import SAMPLES, read_text
-from autotune.values.device import Device
+from autotune.store.text import SAMPLES, device_of_text, read_text
 from autotune.values.errors import BundleError
 from autotune.values.paths import shown
 
@@ -87,13 +86,9 @@ def _contents(path: Path, trusted: Sequence[PublicKey]) -> tuple[Contents, int]:
 
 
 def _text_entries(path: Path) -> list[Entry]:
+    device = device_of_text(path)
     environment, records = read_text(path)
-    return [Entry(record, _named(record.device, record.arch), environment) for record in records]
-
-
-def _named(name: str, arch: str) -> Device:
-    """A device model of which text tells no sizes."""
-    return Device("cuda" if arch.startswith("sm_") else "cpu", 0, name, arch, 0, 0, 0, 0)
+    return [Entry(record, device, environment) for record in records]
 
 
 def _known(entries: Sequence[Entry]) -> list[Entry]:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from autotune.families import registry
-from autotune.store.rows import evidence_row, record_row, trial_row
+from autotune.store.rows import SIZES, evidence_row, record_row, trial_row
 from autotune.store.text import SAMPLES
 from autotune.store.trouble import known_revisions
 from autotune.values.errors import DatabaseError
@@ -50,7 +50,7 @@ def export(store: Store, folder: Path, samples: bool = False) -> list[Path]:
             continue
         name = names[device]
         path = folder / f"{name}.jsonl"
-        write_text(current, environment, path)
+        write_text(current, environment, path, device)
         written.append(path)
         if samples:
             path = folder / f"{name}{SAMPLES}"
@@ -78,8 +78,12 @@ def _names(device: Device) -> list[str]:
     return list(dict.fromkeys(re.sub("[^a-z0-9]+", "-", text.lower()).strip("-") for text in texts))
 
 
-def write_text(records: Iterable[Record], environment: Environment, path: Path) -> None:
+def write_text(
+    records: Iterable[Record], environment: Environment, path: Path, model: Device | None = None
+) -> None:
     """Write the records of one device, sorted by problem, equal bytes for equal records.
+
+    Of the device `model`, where it is given, the sizes are told too.
 
     Times are rounded to 1 ns, ratios to four digits. Of several records of one problem that is written which
     look-up prefers: by its mode, then the newest.
@@ -95,7 +99,8 @@ def write_text(records: Iterable[Record], environment: Environment, path: Path) 
         raise DatabaseError(f"{path}: records of exactly one device make a file, not of {len(devices)}")
     device, arch = devices[0]
     whose = {"schema": known_revisions()[-1], "device": device, "arch": arch}
-    lines: list[dict[str, Any]] = [whose | asdict(environment)]
+    sizes = {} if model is None else {name: getattr(model, name) for name in SIZES}
+    lines: list[dict[str, Any]] = [whose | sizes | asdict(environment)]
     lines[0]["sources"] = dict(sorted(environment.sources.items()))
     lines += (record_line(record) for record in sorted(newest.values(), key=lambda record: record.problem))
     _write(path, lines)

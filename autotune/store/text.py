@@ -18,8 +18,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, TypeVar
 
-from autotune.store.rows import environment_of, in_short, problem_of, record_of
+from autotune.store.rows import SIZES, device_of, environment_of, in_short, problem_of, record_of
 from autotune.store.trouble import check_known
+from autotune.values.device import Device
 from autotune.values.errors import DatabaseError
 from autotune.values.layer import Layer
 from autotune.values.record import Environment, Record
@@ -134,6 +135,20 @@ def read_text(
                     raise DatabaseError(message) from error
                 bad.append(message)
     return origin.environment, records
+
+
+def device_of_text(path: Path) -> Device:
+    """The device model of a file, whose sizes are 0 where the file does not tell them.
+
+    Raises:
+        DatabaseError: the file cannot be read, or its first line.
+    """
+    with _opened(path) as file:
+        line = file.readline(_LONGEST_LINE)
+    origin = _origin(path, line)
+    kind = "cuda" if origin.arch.startswith("sm_") else "cpu"
+    told = dict.fromkeys(SIZES, 0) | json.loads(line)
+    return device_of({**told, "kind": kind, "name": origin.device, "arch": origin.arch})
 
 
 @contextmanager

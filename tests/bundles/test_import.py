@@ -92,6 +92,7 @@ def test_an_export_is_imported(url, tmp_path):
     assert [each.verdict for each in imports(tmp_path / "text").merged] == ["same", "same"]
     with Store.open() as opened:
         assert opened.records() == [EVIDENT, record(m=2)]
+        assert opened.devices() == [H200]
         assert [event.event for event in history(opened)] == ["import", "import"]
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 from command_line import PROGRAM
+from databases import change
 from killed import killed_at
 from lookup_world import make_small_world, store
 from store_samples import A100, ENVIRONMENT, EVIDENCE, H200, LAYER, binary, config, record
@@ -140,6 +141,15 @@ def test_a_group_reads_the_set_that_it_was_told(tmp_path, monkeypatch):
     monkeypatch.setenv("AUTOTUNE_SET", "unheard")
     with pytest.warns(UserWarning, match="AUTOTUNE_SET=unheard names no pulled set"):
         assert answer().config == SLOW
+
+
+def test_a_damaged_row_costs_nothing_but_itself(tmp_path, database):
+    store(tmp_path / "central.db", record(best=FAST), record(m=2, best=FAST))
+    pulls(tmp_path / "central.db")
+    change(database, "UPDATE pulled SET median_us = -1 WHERE m = 1")
+    with pytest.warns(UserWarning, match="rows left out: 1; the first: record 1 does not read"):
+        sources = [answer(m).source for m in (2, 1)]
+    assert sources == ["exact", "near"]
 
 
 def test_old_sets_are_forgotten(tmp_path):
