@@ -114,14 +114,16 @@ def signing_key(name: str) -> SigningKey:
     Raises:
         TrustError: it is not there, or does not read.
     """
-    _, serialization = _library()
+    ed25519, serialization = _library()
     path = _private_file(name)
     try:
-        private: Any = serialization.load_pem_private_key(path.read_bytes(), None)
+        private = serialization.load_pem_private_key(path.read_bytes(), None)
+        if not isinstance(private, ed25519.Ed25519PrivateKey):
+            raise ValueError("it is no Ed25519 key")
         return SigningKey(name, private)
     except FileNotFoundError:
         raise TrustError(f"key {name} is not in {path.parent}; run: autotune keys new {name}") from None
-    except (OSError, ValueError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, TypeError) as error:
         raise TrustError(f"key {path} does not read ({error})") from error
 
 

@@ -47,8 +47,7 @@ def confirmed(store: Store, bundle: Bundle) -> str:
     verdicts: dict[tuple[object, ...], tuple[str, float]] = {}
     for event in history(store):
         if event.event in ("kept", "replaced", "dropped"):
-            key = (event.device, event.problem, event.config, event.mode, event.source_hash)
-            verdicts[key] = event.event, event.at
+            verdicts[event.kernel] = event.event, event.at
     kept: dict[str, int] = defaultdict(int)
     for entry in bundle.contents.entries:
         record = entry.record

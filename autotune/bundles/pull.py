@@ -18,9 +18,10 @@ from autotune.bundles.trust import signer
 from autotune.families import registry
 from autotune.store import channels, pulled
 from autotune.store.entries import Entry, Wanted, entries_by_id, outlines
-from autotune.store.pulled import Pulled, digest_of, version_of
+from autotune.store.pulled import digest_of, version_of
 from autotune.store.store import Store
 from autotune.values.errors import BundleError, DatabaseError
+from autotune.values.fleet import Pulled
 from autotune.values.paths import database_url, lock_folder, shown
 from autotune.values.record import SERVED
 

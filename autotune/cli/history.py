@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
-from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -15,7 +14,7 @@ from autotune.console.text import layer_name, microseconds, table
 from autotune.values.counts import counted
 
 if TYPE_CHECKING:
-    from autotune.store.history import Event
+    from autotune.values.event import Event
 
 _EXAMPLES = """\b
 Examples:
@@ -59,7 +58,7 @@ def command(channel: str | None, require: str | None, as_json: bool, db: str | N
             click.echo(json.dumps(_fields(event)))
     elif events:
         click.echo(_table(events))
-    last = {(each.device, each.problem, each.config, each.mode, each.source_hash): each for each in events}
+    last = {each.kernel: each for each in events}
     changed = [event for event in last.values() if event.change is not None]
     if changed:
         first = (
@@ -74,10 +73,7 @@ def _show_channel(store: Any, channel: str, as_json: bool) -> None:
     from autotune.store.channels import promotions
 
     for each in promotions(store, channel):
-        at = datetime.fromtimestamp(each.at, timezone.utc).isoformat(timespec="seconds")
-        click.echo(
-            json.dumps(asdict(each) | {"at": at}) if as_json else f"{at}  {each.bundle}  {each.reason}"
-        )
+        click.echo(json.dumps(asdict(each)) if as_json else f"{each.at}  {each.bundle}  {each.reason}")
 
 
 def _fields(event: Event) -> dict[str, Any]:

@@ -2,27 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import sqlalchemy as sa
 
 from autotune.store.clock import now
 from autotune.store.database import put
+from autotune.store.rows import promotion_of
 from autotune.store.store import Store
 from autotune.store.tables import BUNDLE, CHANNEL
 from autotune.values.errors import DatabaseError
-
-
-@dataclass(frozen=True, slots=True)
-class Promotion:
-    """The bundle that a channel came to name, when (Unix time) and why; the newest counts."""
-
-    id: int
-    channel: str
-    bundle: str
-    digest: str
-    at: float
-    reason: str
+from autotune.values.fleet import Promotion
 
 
 def promotions(store: Store, channel: str) -> list[Promotion]:
@@ -41,7 +29,7 @@ def promotions(store: Store, channel: str) -> list[Promotion]:
     )
     query = query.join(BUNDLE).where(CHANNEL.c.name == channel).order_by(CHANNEL.c.id.desc())
     with store.database.transaction() as connection:
-        return [Promotion(**row) for row in connection.execute(query).mappings()]
+        return [promotion_of(row) for row in connection.execute(query).mappings()]
 
 
 def promote(store: Store, channel: str, digest: str, name: str, content: bytes, reason: str) -> None:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
-from autotune.store.rows import device_of, environment_of, record_of, trial_of
+from autotune.store.rows import binary_of, device_of, environment_of, record_of, trial_of
 from autotune.store.store import Store
 from autotune.store.tables import BINARY, DEVICE, ENVIRONMENT, RECORD, SWEEP, TRIAL
 from autotune.values.device import Device
@@ -108,7 +108,8 @@ def attempts(store: Store, wanted: Wanted) -> Iterator[Attempt]:
     query = sa.select(TRIAL, SWEEP.c.device_id, SWEEP.c.environment_id)
     with store.database.transaction() as connection:
         devices, environments = _places(connection)
-        rows = connection.execute(query.select_from(TRIAL.join(SWEEP)).order_by(TRIAL.c.id)).mappings()
+        whole = query.select_from(TRIAL.join(SWEEP).join(DEVICE).join(ENVIRONMENT))
+        rows = connection.execute(whole.order_by(TRIAL.c.id)).mappings()
         for row in rows:
             attempt = Attempt(trial_of(row), devices[row["device_id"]], environments[row["environment_id"]])
             if wanted.has(attempt):
@@ -120,7 +121,8 @@ def _rows(
 ) -> Iterator[tuple[sa.RowMapping, Entry]]:
     """The rows of the query that are wanted, in the order in which they were written, each with its entry."""
     devices, environments = _places(connection)
-    for row in connection.execute(query.order_by(RECORD.c.id)).mappings():
+    whole = query.join(DEVICE).join(ENVIRONMENT)  # none that refers to what is not there
+    for row in connection.execute(whole.order_by(RECORD.c.id)).mappings():
         device, environment = devices[row["device_id"]], environments[row["environment_id"]]
         entry = Entry(record_of(row, device.name, device.arch, row["source_hash"]), device, environment)
         if wanted.has(entry):
@@ -142,4 +144,4 @@ def _binaries(connection: sa.Connection, ids: Iterable[int]) -> Iterator[tuple[i
     for begin in range(0, len(numbers), _AT_ONCE):
         query = sa.select(BINARY).where(BINARY.c.id.in_(numbers[begin : begin + _AT_ONCE]))
         for row in connection.execute(query).mappings():
-            yield row["id"], Binary(row["unit_key"], row["arch"], row["compiler"], row["cubin"])
+            yield row["id"], binary_of(row)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import sqlalchemy as sa
@@ -14,32 +14,17 @@ from autotune.store.clock import now
 from autotune.store.database import INSERT, put
 from autotune.store.entries import Entry
 from autotune.store.results import learn_device, put_environment
-from autotune.store.rows import problem_row, record_row
+from autotune.store.rows import problem_row, pulled_of, record_row
 from autotune.store.store import Store
 from autotune.store.tables import BINARY, ORIGIN, PULLED, PULLED_SET
 from autotune.values.errors import DatabaseError
+from autotune.values.fleet import Pulled
 from autotune.values.record import Binary
 
 _Value = TypeVar("_Value")
 
 KEPT_SETS = 8
 """So many sets can be undone or named; what only older ones had is deleted."""
-
-
-@dataclass(frozen=True, slots=True)
-class Pulled:
-    """A set: everything that was in force after a pull from `origin`; `name` is the same wherever that is.
-
-    `bundle` and `signer` tell of what was pulled then, where it was a bundle; `pulled_at` is Unix time.
-    """
-
-    id: int
-    name: str
-    origin: str
-    bundle: str | None
-    signer: str | None
-    pulled_at: float
-    rolled_back: bool
 
 
 def version_of(entry: Entry) -> str:
@@ -74,10 +59,9 @@ def sets(store: Store) -> list[Pulled]:
         DatabaseError: the store cannot be read.
     """
     query = sa.select(PULLED_SET, ORIGIN.c.name.label("origin")).join(ORIGIN).order_by(PULLED_SET.c.id.desc())
-    names = Pulled.__dataclass_fields__
     with store.database.transaction() as connection:
         rows = connection.execute(query.limit(2 * KEPT_SETS)).mappings()
-        return [Pulled(**{name: row[name] for name in names}) for row in rows]
+        return [pulled_of(row) for row in rows]
 
 
 def count_in_force(store: Store) -> int:
@@ -146,18 +130,16 @@ def roll_back(store: Store) -> tuple[Pulled, Pulled | None]:
     Raises:
         DatabaseError: there is none, or the store cannot be written.
     """
+    newest = next((each for each in sets(store) if not each.rolled_back), None)
     with store.database.transaction(write=True) as connection:
-        newest = sa.select(sa.func.max(PULLED_SET.c.id)).where(PULLED_SET.c.rolled_back.is_(sa.false()))
-        set_id = connection.scalar(newest)
-        if set_id is None or set_id < _oldest_kept(connection):
+        if newest is None or newest.id < _oldest_kept(connection):
             raise DatabaseError(f"{store.name} keeps no pulled set to undo; autotune pull gets one")
-        connection.execute(sa.delete(PULLED).where(PULLED.c.since == set_id))
-        connection.execute(sa.update(PULLED).where(PULLED.c.until == set_id).values(until=None))
-        undone = sa.update(PULLED_SET).where(PULLED_SET.c.id == set_id).values(rolled_back=True)
+        connection.execute(sa.delete(PULLED).where(PULLED.c.since == newest.id))
+        connection.execute(sa.update(PULLED).where(PULLED.c.until == newest.id).values(until=None))
+        undone = sa.update(PULLED_SET).where(PULLED_SET.c.id == newest.id).values(rolled_back=True)
         connection.execute(undone)
-    known = sets(store)
-    before = next((each for each in known if not each.rolled_back), None)
-    return next(each for each in known if each.id == set_id), before
+    before = next((each for each in sets(store) if not each.rolled_back), None)
+    return replace(newest, rolled_back=True), before
 
 
 def digest_of(versions: Iterable[str]) -> str:

@@ -117,7 +117,7 @@ class Store:
             environments = _environments(connection, {row["environment_id"] for row in rows})
             return [
                 record_of(
-                    row, row["name"], row["arch"], row["source_hash"], environments[row["environment_id"]]
+                    row, row["name"], row["arch"], row["source_hash"], environments.get(row["environment_id"])
                 )
                 for row in rows
             ]

@@ -11,12 +11,12 @@ from collections.abc import Sequence
 import sqlalchemy as sa
 
 from autotune.store.rows import STATUSES
+from autotune.values.event import EVENTS
 from autotune.values.job import STATES, WORKER_STATES
 from autotune.values.record import MODES
 
 METADATA = sa.MetaData()
-EVENTS = ("sweep", "kept", "replaced", "dropped", "import")
-"""What adds to the history of a record: a sweep or a job that picked it, a recheck's verdict, an import."""
+
 CHANNELS = ("stable", "candidate")
 SWEEP_STATUSES = ("running", "finished", "interrupted", "failed")
 
