@@ -19,7 +19,10 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
 
 @click.group(epilog="Example: autotune bundle create llama-h200 --device 'NVIDIA H200' --key release")
 def command() -> None:
-    """Make, verify and show bundles: immutable, signed sets of records, each in a file."""
+    """Make, verify and show signed sets of records.
+
+    A bundle is one file, which never changes.
+    """
 
 
 @command.command(

@@ -35,10 +35,11 @@ _REQUIREMENT_NOT_MET = 3
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object per event.")
 @database_option
 def command(channel: str | None, require: str | None, as_json: bool, db: str | None, **wanted: Any) -> None:
-    """Show each time that a record was picked, measured again or imported, the oldest first.
+    """Show each time that records were measured.
 
-    `kept`, `replaced` and `dropped` are verdicts of rechecks. A change is the time over the one before, of
-    the same kernel, where their 95 % intervals are disjoint and they differ by 3 % or more.
+    The oldest is first. `kept`, `replaced` and `dropped` are verdicts of rechecks. A change is the time over
+    the one before, of the same kernel, where their 95 % intervals are disjoint and they differ by 3 % or
+    more.
     """
     from autotune.store.history import history
     from autotune.store.store import Store

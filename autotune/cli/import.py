@@ -30,7 +30,9 @@ _VERDICTS = ("new", "better", "worse", "same")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object per conflict.")
 @database_option
 def command(path: Path, dry_run: bool, trust: str | None, as_json: bool, db: str | None) -> None:
-    """Merge the records of PATH into the database: a bundle, or a file or folder of autotune export.
+    """Merge records from elsewhere into the database.
+
+    PATH is a bundle, or a file or folder of autotune export.
 
     Of two records of one problem, kernel and way of timing the one with evidence stays, then the one of more
     rounds, then the newer. Conflicts go to stdout. All records are stored, or none. Binaries are dropped and

@@ -7,7 +7,7 @@ import click
 
 @click.group(epilog="Example: autotune keys new release")
 def command() -> None:
-    """Look after the keys that sign bundles, and the list of trusted ones.
+    """Look after keys: those that sign, those trusted.
 
     Both are in the user's configuration folder.
     """

@@ -26,11 +26,12 @@ Examples:
 @click.option("--reason", help="Why it is forced; it is kept with the channel.")
 @database_option
 def command(file: Path, channel: str, force: bool, reason: str | None, db: str | None) -> None:
-    """Have the channel of the database name the bundle FILE, which a trusted key must have signed.
+    """Have a channel of the database name a bundle.
 
-    Hosts that follow the channel have it with their next pull. For `stable` a recheck in this database must
-    have kept a record of each device model of the bundle since it was measured, and none may have refuted
-    one. `autotune rollback --channel` goes back; `autotune history --channel` shows what it named, and why.
+    A trusted key must have signed the bundle FILE. Hosts that follow the channel have it with their next
+    pull. For `stable` a recheck in this database must have kept a record of each device model of the bundle
+    since it was measured, and none may have refuted one. `autotune rollback --channel` goes back; `autotune
+    history --channel` shows what it named, and why.
     """
     if force != bool(reason):
         raise click.UsageError("--force and --reason go together.")

@@ -24,11 +24,12 @@ Examples:
 @watch_option
 @database_option
 def command(source: str, channel: str | None, watch: float | None, db: str | None, **wanted: Any) -> None:
-    """Have what SOURCE knows of the devices here in the local database, beside what was measured there.
+    """Bring what others measured into the local database.
 
-    SOURCE is a database, the file of a bundle, or a bundle's HTTP address. Bundles must be signed by a key of
-    `autotune keys`. Only what is new is fetched; a download that broke off is gone on with; and all of it is
-    in force at once, for models that load from then on. `autotune rollback` undoes it.
+    It lies there beside what was measured here; without --device it is of the devices here. SOURCE is a
+    database, the file of a bundle, or a bundle's HTTP address. Bundles must be signed by a key of `autotune
+    keys`. Only what is new is fetched; a download that broke off is gone on with; and all of it is in force
+    at once, for models that load from then on. `autotune rollback` undoes it.
     """
     from autotune.bundles.pull import pull
     from autotune.store.store import Store

@@ -19,9 +19,10 @@ Examples:
 @watch_option
 @database_option
 def command(target: str, watch: float | None, db: str | None) -> None:
-    """Queue at TARGET, a database, what models missed with the local one, for its daemons to tune.
+    """Queue elsewhere what models missed here.
 
-    What has a record there by now is left out, and so is what other kernel sources ran.
+    TARGET is a database, whose daemons tune that. What has a record there by now is left out, and so is what
+    other kernel sources ran.
     """
     from autotune.records.misses import miss_file
     from autotune.search.demand import queue_misses

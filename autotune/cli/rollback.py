@@ -17,11 +17,12 @@ Examples:
 @click.option("--reason", default="", help="Why; it is kept with the channel.")
 @database_option
 def command(channel: str | None, reason: str, db: str | None) -> None:
-    """Undo the last pull into the local database, or the last promotion of a channel.
+    """Undo the last pull or promotion.
 
-    Models that load from then on have the former answers; those that are loaded keep their plans. Hosts that
-    follow a channel come to its former bundle with their next pull. `autotune pull --watch` does not bring
-    back what was undone here, until its source offers something else.
+    That is the last pull into the local database or, with --channel, the last promotion. Models that load
+    from then on have the former answers; those that are loaded keep their plans. Hosts that follow a channel
+    come to its former bundle with their next pull. `autotune pull --watch` does not bring back what was
+    undone here, until its source offers something else.
     """
     from autotune.store import channels, pulled
     from autotune.store.store import Store
