@@ -27,7 +27,7 @@ from autotune.values.record import Binary
 
 FORMAT = 1
 LARGEST_BYTES = 256 << 20
-"""No bundle is larger: ten times one with every preset's records and binaries of a GPU."""
+"""No bundle is larger: 15 times one with the records and binaries of eight presets on a GPU."""
 LONGEST_LINE = 16 << 20
 _LARGEST_END = 64 << 10
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -119,6 +119,15 @@ def read_bundle(path: Path) -> Bundle:
     Raises:
         BundleError: it cannot be read, is too large, cut off, edited, of a newer autotune, or no bundle.
     """
+    return decode(read_bytes(path), str(path))
+
+
+def read_bytes(path: Path) -> bytes:
+    """What is in the file.
+
+    Raises:
+        BundleError: it cannot be read, or is larger than any bundle.
+    """
     try:
         state = path.stat()
         if not stat.S_ISREG(state.st_mode):
@@ -126,10 +135,9 @@ def read_bundle(path: Path) -> Bundle:
         if state.st_size > LARGEST_BYTES:
             raise BundleError(f"{path} has {state.st_size} bytes; a bundle has {LARGEST_BYTES} at most")
         with path.open("rb") as file:
-            data = file.read(LARGEST_BYTES + 1)
+            return file.read(LARGEST_BYTES + 1)
     except OSError as error:
         raise BundleError(f"{path} cannot be read ({error.strerror})") from error
-    return decode(data, str(path))
 
 
 def decode(data: bytes, where: str) -> Bundle:

@@ -35,15 +35,11 @@ def command(file: Path, channel: str, force: bool, reason: str | None, db: str |
     """
     if force != bool(reason):
         raise click.UsageError("--force and --reason go together.")
-    from autotune.bundles.format import decode
+    from autotune.bundles.format import decode, read_bytes
     from autotune.bundles.promotion import promote
     from autotune.store.store import Store
-    from autotune.values.errors import BundleError
 
-    try:
-        content = file.read_bytes()
-    except OSError as error:
-        raise BundleError(f"{file} cannot be read ({error.strerror})") from error
+    content = read_bytes(file)
     bundle = decode(content, str(file))
     with Store.open(db) as store:
         why = promote(store, bundle, content, channel, reason)
