@@ -16,20 +16,9 @@ from autotune.values.errors import AutotuneError
 
 # A verb is the module of this folder with its name; its click command is the module's `command`.
 VERBS = (
-    "sweep",
-    "lookup",
-    "bench",
-    "coverage",
-    "prefetch",
-    "fit",
-    "jobs",
-    "devices",
-    "export",
-    "doctor",
-    "daemon",
-    "db",
-    "serve",
-    "report",
+    *("sweep", "lookup", "bench", "coverage", "prefetch", "fit", "jobs", "devices", "daemon"),
+    *("export", "import", "bundle", "keys", "pull", "push", "promote", "rollback", "history"),
+    *("serve", "report", "doctor", "db"),
 )
 
 

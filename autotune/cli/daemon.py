@@ -23,6 +23,13 @@ Examples:
     metavar="DURATION",
     help="Tuning time per hour, as 10m.  [default: no limit]",
 )
+@click.option(
+    "--rechecks",
+    type=click.IntRange(min=0),
+    default=12,
+    metavar="N",
+    help="Of records that another driver or compiler made, per hour and device.  [default: 12]",
+)
 @click.option("--once", is_flag=True, help="End when nothing is left to do now, or no budget.")
 @click.option(
     "--port",
@@ -36,6 +43,7 @@ def command(
     allow_busy: bool,
     db: str | None,
     budget: float | None,
+    rechecks: int,
     once: bool,
     port: int | None,
 ) -> None:
@@ -53,6 +61,6 @@ def command(
     from autotune.daemon.settings import Settings
 
     log_to_stderr()
-    settings = Settings(budget_s=budget, allow_busy=allow_busy, once=once)
+    settings = Settings(budget_s=budget, allow_busy=allow_busy, once=once, rechecks=rechecks)
     executors = chosen_executors(device, executor, address, allow_busy, db)
     serve(executors, db, settings, port, here=executor == "local")

@@ -218,7 +218,7 @@ def _database(db: str | None) -> Iterator[Check]:
         database.check_pages()
         with Store.open(db) as store:
             count = len(store.records())
-            stale = list(_stale(store))
+            stale, pulled = list(_stale(store)), list(_pulled(store))
     except AutotuneError as error:
         sound = harmless or "locked by another process" in str(error)
         remedy = "until then models load with shipped records and default configs"
@@ -227,7 +227,17 @@ def _database(db: str | None) -> Iterator[Check]:
         yield (_missing if sound else _broken)("database", str(error), remedy)
         return
     yield _ok("database", f"{database.name}, schema revision {revision}, {counted(count, 'record')}")
+    yield from pulled
     yield from stale
+
+
+def _pulled(store: Store) -> Iterator[Check]:
+    from autotune.store.pulled import count_in_force, sets
+
+    newest = next((each for each in sets(store) if not each.rolled_back), None)
+    if newest is not None:
+        count = counted(count_in_force(store), "record")
+        yield _ok("pulled", f"set {newest.name}, {count}, the last from {newest.origin}")
 
 
 def _stale(store: Store) -> Iterator[Check]:

@@ -54,6 +54,8 @@ def fields(answer: Answer, explanation: Explanation | None) -> dict[str, Any]:
 def lines(answer: Answer, explanation: Explanation | None) -> str:
     """The evidence for reading: one line for each thing that is known."""
     shown = [f"source: {answer.source}", f"config: {answer.config}", f"reason: {answer.reason}"]
+    if answer.unverified is not None:
+        shown.append(f"unverified: {answer.unverified}")
     if explanation is not None:
         if answer.problem != explanation.record.problem:
             shown.append(f"record: {explanation.record.problem} on {explanation.record.device}")

@@ -197,8 +197,6 @@ def _fields(job: Job) -> dict[str, Any]:
 
 
 def _table(jobs: Sequence[Job]) -> str:
-    from autotune.search.demand import ASKED
-
     header = ("job", "state", "layer", "m", "device", "priority", "attempts", "worker", "reason")
     rows = [
         (
@@ -207,7 +205,7 @@ def _table(jobs: Sequence[Job]) -> str:
             layer_name(job.problem.layer, ()),
             str(job.problem.m),
             job.device,
-            "user" if job.priority == ASKED else f"{job.priority:.3g}",
+            _priority(job),
             str(job.attempts),
             job.worker or "-",
             " ".join((job.reason or "").split()),
@@ -215,6 +213,14 @@ def _table(jobs: Sequence[Job]) -> str:
         for job in jobs
     ]
     return table(header, rows)
+
+
+def _priority(job: Job) -> str:
+    from autotune.search.demand import ASKED
+
+    if job.is_recheck:
+        return "recheck"
+    return "user" if job.priority == ASKED else f"{job.priority:.3g}"
 
 
 def _changes(queue: Queue) -> Iterator[Job]:

@@ -102,6 +102,10 @@ def command(
     if all(answer.source == "default" for answer in answers):
         advised = sweep_command((shape.layer for shape in chosen), found.kind == "cpu", db, m)
         click.echo(f"nothing is tuned here; to tune: {advised}", err=True)
+    unverified = [answer for answer in answers if answer.unverified is not None]
+    if unverified:
+        of = f"{len(unverified)} of {counted(len(answers), 'problem')}"
+        click.echo(f"unverified: {of}; the first was {unverified[0].unverified}", err=True)
     unmet = [answer for answer in answers if answer.source not in _MEASURED]
     if require and unmet:
         first = f"{unmet[0].problem} is answered by {unmet[0].source}"
@@ -119,6 +123,7 @@ def _fields(answer: Answer) -> dict[str, Any]:
         "default_us": answer.default_us,
         "source": answer.source,
         "expected_us": _expected(answer),
+        "unverified": answer.unverified,
     }
 
 

@@ -18,6 +18,7 @@ from autotune.values.scheme import DTYPES
 if TYPE_CHECKING:
     from autotune.records.lookup import Lookup
     from autotune.search.executor import Executor
+    from autotune.store.entries import Wanted
     from autotune.values.device import Device
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -49,6 +50,18 @@ def seconds(_: click.Context, __: click.Parameter, text: str | None) -> float | 
         raise click.BadParameter(str(error)) from None
 
 
+_TOKENS = click.option(
+    "--m",
+    callback=_tokens,
+    metavar="M[,M...]",
+    help="Numbers of tokens, as 1,16.  [default: every bucket; to 32 on a CPU]",
+)
+_MODELS_OF_DEVICES = click.option(
+    "--device",
+    multiple=True,
+    metavar="MODEL|all|cpu|cuda:N",
+    help="Records of this device model, as 'NVIDIA H200', or of a device here. Give it several times.",
+)
 _MODEL = (
     click.option(
         "--shapes",
@@ -57,12 +70,7 @@ _MODEL = (
         help=f"Layers to work on: {', '.join(PRESETS)}; a config.json or a model folder; or "
         "n=4096,k=4096,group_size=128. Give it several times, or join with ';'.",
     ),
-    click.option(
-        "--m",
-        callback=_tokens,
-        metavar="M[,M...]",
-        help="Numbers of tokens, as 1,16.  [default: every bucket; to 32 on a CPU]",
-    ),
+    _TOKENS,
     click.option("--group-size", type=int, metavar="32|64|128|-1", help="Weights per scale; -1: all of k."),
     click.option("--dtype", type=click.Choice(DTYPES), help="Type of activations and scales."),
     click.option(
@@ -113,6 +121,15 @@ _PLACES = (
         "--address", help="The Ray cluster's address.  [default: RAY_ADDRESS, or the cluster that runs here]"
     ),
     click.option("--allow-busy", is_flag=True, help="Measure although others compute on the device."),
+)
+_CHANNEL = click.option(
+    "--channel", type=click.Choice(("stable", "candidate")), help="A channel of a fleet's database."
+)
+_WATCH = click.option(
+    "--watch",
+    callback=seconds,
+    metavar="DURATION",
+    help="Go on, again after this time, as 5m, until Ctrl-C or SIGTERM.",
 )
 _DATABASE = (
     click.option(
@@ -180,6 +197,50 @@ def fleet_options(command: Command) -> Command:
 def database_option(command: Command) -> Command:
     """--db."""
     return _DATABASE[0](command)
+
+
+def channel_option(command: Command) -> Command:
+    """--channel."""
+    return _CHANNEL(command)
+
+
+def watch_option(command: Command) -> Command:
+    """--watch."""
+    return _WATCH(command)
+
+
+def wanted_options(command: Command) -> Command:
+    """The options that say which records are meant, for `wanted_records`: all where none is given."""
+    models = (option for option in _MODEL if option is not _TOKENS)
+    for option in reversed((*models, _MODELS_OF_DEVICES)):
+        command = option(command)
+    return command
+
+
+def wanted_records(
+    shapes: Sequence[str],
+    device: Sequence[str],
+    *,
+    devices_here: bool = False,
+    **layers: Any,
+) -> Wanted:
+    """The records that `wanted_options` name; without a device all, or those of `devices_here`.
+
+    Raises:
+        UsageError: as `chosen_shapes`.
+        DeviceError: there is no such device.
+    """
+    from autotune.store.entries import Wanted
+    from autotune.values.device import cpu_device, cuda_devices, find_device
+
+    plain = names_no_layer(shapes, **layers)
+    chosen = None if plain else {shape.layer for shape in chosen_shapes(shapes, **layers)}
+    if "all" in device or not (device or devices_here):
+        return Wanted(None, chosen)
+    if not device:
+        return Wanted({each.name for each in (*cuda_devices(), cpu_device())}, chosen)
+    here = {find_device(name).name if _DEVICE.fullmatch(name) else name for name in device}
+    return Wanted(here, chosen)
 
 
 def chosen_shapes(

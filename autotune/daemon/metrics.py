@@ -34,6 +34,14 @@ class _Numbers(Collector):
         device = ["device"]
         jobs = CounterMetricFamily("autotune_jobs", "Jobs by how they ended.", labels=["device", "outcome"])
         tuning = CounterMetricFamily("autotune_tuning_seconds", "Time spent tuning.", labels=device)
+        rechecks = CounterMetricFamily(
+            "autotune_rechecks",
+            "Records measured again, by verdict.",
+            labels=["device", "verdict"],
+        )
+        changes = CounterMetricFamily(
+            "autotune_changes", "Records whose time a recheck found changed beyond noise.", labels=device
+        )
         waiting = GaugeMetricFamily(
             "autotune_waiting", "1 while the device or budget is waited for.", labels=device
         )
@@ -43,11 +51,14 @@ class _Numbers(Collector):
         for tally in self._tallies:
             for outcome, count in tally.jobs.items():
                 jobs.add_metric([tally.device, outcome], count)
+            for verdict, count in tally.rechecks.items():
+                rechecks.add_metric([tally.device, verdict], count)
+            changes.add_metric([tally.device], tally.changes)
             tuning.add_metric([tally.device], tally.tuning_s)
             waiting.add_metric([tally.device], tally.state == "waiting")
             if tally.succeeded_at is not None:
                 success.add_metric([tally.device], tally.succeeded_at)
-        yield from (jobs, tuning, waiting, success)
+        yield from (jobs, tuning, rechecks, changes, waiting, success)
         size = GaugeMetricFamily("autotune_queue_jobs", "Jobs of the database by state.", labels=["state"])
         try:
             for state, count in self._queue().items():

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 
+from autotune.daemon.allowance import Allowance
 from autotune.daemon.budget import Budget
 from autotune.daemon.events import say
 from autotune.daemon.link import Link, is_final
@@ -19,13 +20,13 @@ from autotune.daemon.stop import Stop
 from autotune.daemon.tally import Tally
 from autotune.daemon.tuner import Dropped, Plan, Result, Tuner
 from autotune.daemon.turn import Turn
-from autotune.search.demand import queue_misses, queue_stale
+from autotune.search.demand import queue_misses, queue_stale, queue_unverified
 from autotune.search.executor import Executor
 from autotune.store.queue import Queue
 from autotune.store.store import Store
 from autotune.values.errors import AutotuneError, CompileError, DatabaseError, DeviceError, LeaseLost
 from autotune.values.job import Job, Worker
-from autotune.values.record import DEFAULT_MODE, Trial, sources_digest
+from autotune.values.record import DEFAULT_MODE, Checked, Trial, sources_digest
 
 _FIRST_REST_S = 10.0
 _MOST_REST_S = 600.0
@@ -53,6 +54,7 @@ class Serving:
         self._source_hash = sources_digest(self._tuner.environment.sources)
         self._turn = turn
         self._budget = Budget(settings.budget_s)
+        self._rechecks = Allowance(settings.rechecks)
         self.tally = Tally(self._device.name)
         self.error: Exception | None = None
         self._job: Job | None = None
@@ -84,7 +86,7 @@ class Serving:
         try:
             self._beat()
             self._link.until(self._stop.soon, lambda store: store.add_device(self._device))
-            self._link.until(self._stop.soon, self._queue_stale)
+            self._link.until(self._stop.soon, self._queue_old)
             while not self._stop.soon.is_set() and self._step_or_rest():
                 pass
         except Exception as error:
@@ -132,9 +134,8 @@ class Serving:
         """The next job, which may be what a model just missed."""
         self._queue_misses(store)
         device = self._device
-        return Queue(store).claim(
-            device.name, device.arch, self._source_hash, self.name, self._settings.lease_s
-        )
+        mine = (device.name, device.arch, self._source_hash, self.name, self._settings.lease_s)
+        return Queue(store).claim(*mine, least=float("-inf") if self._rechecks.is_left else 0.0)
 
     def _queue_misses(self, store: Store) -> None:
         try:
@@ -149,17 +150,20 @@ class Serving:
             if new:
                 say("misses queued", jobs=new)
 
-    def _queue_stale(self, store: Store) -> None:
-        """Once, because what runs here does not change."""
+    def _queue_old(self, store: Store) -> None:
+        """Once, because what runs here does not change: stale records, and those of another driver."""
+        device = self._device
         try:
-            new = queue_stale(store, self._device)
+            stale = queue_stale(store, device)
+            unverified = queue_unverified(store, device, self._tuner.environment)
         except DatabaseError as error:
             if not is_final(error):
                 raise
-            say("stale records stay", logging.WARNING, device=self._device.name, reason=str(error))
-        else:
+            say("stale records stay", logging.WARNING, device=device.name, reason=str(error))
+            return
+        for event, new in (("stale queued", stale), ("rechecks queued", unverified)):
             if new:
-                say("stale queued", device=self._device.name, jobs=new)
+                say(event, device=device.name, jobs=new)
 
     def _do(self, job: Job) -> AutotuneError | None:
         """Bring the job to an end and say which; what is wrong with the device, if anything."""
@@ -182,8 +186,10 @@ class Serving:
             except DeviceError as error:
                 self._park(job, str(error))
                 return None
+            if job.is_recheck:
+                self._rechecks.take()
             result = self._tune(job, plan)
-            if result.record is None:
+            if result.record is None and result.checked is None:
                 self._fail(job, result.note, result.trials)
             else:
                 self._store(job, result, begin)
@@ -221,19 +227,32 @@ class Serving:
 
     def _store(self, job: Job, result: Result, begin: float) -> None:
         def store_it(store: Store) -> None:
-            Queue(store).complete(job, self._sweep(store), result.trials, result.winner, result.binary)
+            what = (result.trials, result.winner, result.binary, result.dropped, result.checked)
+            Queue(store).complete(job, self._sweep(store), *what)
 
         self._link.until(self._stop.now, store_it, self._free)
         record = result.record
-        assert record is not None
         self._count(
             "done",
             job,
-            config=str(record.config),
-            gain=round(record.default_us / record.median_us, 3),
+            config=record and str(record.config),
+            gain=record and round(record.default_us / record.median_us, 3),
             trials=len(result.trials),
             seconds=round(time.monotonic() - begin, 1),
             note=result.note or None,
+        )
+        if result.checked is not None:
+            self._tell_recheck(job, result.checked, result.trials)
+
+    def _tell_recheck(self, job: Job, checked: Checked, trials: Sequence[Trial]) -> None:
+        """Say and count what became of the record, and whether its time is another one than it was."""
+        ratio = checked.change_among(trials)
+        self.tally.rechecks[checked.verdict] += 1
+        self.tally.changes += ratio is not None
+        level = logging.INFO if ratio is None else logging.WARNING
+        told = {"verdict": checked.verdict, "config": str(checked.record.config)}
+        self._say(
+            "recheck" if ratio is None else "changed", job, level, **told, ratio=ratio and round(ratio, 3)
         )
 
     def _sweep(self, store: Store) -> int:

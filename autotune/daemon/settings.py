@@ -10,7 +10,8 @@ class Settings:
     """`budget_s` is tuning time per hour; `once` ends the daemon when nothing can be done now.
 
     A lease lasts `lease_s` and is renewed every `beat_s`, when the worker also says that it lives. An idle
-    worker asks for a job every `poll_s`. A job that runs when the daemon is to stop has `grace_s` to end.
+    worker asks for a job every `poll_s`. A job that runs when the daemon is to stop has `grace_s` to end. A
+    device begins at most so many `rechecks` in any hour.
     """
 
     budget_s: float | None = None
@@ -20,3 +21,4 @@ class Settings:
     beat_s: float = 15.0
     poll_s: float = 2.0
     grace_s: float = 10.0
+    rechecks: int = 12

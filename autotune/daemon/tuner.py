@@ -4,24 +4,25 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from autotune.search.binary import binary_of
 from autotune.search.executor import Executor
+from autotune.search.fleet import Task
 from autotune.search.incremental import (
     candidates_to_do,
     current_record,
+    current_records,
     last_record,
     neighbours,
     outlasts,
     wants_peer,
 )
+from autotune.search.recheck import judge, superseded_by, task_of
 from autotune.search.tune import compile_candidates
 from autotune.store.store import Store
-from autotune.values.config import Config
 from autotune.values.job import Job
-from autotune.values.layer import Problem
-from autotune.values.record import DEFAULT_MODE, Binary, Record, Trial
+from autotune.values.record import DEFAULT_MODE, Binary, Checked, Record, Trial
 
 
 class Dropped(Exception):  # noqa: N818, it reads as what happened
@@ -32,21 +33,19 @@ class Dropped(Exception):  # noqa: N818, it reads as what happened
 class Plan:
     """What is to be measured of a job's problem, and the record that it has; no candidates: nothing.
 
-    With `peer`, vLLM's kernel is timed beside them. `learned_from` is as of a record's evidence.
+    A recheck has all of the problem's current records as `rechecked`, and `known` is the last of them.
     """
 
-    problem: Problem
+    task: Task
     known: Record | None
-    candidates: Sequence[Config]
-    peer: bool
-    learned_from: Sequence[int]
+    rechecked: Sequence[Record] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
     """What came of a job: `record` is in force from now on, `winner` is it when it is new.
 
-    Without a record, `note` says why.
+    Without a record, `note` says why. Of a recheck, `checked` is what became of `before`, and `dropped` goes.
     """
 
     trials: Sequence[Trial]
@@ -54,6 +53,8 @@ class Result:
     winner: Record | None = None
     binary: Binary | None = None
     note: str = ""
+    dropped: Sequence[Record] = ()
+    checked: Checked | None = None
 
 
 class Tuner:
@@ -75,12 +76,15 @@ class Tuner:
             DatabaseError: the store cannot be read.
         """
         problem, device, environment = job.problem, self._device, self.environment
+        records = current_records(problem, device, store, environment) if job.is_recheck else []
+        if records:
+            return Plan(task_of(records, device, store, environment), records[-1], records)
         known = current_record(problem, device, store, environment, DEFAULT_MODE)
         around = neighbours(problem, device, store, environment, DEFAULT_MODE)
         candidates = candidates_to_do(problem, device, store, environment, DEFAULT_MODE, around=around)
         learned_from = [record.problem.m for record in around]
         peer = wants_peer(last_record(problem, device, store, environment), asked=False)
-        return Plan(problem, known, candidates or (), peer, learned_from)
+        return Plan(Task(problem, candidates or (), DEFAULT_MODE, peer, learned_from), known)
 
     def tune(self, job: Job, plan: Plan) -> Result:
         """Measure the candidates.
@@ -89,7 +93,7 @@ class Tuner:
             Exception: the reason with which another thread had the job dropped.
             DeviceError, CompileError: the device or the compiler cannot be used at all.
         """
-        if not plan.candidates:
+        if not plan.task.candidates:
             return Result((), plan.known, note="it had one")
         with self._lock:
             self._job, self._reason = job, None
@@ -117,18 +121,25 @@ class Tuner:
         self.warm = False
 
     def _measure(self, plan: Plan) -> Result:
-        problem, device = plan.problem, self._device
+        task, device = plan.task, self._device
         self._executor.start()  # it gets ready while the candidates are compiled
         self.warm = True
-        cubins = compile_candidates({problem: plan.candidates}, device, lambda *_: self._check())[problem]
+        wanted = {task.problem: task.candidates}
+        cubins = compile_candidates(wanted, device, lambda *_: self._check())[task.problem]
         self._check()
-        tuned = self._executor.tune(problem, plan.candidates, cubins, mode=DEFAULT_MODE, peer=plan.peer)
-        tuned = tuned.learned(plan.learned_from)
+        tuned = self._executor.tune(task.problem, task.candidates, cubins, mode=task.mode, peer=task.peer)
+        tuned = tuned.learned(task.learned_from)
         self._check()
-        if outlasts(plan.known, plan.candidates, tuned.trials):
+        if outlasts(plan.known, task.candidates, tuned.trials):
             return Result(tuned.trials, plan.known, note=tuned.note)
         binary = binary_of(tuned.record, device, cubins)
-        return Result(tuned.trials, tuned.record, tuned.record, binary, tuned.note)
+        result = Result(tuned.trials, tuned.record, tuned.record, binary, tuned.note)
+        if plan.known is None or not plan.rechecked:
+            return result
+        judged = judge(plan.known, task.candidates, tuned)
+        checked = Checked(plan.known, judged.verdict)
+        dropped = superseded_by(judged, plan.rechecked)
+        return replace(result, dropped=dropped, checked=checked, note=judged.reason)
 
     def _check(self) -> None:
         with self._lock:

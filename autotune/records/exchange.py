@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from autotune.families import registry
-from autotune.store.rows import evidence_row, record_row, trial_row
+from autotune.store.rows import SIZES, evidence_row, record_row, trial_row
 from autotune.store.text import SAMPLES
+from autotune.store.trouble import known_revisions
 from autotune.values.errors import DatabaseError
 from autotune.values.layer import Problem
-from autotune.values.record import SERVED, Environment, Record
+from autotune.values.record import SERVED, Environment, Record, Trial
 
 if TYPE_CHECKING:
     from autotune.store.store import Store
@@ -49,7 +50,7 @@ def export(store: Store, folder: Path, samples: bool = False) -> list[Path]:
             continue
         name = names[device]
         path = folder / f"{name}.jsonl"
-        write_text(current, environment, path)
+        write_text(current, environment, path, device)
         written.append(path)
         if samples:
             path = folder / f"{name}{SAMPLES}"
@@ -77,8 +78,12 @@ def _names(device: Device) -> list[str]:
     return list(dict.fromkeys(re.sub("[^a-z0-9]+", "-", text.lower()).strip("-") for text in texts))
 
 
-def write_text(records: Iterable[Record], environment: Environment, path: Path) -> None:
+def write_text(
+    records: Iterable[Record], environment: Environment, path: Path, model: Device | None = None
+) -> None:
     """Write the records of one device, sorted by problem, equal bytes for equal records.
+
+    Of the device `model`, where it is given, the sizes are told too.
 
     Times are rounded to 1 ns, ratios to four digits. Of several records of one problem that is written which
     look-up prefers: by its mode, then the newest.
@@ -93,9 +98,11 @@ def write_text(records: Iterable[Record], environment: Environment, path: Path) 
     if len(devices) != 1:
         raise DatabaseError(f"{path}: records of exactly one device make a file, not of {len(devices)}")
     device, arch = devices[0]
-    lines: list[dict[str, Any]] = [{"device": device, "arch": arch} | asdict(environment)]
+    whose = {"schema": known_revisions()[-1], "device": device, "arch": arch}
+    sizes = {} if model is None else {name: getattr(model, name) for name in SIZES}
+    lines: list[dict[str, Any]] = [whose | sizes | asdict(environment)]
     lines[0]["sources"] = dict(sorted(environment.sources.items()))
-    lines += (_line(record) for record in sorted(newest.values(), key=lambda record: record.problem))
+    lines += (record_line(record) for record in sorted(newest.values(), key=lambda record: record.problem))
     _write(path, lines)
 
 
@@ -111,14 +118,12 @@ def write_samples(store: Store, device: Device, problems: Iterable[Problem], pat
         for trial, environment in store.attempts(problem, device):
             text = json.dumps(asdict(environment), sort_keys=True)
             number = environments.setdefault(text, len(environments))
-            row = {name: _rounded(value) for name, value in trial_row(trial).items() if name != "samples"}
-            samples = [_rounded(sample) for sample in trial.samples_us]
-            lines.append(row | {"environment": number, "samples_us": samples})
+            lines.append(trial_line(trial) | {"environment": number})
     known = [json.loads(text) for text in environments]
     _write(path, [{"device": device.name, "arch": device.arch, "environments": known}, *lines])
 
 
-def _line(record: Record) -> dict[str, Any]:
+def record_line(record: Record) -> dict[str, Any]:
     """The record's line, without missing evidence."""
     row = {name: _rounded(value) for name, value in record_row(record).items()}
     row["created_at"] = record.created_at
@@ -136,6 +141,12 @@ def _line(record: Record) -> dict[str, Any]:
         peers=tuple((name, _rounded(median_us)) for name, median_us in evidence.peers),
     )
     return row | {"evidence": evidence_row(rounded)}
+
+
+def trial_line(trial: Trial) -> dict[str, Any]:
+    """The trial's line, with its samples."""
+    row = {name: _rounded(value) for name, value in trial_row(trial).items() if name != "samples"}
+    return row | {"samples_us": [_rounded(sample) for sample in trial.samples_us]}
 
 
 def _write(path: Path, lines: Iterable[dict[str, Any]]) -> None:

@@ -16,7 +16,7 @@ from autotune.records.misses import Tally, miss_file
 from autotune.records.sources import Sources
 from autotune.store.rows import in_short
 from autotune.values.config import Config
-from autotune.values.device import Device, find_device
+from autotune.values.device import Device, driver_of, find_device
 from autotune.values.layer import BUCKETS, Layer, Problem, buckets_for
 from autotune.values.paths import Location, database_url
 from autotune.values.record import Record, sources_digest
@@ -35,7 +35,9 @@ class Answer:
     `predicted` (what a model of time chooses) or `default`. `record` is what an `exact` or `shipped` config
     comes from, of this layer and device, of the problem's m or of a bucket that answers it; `median_us` and
     `default_us` are the record's. `prediction` is what a `predicted` config is expected to take. Each is None
-    for other sources. `reason` says in one line why this source answered.
+    for other sources. `reason` says in one line why this source answered. `unverified` says why the record's
+    time may not hold here, None when nothing speaks against it: a recheck is due, and the config is the best
+    that is known.
     """
 
     problem: Problem
@@ -47,6 +49,7 @@ class Answer:
     record: Record | None
     reason: str
     prediction: Prediction | None = None
+    unverified: str | None = None
 
 
 class Lookup:
@@ -184,9 +187,11 @@ class Lookup:
             reason = self._unusable(record, problem)
             if reason is None:
                 reason = f"measured {record.created_at} on this device"
-                times = (record.median_us, record.default_us)
-                answer = Answer(problem, self.device.name, record.config, source, *times, record, reason)
-                return answer, reason
+                if record.origin is not None:
+                    reason += f" model, pulled from {record.origin}"
+                told = (record.median_us, record.default_us, record, reason)
+                answer = Answer(problem, self.device.name, record.config, source, *told)
+                return replace(answer, unverified=self._why_unverified(record)), reason
             why = why or reason
         return None, why or "no record of this problem"
 
@@ -212,6 +217,17 @@ class Lookup:
         except Exception as error:  # a stored config may have any tunables, with any values
             return f"the record's config {record.config} is not valid here: {in_short(error)}"
         return stale or (reason and f"the record's config {record.config} is not valid here: {reason}")
+
+    def _why_unverified(self, record: Record) -> str | None:
+        """Why its time may be another one now. A daemon also sees to kernels of other compilers."""
+        then = record.environment
+        if then is None or then.driver == self._driver:
+            return None
+        return f"measured with {then.driver}, and here is {self._driver}"
+
+    @cached_property
+    def _driver(self) -> str:
+        return driver_of(self.device)
 
     def _why_stale(self, record: Record) -> str | None:
         """Why the record is not current, or not of a family that is asked for; found out once."""

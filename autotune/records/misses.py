@@ -29,12 +29,14 @@ MARKS = frozenset(4**power for power in range(32))
 """Numbers of calls at which they are noted."""
 REPLAYS = 1000
 """What a call that a CUDA graph captured counts: the graph is made to be replayed, which no one sees."""
-_MISSED = ("predicted", "default")
+UNVERIFIED = "unverified"
+"""The source of calls that ran a record's config whose time may not hold any more."""
+_MISSED = ("predicted", "default", UNVERIFIED)
 
 
 @dataclass(frozen=True, slots=True)
 class Miss:
-    """Calls of a bucket's problem that ran a `predicted` or `default` config (`source`) on a device model.
+    """Calls of a bucket's problem on a device model; `source` is `predicted`, `default` or UNVERIFIED.
 
     Without a record calls between two powers of two are those of the larger one, which is then to be tuned.
     `source_hash` is that of a job: one hash for the sources of the device's families.
@@ -59,7 +61,7 @@ class Tally:
 
     def __init__(self, file: Path, arch: str, source_hash: str, answers: Sequence[Answer]) -> None:
         self.calls = [0] * len(answers)
-        self.missed = [answer.source in _MISSED for answer in answers]
+        self.missed = [_noted_as(answer) in _MISSED for answer in answers]
         self._captured = [0] * len(answers)
         self._noted = [0] * len(answers)
         self._file = file
@@ -71,8 +73,10 @@ class Tally:
         answer, calls = self._answers[place], self.calls[place] + (REPLAYS - 1) * self._captured[place]
         new = calls - self._noted[place]
         if new and self.missed[place]:
-            problem = replace(answer.problem, m=buckets_for(answer.problem.m)[-1])
-            which = (problem, answer.device, self._arch, self._source_hash, answer.source)
+            problem = answer.problem
+            if answer.unverified is None:
+                problem = replace(problem, m=buckets_for(problem.m)[-1])
+            which = (problem, answer.device, self._arch, self._source_hash, _noted_as(answer))
             if append(self._file, Miss(*which, new)):
                 self._noted[place] = calls
 
@@ -86,6 +90,10 @@ class Tally:
         """Note what was not noted yet."""
         for place in range(len(self.calls)):
             self.note(place)
+
+
+def _noted_as(answer: Answer) -> str:
+    return answer.source if answer.unverified is None else UNVERIFIED
 
 
 def miss_file(db: Location | None = None) -> Path:

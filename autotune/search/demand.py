@@ -7,6 +7,7 @@ import errno
 import glob
 import re
 import stat
+import time
 import uuid
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -15,25 +16,30 @@ from pathlib import Path
 from statistics import fmean
 
 from autotune.families import registry
-from autotune.records.misses import Miss, read
+from autotune.records.misses import UNVERIFIED, Miss, read
 from autotune.search.stale import stale_problems
 from autotune.store.queue import Queue
 from autotune.store.reading import shipped_files
+from autotune.store.rows import unix_s
 from autotune.store.store import Store
 from autotune.store.text import read_text
 from autotune.values.device import Device, cpu_device, cuda_devices, find_device
 from autotune.values.errors import AutotuneError, DeviceError
 from autotune.values.layer import Problem
-from autotune.values.record import SERVED, Record, sources_digest
+from autotune.values.record import SERVED, Environment, Record, sources_digest
 
 ASKED = 1e12
 """Priority of what a user asks for: before all that models ran, which would have to save 11 days of work."""
+RECHECK = -ASKED
+"""Priority of a recheck, plus calls: behind all that tunes, what is called most first."""
 STALE = 0.0
 """Priority of what a new autotune made stale: behind all that models ran."""
 _OPERATIONS_PER_BYTE = 200
 """GPUs multiply 150 to 300 16-bit numbers in the time in which they read a byte."""
 _BYTES_PER_US = 1e6
 _LEAST_SHARE = 0.005
+_CONFIRMED_S = 86_400.0
+"""A record is not measured again so soon, whatever hosts say that have not pulled it yet."""
 
 _Model = tuple[str, str, str]
 """Of a job: device, arch and source hash."""
@@ -43,8 +49,9 @@ def queue_misses(store: Store, file: Path) -> int:
     """Queue what the file notes, of every device model, and take it out of the file; how many jobs are new.
 
     The priority of a problem is its calls times the microseconds that a record may save at each. Left out is
-    what other kernel sources ran, and what has a record by now. The file is put aside before it is read and
-    deleted when the jobs are stored, so a kill loses nothing: at worst notes are read twice, by two processes
+    what other kernel sources ran, and what has a record by now. What ran an unverified record is queued for a
+    recheck, unless it was measured within a day. The file is put aside before it is read and deleted when the
+    jobs are stored, so a kill loses nothing: at worst notes are read twice, by two processes
     or by the next, which changes no job.
 
     Raises:
@@ -54,9 +61,13 @@ def queue_misses(store: Store, file: Path) -> int:
     try:
         taken = {each: _size(each) for each in _take(file)}
         calls: dict[_Model, dict[Problem, int]] = defaultdict(lambda: defaultdict(int))
+        unverified: dict[_Model, dict[Problem, int]] = defaultdict(lambda: defaultdict(int))
         for miss in _misses_of(taken):
-            calls[miss.device, miss.arch, miss.source_hash][miss.problem] += miss.calls
+            kind = unverified if miss.source == UNVERIFIED else calls
+            kind[miss.device, miss.arch, miss.source_hash][miss.problem] += miss.calls
         new = sum(_queue(store, model, problems) for model, problems in calls.items())
+        for model, problems in unverified.items():
+            new += _queue_rechecks(store, model, problems)
         for each, size in taken.items():
             # Who had it open when it was put aside may have written since: then it is read again next time.
             if _size(each) == size:
@@ -91,6 +102,25 @@ def queue_stale(store: Store, device: Device) -> int:
     hashes = _hashes(device.kind)
     jobs = [(problem, STALE) for problem in stale_problems(store, device, hashes)]
     return Queue(store).add(jobs, device.name, device.arch, sources_digest(hashes))
+
+
+def queue_unverified(store: Store, device: Device, environment: Environment) -> int:
+    """Queue for a recheck what another driver or compiler measured or made; how many jobs are new.
+
+    Raises:
+        DatabaseError: the database cannot be read or written.
+    """
+    records = [record for record in store.records(device) if record.config.family in environment.sources]
+    last = {record.problem: record for record in records if registry.is_current(record, device)}
+    jobs = [(problem, RECHECK) for problem, record in last.items() if is_unverified(record, environment)]
+    sources = sources_digest(environment.sources)
+    return Queue(store).add(jobs, device.name, device.arch, sources, again=True)
+
+
+def is_unverified(record: Record, environment: Environment) -> bool:
+    """Whether another driver ran the record's kernel when it was timed, or another compiler made it."""
+    then = record.environment
+    return then is not None and (then.driver, then.compiler) != (environment.driver, environment.compiler)
 
 
 def device_here(name: str) -> Device | None:
@@ -178,6 +208,19 @@ def _queue(store: Store, model: _Model, calls: dict[Problem, int]) -> int:
         if problem not in done
     ]
     return Queue(store).add(jobs, device, arch, source_hash)
+
+
+def _queue_rechecks(store: Store, model: _Model, calls: dict[Problem, int]) -> int:
+    device, arch, _ = model
+    since = time.time() - _CONFIRMED_S
+    known = (record for record in _records(store, arch) if record.device == device)
+    fresh = {record.problem for record in known if unix_s(record.created_at) > since}
+    jobs = [
+        (problem, min(RECHECK + count, RECHECK / 2))
+        for problem, count in calls.items()
+        if problem not in fresh
+    ]
+    return Queue(store).add(jobs, *model, again=True)
 
 
 def _done(records: Sequence[Record], devices: Sequence[Device]) -> set[Problem]:

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Collection
 from importlib.metadata import version
 from importlib.util import find_spec
 
 import autotune
-from autotune import _C
 from autotune.families import registry
 from autotune.jit import compiler
-from autotune.values.device import Device
+from autotune.values.device import Device, driver_of
 from autotune.values.record import Environment
 
 
@@ -27,13 +25,9 @@ def current_environment(device: Device, names: Collection[str] | None = None) ->
     The families are autotune's own, or those of these names: whoever measures in this environment knows no
     other.
     """
-    if device.kind == "cuda":
-        driver, built_by = f"CUDA {_C.cuda_driver_version()}", compiler.compiler_version()
-    else:
-        driver, built_by = platform.platform(), "built in"
     return Environment(
-        driver=driver,
-        compiler=built_by,
+        driver=driver_of(device),
+        compiler=compiler.compiler_version() if device.kind == "cuda" else "built in",
         torch=version("torch"),
         version=autotune.__version__,
         sources={family.name: family.source_hash() for family in registry.families_of(device, names)},

@@ -25,7 +25,7 @@ from autotune.store.store import Store
 from autotune.values.config import Config
 from autotune.values.device import Device
 from autotune.values.layer import Problem
-from autotune.values.record import Environment, Record
+from autotune.values.record import Checked, Environment, Record
 
 _NEAR = 6
 """How many configs besides the winner and the default are measured again."""
@@ -69,11 +69,7 @@ def recheck(
     for problem in problems:
         known[problem] = records = current_records(problem, device, store, environment)
         if records:
-            candidates = _candidates(records, device, store, environment)
-            beside = wants_peer(records[-1], peer)
-            evidence = records[-1].evidence
-            learned_from = () if evidence is None else evidence.learned_from
-            tasks.append(Task(problem, candidates, records[-1].mode, beside, learned_from))
+            tasks.append(task_of(records, device, store, environment, peer))
         else:
             yield Rechecked(problem, "unchecked", None, None, _why_unchecked(problem, device, store))
     if not tasks:
@@ -83,15 +79,29 @@ def recheck(
     with sweeps_of(executors, store, arguments) as sweep_of, contextlib.closing(running):
         for task, done in running:
             records, sweep_id = known[task.problem], sweep_of(done.executor)
-            result = _judge(records[-1], task.candidates, done.tuned)
+            result = judge(records[-1], task.candidates, done.tuned)
             if result.verdict == "unchecked":
                 store.add_result(sweep_id, done.tuned.trials, None, None)
             else:
-                after = result.after
-                dropped = records if after is None else superseded(after, records)
-                binary = binary_of(after, device, done.cubins)
-                store.add_result(sweep_id, done.tuned.trials, after, binary, dropped)
+                binary = binary_of(result.after, device, done.cubins)
+                told = (superseded_by(result, records), Checked(records[-1], result.verdict))
+                store.add_result(sweep_id, done.tuned.trials, result.after, binary, *told)
             yield replace(result, elapsed_s=done.elapsed_s)
+
+
+def task_of(
+    records: Sequence[Record], device: Device, store: Store, environment: Environment, peer: bool = False
+) -> Task:
+    """What is to be measured to recheck a problem's current records, of which a model gets the last one."""
+    last = records[-1]
+    learned_from = () if last.evidence is None else last.evidence.learned_from
+    candidates = _candidates(records, device, store, environment)
+    return Task(last.problem, candidates, last.mode, wants_peer(last, peer), learned_from)
+
+
+def superseded_by(result: Rechecked, records: Sequence[Record]) -> Sequence[Record]:
+    """Those of the problem's records that go, by the result of their recheck."""
+    return records if result.after is None else superseded(result.after, records)
 
 
 def _candidates(
@@ -115,7 +125,8 @@ def _candidates(
     return list(dict.fromkeys((default, *valid)))
 
 
-def _judge(before: Record, candidates: Sequence[Config], tuned: Tuned) -> Rechecked:
+def judge(before: Record, candidates: Sequence[Config], tuned: Tuned) -> Rechecked:
+    """What became of the record, given what was measured of its candidates."""
     after = tuned.record
     if outlasts(before, candidates, tuned.trials):
         after, verdict = before, "unchecked"

@@ -25,6 +25,7 @@ from autotune.formats import Tensors, TensorScheme, read
 from autotune.layouts import pack
 from autotune.runtime.op import int4_linear
 from autotune.runtime.plans import LayerPlans, default_lookup, device_of, plans_for
+from autotune.serving.sets import hand_on_set
 from autotune.values.errors import AutotuneError
 
 SWITCH = "AUTOTUNE_SGLANG"
@@ -77,6 +78,7 @@ def register() -> None:
 
 @functools.cache
 def _register_once() -> None:
+    hand_on_set()
     try:
         from sglang.srt.plugins.hook_registry import HookRegistry, HookType
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlalchemy as sa
 
 from autotune.store.store import Store
-from autotune.store.tables import BINARY, JOB, RECORD, TRIAL
+from autotune.store.tables import BINARY, JOB, PULLED, RECORD, TRIAL
 
 
 def prune(store: Store, trials: bool = False, dry_run: bool = False) -> dict[str, int]:
@@ -18,7 +18,8 @@ def prune(store: Store, trials: bool = False, dry_run: bool = False) -> dict[str
     Raises:
         DatabaseError: the database cannot be written, or the role may not delete.
     """
-    unused = BINARY.c.id.not_in(sa.select(RECORD.c.binary_id).where(RECORD.c.binary_id.is_not(None)))
+    used = (sa.select(table.c.binary_id).where(table.c.binary_id.is_not(None)) for table in (RECORD, PULLED))
+    unused = sa.and_(*(BINARY.c.id.not_in(each) for each in used))
     # One that is being stored with its record right now is locked, and stays.
     free = sa.select(BINARY.c.id).where(unused).with_for_update(skip_locked=True)
     done = JOB.c.state == "done"

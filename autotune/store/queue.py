@@ -17,15 +17,17 @@ from autotune.store.tables import DEVICE, JOB, OPEN, WORKER, with_device
 from autotune.values.errors import LeaseLost
 from autotune.values.job import Job, Worker
 from autotune.values.layer import COARSE, Problem
-from autotune.values.record import Binary, Record, Trial
+from autotune.values.record import Binary, Checked, Record, Trial
 
 ATTEMPTS = 3
 """After so many failures a job is parked."""
 BACK_OFF_S = 30.0
 """What a job waits after its first failure; four times as long after the next."""
+_LOWEST = -1e300
 _FORGET_S = 7 * 86_400.0
 _KEY = (*PROBLEM_FIELDS, "device_id", "source_hash")
 _IDLE: dict[str, Any] = {"lease_until": None, "worker": None}
+_FRESH: dict[str, Any] = {"state": "queued", "attempts": 0, "reason": None}
 
 
 def _device(name: Any, arch: Any) -> sa.ScalarSelect[Any]:
@@ -39,6 +41,7 @@ def _claim() -> sa.Executable:
         JOB.c.source_hash == sa.bindparam("its_sources"),
         OPEN,
         free,
+        JOB.c.priority >= sa.bindparam("least"),
     )
     first = first.order_by(JOB.c.priority.desc(), JOB.c.id).limit(1).with_for_update(skip_locked=True)
     vanished = "worker " + JOB.c.worker + " vanished: its lease ended"
@@ -65,11 +68,19 @@ class Queue:
     def __init__(self, store: Store) -> None:
         self._database = store.database
 
-    def add(self, problems: Iterable[tuple[Problem, float]], device: str, arch: str, source_hash: str) -> int:
+    def add(
+        self,
+        problems: Iterable[tuple[Problem, float]],
+        device: str,
+        arch: str,
+        source_hash: str,
+        again: bool = False,
+    ) -> int:
         """Queue problems with their priority, the highest first; how many are new.
 
         A problem is queued once for a device model and kernel sources. One that waits already gets the
-        higher of both priorities; one that runs, is done, parked or cancelled stays so until `retry`.
+        higher of both priorities; one that runs, is done, parked or cancelled stays so until `retry`. With
+        `again` what is done is queued anew, and counts as new.
         """
         highest: dict[Problem, float] = {}
         for problem, priority in problems:
@@ -93,17 +104,32 @@ class Queue:
                 renamed = [{f"its_{name}": row[name] for name in _KEY} for row in rows]
                 higher = [old | {"higher": row["priority"]} for old, row in zip(renamed, rows, strict=True)]
                 connection.execute(raised.values(priority=sa.bindparam("higher")), higher)
+                if again:
+                    anew = (
+                        sa.update(JOB)
+                        .where(*same, JOB.c.state == "done")
+                        .values(**_IDLE, **_FRESH, not_before=now(), priority=sa.bindparam("higher"))
+                    )
+                    new += connection.execute(anew, higher).rowcount
         return new
 
-    def claim(self, device: str, arch: str, source_hash: str, worker: str, lease_s: float) -> Job | None:
+    def claim(
+        self,
+        device: str,
+        arch: str,
+        source_hash: str,
+        worker: str,
+        lease_s: float,
+        least: float = float("-inf"),
+    ) -> Job | None:
         """The next job of the device model, leased to the worker; None when there is nothing to do now.
 
-        The one of the highest priority, of those the oldest. A job whose lease has ended counts as a failed
-        attempt and is claimed again; after its last attempt it is parked. So is a job whose row does not
-        read, or it would stop every job behind it.
+        The one of the highest priority, of those the oldest; none of a priority below `least`. A job whose
+        lease has ended counts as a failed attempt and is claimed again; after its last attempt it is parked.
+        So is a job whose row does not read, or it would stop every job behind it.
         """
         mine = {"its_device": device, "its_arch": arch, "its_sources": source_hash}
-        given = {**mine, "me": worker, "lease_s": lease_s}
+        given = {**mine, "me": worker, "lease_s": lease_s, "least": max(least, _LOWEST)}
         with self._database.transaction(write=True) as connection:
             while row := connection.execute(_CLAIM, given).mappings().one_or_none():
                 parked = sa.update(JOB).where(JOB.c.id == row["id"]).values(**_IDLE, state="parked")
@@ -122,7 +148,14 @@ class Queue:
         return self._change(job, lease_until=now() + lease_s)
 
     def complete(
-        self, job: Job, sweep_id: int, trials: Sequence[Trial], record: Record | None, binary: Binary | None
+        self,
+        job: Job,
+        sweep_id: int,
+        trials: Sequence[Trial],
+        record: Record | None,
+        binary: Binary | None,
+        dropped: Sequence[Record] = (),
+        checked: Checked | None = None,
     ) -> None:
         """Store what was found out, as `Store.add_result`, and mark the job done: both, or neither.
 
@@ -134,7 +167,7 @@ class Queue:
         with self._database.transaction(write=True) as connection:
             done = _held(job).values(state="done", lease_until=None, reason=None)
             if connection.execute(done).rowcount:
-                write_result(connection, sweep_id, trials, record, binary)
+                write_result(connection, sweep_id, trials, record, binary, dropped, checked)
                 return
             stored = _its(sa.select(JOB.c.id), job).where(JOB.c.state == "done")
             if connection.scalar(stored) is None:
@@ -170,7 +203,7 @@ class Queue:
     def retry(self, ids: Sequence[int] | None = None) -> int:
         """Queue jobs afresh, whatever became of them unless they run; None: every parked one. How many."""
         which = JOB.c.state == "parked" if ids is None else JOB.c.id.in_(ids) & (JOB.c.state != "running")
-        fresh = sa.update(JOB).where(which).values(**_IDLE, state="queued", attempts=0, reason=None)
+        fresh = sa.update(JOB).where(which).values(**_IDLE, **_FRESH)
         return self._write(fresh.values(not_before=now()))
 
     def cancel(self, ids: Sequence[int]) -> int:

@@ -8,6 +8,7 @@ and a row that does not read costs nothing but itself.
 from __future__ import annotations
 
 import hashlib
+import os
 import sqlite3
 from collections.abc import Iterator
 from dataclasses import replace
@@ -20,11 +21,12 @@ from autotune.store.text import SAMPLES, RecordFile
 from autotune.values.device import Device
 from autotune.values.errors import DatabaseError
 from autotune.values.layer import BUCKETS, Layer
-from autotune.values.paths import shipped
+from autotune.values.paths import SET_VARIABLE, shipped
 from autotune.values.record import Environment, Evidence, Record
 
 # A problem has a record for each state of the kernels that it was tuned with; the newest count.
 _ROWS = 64
+_PULLED_ROWS = 1024
 _LARGEST_CUBIN = 64 << 20
 
 _DEVICE = "SELECT id FROM device WHERE name = ? AND arch = ?"
@@ -36,12 +38,24 @@ _PROBLEM = f"""
 # No model load looks at evidence, so it is neither read nor parsed with the records.
 _RECORD = """
     SELECT id, n, k, {columns}, m, config, median_us, low_us, high_us, default_config, default_us,
-        source_hash, created_at, {mode} AS mode, NULL AS evidence FROM record WHERE id = ?
+        source_hash, created_at, {mode} AS mode, NULL AS evidence, environment_id, NULL AS origin_id
+    FROM record WHERE id = ?
 """
+_PULLED = _RECORD.replace("NULL AS origin_id", "origin_id").replace("FROM record", "FROM pulled")
+# A host has pulled a record once for a problem, way of timing and kernel from each origin.
+_PULLED_LAYER = f"""
+    SELECT id FROM pulled WHERE device_id = ? AND n = ? AND k = ? AND scheme = ? AND mode <> 'hot'
+        AND {{in_force}} ORDER BY id DESC LIMIT {_PULLED_ROWS}
+"""
+_IN_FORCE = "until IS NULL"
+_IN_SET = "since <= ? AND (until IS NULL OR until > ?)"
+_SET = "SELECT max(id) AS id FROM pulled_set WHERE name = ?"
+_ENVIRONMENT = "SELECT driver, compiler, torch, version, sources FROM environment WHERE id = ?"
+_ORIGIN = "SELECT name FROM origin WHERE id = ?"
 _BINARY = "SELECT sha256, cubin FROM binary WHERE unit_key = ?"
 _EVIDENCE = """
-    SELECT {evidence} AS evidence, driver, compiler, torch, version, sources
-    FROM record JOIN device ON device.id = record.device_id
+    SELECT {evidence} AS evidence, driver, compiler, torch, environment.version AS version, sources
+    FROM {table} AS record JOIN device ON device.id = record.device_id
         JOIN environment ON environment.id = record.environment_id
     WHERE device.name = ? AND device.arch = ? AND n = ? AND k = ? AND {scheme} AND m = ? AND config = ?
         AND source_hash = ? AND created_at = ? AND {mode} = ?
@@ -59,7 +73,7 @@ class _Schema(NamedTuple):
 
     def query(self, template: str, **more: str) -> str:
         """The query in the words of this schema."""
-        return template.format_map({**self._asdict(), **more})
+        return template.format_map({"table": "record", **self._asdict(), **more})
 
 
 _TODAY = _Schema("scheme", "scheme = ?", "mode", "mode <> 'hot'", "evidence")
@@ -77,19 +91,40 @@ _BEFORE_0002 = _BEFORE_0005._replace(mode="'graph'", evidence="NULL")
 def user_records(path: Path, device: Device, layer: Layer) -> tuple[list[Record], list[str]]:
     """The layer's records of the device in the SQLite file, oldest first, and what is wrong with bad rows.
 
-    They are those of every bucket; none when there is no such file.
+    They are those of every bucket; none when there is no such file. What was pulled counts as older than what
+    was measured here; it is of the set in force, or that SET_VARIABLE names.
 
     Raises:
         DatabaseError: the file cannot be read, is not ours, or a newer autotune made its schema.
     """
     found: list[tuple[int, Record]] = []
+    pulled: list[tuple[int, Record]] = []
     with opened(path) as reader:
+        in_force = _pulled_in_force(reader)
         for (device_id,) in reader.rows(_DEVICE, device.name, device.arch):
+            which = (device_id, *_fields(reader, layer))
+            if in_force is not None:
+                condition, bounds = in_force
+                ids = reader.rows(_PULLED_LAYER.format(in_force=condition), *which, *bounds)
+                pulled += _records(reader, ids, device.name, device.arch, _PULLED)
             # However many there are of one bucket, they hide none of another.
-            query, fields = _schema(reader).query(_PROBLEM), _fields(reader, layer)
-            ids = [row_id for m in BUCKETS for row_id in reader.rows(query, device_id, *fields, m)]
+            query = _schema(reader).query(_PROBLEM)
+            ids = [row_id for m in BUCKETS for row_id in reader.rows(query, *which, m)]
             found += _records(reader, ids, device.name, device.arch)
-    return _by_age(found), reader.bad
+    return [*_by_age(pulled), *_by_age(found)], reader.bad
+
+
+def pulled_set(path: Path) -> str | None:
+    """The name of the pulled set that a model load would read, None where nothing was pulled.
+
+    Raises:
+        DatabaseError: the file cannot be read.
+    """
+    with opened(path) as reader:
+        if reader.revision < "0006":
+            return None
+        rows = reader.rows("SELECT name FROM pulled_set WHERE NOT rolled_back ORDER BY id DESC LIMIT 1")
+    return None if not rows else str(rows[0]["name"])
 
 
 def user_evidence(path: Path, record: Record) -> tuple[Evidence | None, Environment] | None:
@@ -104,7 +139,8 @@ def user_evidence(path: Path, record: Record) -> tuple[Evidence | None, Environm
         moment = unix_s(record.created_at) if schema is _TODAY else record.created_at
         layer = (record.device, record.arch, *_fields(reader, problem.layer))
         which = (*layer, problem.m, str(record.config), record.source_hash, moment, record.mode)
-        rows = reader.rows(schema.query(_EVIDENCE), *which)
+        table = "record" if record.origin is None else "pulled"
+        rows = reader.rows(schema.query(_EVIDENCE, table=table), *which)
         found = [pair for row in rows for pair in reader.made(_evidence, row)]
     if reader.bad:
         which_one = f"the evidence of {record.problem}"
@@ -153,13 +189,47 @@ def _evidence(row: Row) -> tuple[Evidence | None, Environment]:
     return None if row["evidence"] is None else evidence_of(row["evidence"]), environment_of(row)
 
 
-def _records(reader: Reader, ids: list[sqlite3.Row], device: str, arch: str) -> Iterator[tuple[int, Record]]:
+def _records(
+    reader: Reader, ids: list[sqlite3.Row], device: str, arch: str, template: str = _RECORD
+) -> Iterator[tuple[int, Record]]:
     """The records with these ids and their ids, each read for itself."""
-    query = _schema(reader).query(_RECORD)
+    query = _schema(reader).query(template)
+    environments: dict[int, Environment | None] = {}
+    origins: dict[int | None, str | None] = {None: None}
     for (row_id,) in ids:
         for row in reader.rows(query, row_id):
-            for record in reader.made(record_of, row, device, arch, row["source_hash"]):
+            its_environment, its_origin = row["environment_id"], row["origin_id"]
+            if its_environment not in environments:
+                environments[its_environment] = _environment(reader, its_environment)
+            if its_origin not in origins:
+                origins[its_origin] = _origin(reader, its_origin)
+            whence = (device, arch, row["source_hash"], environments[its_environment], origins[its_origin])
+            for record in reader.made(record_of, row, *whence):
                 yield row_id, record
+
+
+def _environment(reader: Reader, row_id: int) -> Environment | None:
+    found = (each for row in reader.rows(_ENVIRONMENT, row_id) for each in reader.made(environment_of, row))
+    return next(found, None)
+
+
+def _origin(reader: Reader, row_id: int) -> str:
+    return next((str(row["name"]) for row in reader.rows(_ORIGIN, row_id)), "elsewhere")
+
+
+def _pulled_in_force(reader: Reader) -> tuple[str, tuple[int, ...]] | None:
+    """The condition of the pulled rows to read, with its parameters; None where there are none."""
+    if reader.revision < "0006" or not reader.rows("SELECT 1 FROM pulled LIMIT 1"):
+        return None
+    name = os.environ.get(SET_VARIABLE)
+    if not name:
+        return _IN_FORCE, ()
+    rows = reader.rows(_SET, name)
+    set_id = rows[0]["id"] if rows else None
+    if type(set_id) is not int:
+        reader.bad.append(f"{SET_VARIABLE}={name} names no pulled set, so what is in force answers")
+        return _IN_FORCE, ()
+    return _IN_SET, (set_id, set_id)
 
 
 def _schema(reader: Reader) -> _Schema:

@@ -2,16 +2,61 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
 
 import sqlalchemy as sa
 
+from autotune.store.clock import now
 from autotune.store.database import put
 from autotune.store.rows import PROBLEM_FIELDS, problem_row, record_row, trial_row
-from autotune.store.tables import BINARY, RECORD, SWEEP, TRIAL
-from autotune.values.record import Binary, Record, Trial
+from autotune.store.tables import BINARY, DEVICE, ENVIRONMENT, HISTORY, RECORD, SWEEP, TRIAL
+from autotune.values.device import Device
+from autotune.values.record import Binary, Checked, Environment, Record, Trial
 
 _RECORD_KEY = ("device_id", *PROBLEM_FIELDS, "mode", "source_hash")
+
+
+def put_device(connection: sa.Connection, device: Device) -> int:
+    """The id of the device model, which is known from now on."""
+    row = asdict(device)
+    key = {name: row.pop(name) for name in ("name", "arch")}
+    del row["index"]
+    return put(connection, DEVICE, key, row)
+
+
+def learn_device(connection: sa.Connection, device: Device) -> int:
+    """The id of a device model of which somebody else tells; what is known of it here stays."""
+    known = sa.select(DEVICE.c.id).where(DEVICE.c.cores > 0).filter_by(name=device.name, arch=device.arch)
+    found: int | None = connection.scalar(known)
+    return put_device(connection, device) if found is None else found
+
+
+def put_environment(connection: sa.Connection, environment: Environment) -> int:
+    """The id of the environment."""
+    return put(connection, ENVIRONMENT, {"digest": environment.digest}, asdict(environment))
+
+
+def open_sweep(
+    connection: sa.Connection, device_id: int, environment: Environment, arguments: Mapping[str, Any]
+) -> int:
+    """A new sweep of status `running`; its id."""
+    row = {
+        "device_id": device_id,
+        "environment_id": put_environment(connection, environment),
+        "started_at": now(),
+        "status": "running",
+        "arguments": dict(arguments),
+    }
+    key: Any = connection.execute(sa.insert(SWEEP).values(row)).inserted_primary_key
+    return int(key[0])
+
+
+def close_sweep(connection: sa.Connection, sweep_id: int, status: str) -> None:
+    """The sweep ends with this status."""
+    done = sa.update(SWEEP).where(SWEEP.c.id == sweep_id).values(status=status, finished_at=now())
+    connection.execute(done)
 
 
 def write_result(
@@ -21,8 +66,14 @@ def write_result(
     record: Record | None,
     binary: Binary | None,
     dropped: Sequence[Record] = (),
+    checked: Checked | None = None,
+    event: str = "sweep",
 ) -> None:
-    """Write the trials, the record with its binary, and drop records, as `Store.add_result` says."""
+    """Write the trials, the record with its binary, and drop records, as `Store.add_result` says.
+
+    History gets what became of the record that was `checked`, and the record, with the `event`, unless that
+    was the one.
+    """
     if trials:
         connection.execute(sa.insert(TRIAL), [{"sweep_id": sweep_id} | trial_row(each) for each in trials])
     sweep = connection.execute(sa.select(SWEEP).filter_by(id=sweep_id)).mappings().one()
@@ -30,11 +81,15 @@ def write_result(
         key = {"device_id": sweep["device_id"], "mode": each.mode, "source_hash": each.source_hash}
         gone = key | problem_row(each.problem)
         connection.execute(sa.delete(RECORD).filter_by(**gone))
+    measured = {name: sweep[name] for name in ("device_id", "environment_id")}
+    if checked is not None:
+        _write_history(connection, measured, checked.verdict, checked.record, checked.trial_among(trials))
+    if record is not None and (checked is None or checked.verdict != "kept"):
+        _write_history(connection, measured, event, record, record)
     if record is None:
         return
     row = record_row(record) | {
-        "device_id": sweep["device_id"],
-        "environment_id": sweep["environment_id"],
+        **measured,
         "trial_id": _trial_id(connection, sweep_id, record),
         "binary_id": _put_binary(connection, binary) if binary else None,
     }
@@ -48,6 +103,30 @@ def _trial_id(connection: sa.Connection, sweep_id: int, record: Record) -> int |
     )
     found: int | None = connection.scalar(query)
     return found
+
+
+def _write_history(
+    connection: sa.Connection,
+    measured: dict[str, Any],
+    event: str,
+    record: Record,
+    timed: Record | Trial | None,
+) -> None:
+    """Add to the record's history what happened to it, and its time now, if it has one."""
+    evidence = timed.evidence if isinstance(timed, Record) else record.evidence
+    clock_mhz = timed.clock_mhz if isinstance(timed, Trial) else evidence and evidence.clock_mhz
+    row = problem_row(record.problem) | {
+        **measured,
+        "config": str(record.config),
+        "mode": record.mode,
+        "source_hash": record.source_hash,
+        "event": event,
+        "at": now(),
+        "clock_mhz": clock_mhz,
+        "temperature_c": evidence and evidence.temperature_c,
+    }
+    times = {name: getattr(timed, name) if timed else None for name in ("median_us", "low_us", "high_us")}
+    connection.execute(sa.insert(HISTORY).values(row | times))
 
 
 def _put_binary(connection: sa.Connection, binary: Binary) -> int:

@@ -18,9 +18,11 @@ from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 from autotune.values.config import Config
 from autotune.values.device import Device
 from autotune.values.errors import DatabaseError
+from autotune.values.event import EVENTS, Event
+from autotune.values.fleet import Promotion, Pulled
 from autotune.values.job import STATES, WORKER_STATES, Job, Worker
 from autotune.values.layer import Layer, Problem
-from autotune.values.record import MODES, Environment, Evidence, Record, Trial
+from autotune.values.record import MODES, Binary, Environment, Evidence, Record, Trial
 from autotune.values.scheme import Scheme
 
 PROBLEM_FIELDS = ("n", "k", "scheme", "m")
@@ -228,7 +230,14 @@ def record_row(record: Record) -> dict[str, Any]:
 
 
 @_row_of("record")
-def record_of(row: Row, device: str, arch: str, source_hash: str) -> Record:
+def record_of(
+    row: Row,
+    device: str,
+    arch: str,
+    source_hash: str,
+    environment: Environment | None = None,
+    origin: str | None = None,
+) -> Record:
     """The record of a row; what a row of the database and a line of text keep elsewhere is given."""
     return Record(
         problem=problem_of(row),
@@ -244,6 +253,8 @@ def record_of(row: Row, device: str, arch: str, source_hash: str) -> Record:
         created_at=moment(row["created_at"], "created_at"),
         mode=_one_of(row["mode"], "mode", MODES),
         evidence=None if row["evidence"] is None else evidence_of(row["evidence"]),
+        environment=environment,
+        origin=origin,
     )
 
 
@@ -318,6 +329,61 @@ def job_of(row: Row) -> Job:
         reason=_if_any(row["reason"], _text, "reason"),
         created_at=_number(row["created_at"], "created_at"),
     )
+
+
+@_row_of("binary")
+def binary_of(row: Row) -> Binary:
+    """The compiled kernel of a row."""
+    unit_key, arch, compiler = (_word(row[name], name) for name in ("unit_key", "arch", "compiler"))
+    binary = Binary(unit_key, arch, compiler, bytes(row["cubin"]))
+    if binary.sha256 != row["sha256"] or not binary.cubin.startswith(b"\x7fELF"):
+        raise ValueError("it is not the one that was stored")
+    return binary
+
+
+@_row_of("history")
+def event_of(row: Row) -> Event:
+    """The event of a row."""
+    at = _number(row["at"], "at", -1.0)
+    datetime.fromtimestamp(at, timezone.utc)  # which has no year beyond 9999
+    return Event(
+        problem=problem_of(row),
+        device=_word(row["device"], "device"),
+        config=_word(row["config"], "config"),
+        mode=_one_of(row["mode"], "mode", MODES),
+        source_hash=_word(row["source_hash"], "source_hash"),
+        event=_one_of(row["event"], "event", EVENTS),
+        at=at,
+        driver=_word(row["driver"], "driver"),
+        compiler=_word(row["compiler"], "compiler"),
+        median_us=_time_if_any(row, "median_us"),
+        low_us=_time_if_any(row, "low_us"),
+        high_us=_time_if_any(row, "high_us"),
+        clock_mhz=None if row["clock_mhz"] is None else _whole(row, "clock_mhz"),
+        temperature_c=None if row["temperature_c"] is None else _whole(row, "temperature_c"),
+    )
+
+
+@_row_of("pulled set")
+def pulled_of(row: Row) -> Pulled:
+    """The pulled set of a row."""
+    return Pulled(
+        id=_whole(row, "id"),
+        name=_word(row["name"], "name"),
+        origin=_word(row["origin"], "origin"),
+        bundle=_if_any(row["bundle"], _word, "bundle"),
+        signer=_if_any(row["signer"], _word, "signer"),
+        pulled_at=moment(row["pulled_at"], "pulled_at"),
+        rolled_back=bool(row["rolled_back"]),
+    )
+
+
+@_row_of("promotion")
+def promotion_of(row: Row) -> Promotion:
+    """The promotion of a row."""
+    names = ("channel", "bundle", "digest", "reason")
+    channel, bundle, digest, reason = (_word(row[name], name) for name in names)
+    return Promotion(_whole(row, "id"), channel, bundle, digest, moment(row["at"], "at"), reason)
 
 
 @_row_of("worker")

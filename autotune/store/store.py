@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import sqlalchemy as sa
 
-from autotune.store.clock import now
-from autotune.store.database import Database, put
-from autotune.store.results import write_result
+from autotune.store.database import Database
+from autotune.store.results import close_sweep, open_sweep, put_device, write_result
 from autotune.store.rows import PROBLEM_FIELDS, device_of, environment_of, problem_row, record_of, trial_of
 from autotune.store.tables import DEVICE, ENVIRONMENT, METADATA, RECORD, SWEEP, TRIAL
 from autotune.store.trouble import check_revision, check_tables
 from autotune.values.device import Device
+from autotune.values.errors import DatabaseError
 from autotune.values.layer import Problem
 from autotune.values.paths import Location
-from autotune.values.record import Binary, Environment, Record, Trial
+from autotune.values.record import Binary, Checked, Environment, Record, Trial
 
 
 class Store:
@@ -51,6 +48,19 @@ class Store:
             migrate(database)
         return cls(database)
 
+    @classmethod
+    def open_existing(cls, url: Location) -> Store:
+        """As `open`, and never creates one: it is somebody else's.
+
+        Raises:
+            DatabaseError: as `open`, or there is none.
+        """
+        database = Database(url)
+        if database.revision() is None:
+            raise DatabaseError(f"database {database.name} is not there, or empty; give one that has records")
+        database.close()
+        return cls.open(url)
+
     def __enter__(self) -> Store:
         return self
 
@@ -63,29 +73,18 @@ class Store:
 
     def begin_sweep(self, device: Device, environment: Environment, arguments: Mapping[str, Any]) -> int:
         """A new sweep of status `running`; its id. `arguments` is what JSON can hold."""
-        environment_row = asdict(environment)
-        digest = hashlib.sha256(json.dumps(environment_row, sort_keys=True).encode()).hexdigest()
         with self.database.transaction(write=True) as connection:
-            row = {
-                "device_id": _put_device(connection, device),
-                "environment_id": put(connection, ENVIRONMENT, {"digest": digest}, environment_row),
-                "started_at": now(),
-                "status": "running",
-                "arguments": dict(arguments),
-            }
-            key: Any = connection.execute(sa.insert(SWEEP).values(row)).inserted_primary_key
-            return int(key[0])
+            return open_sweep(connection, put_device(connection, device), environment, arguments)
 
     def add_device(self, device: Device) -> None:
         """Make the device model known, which a sweep does too."""
         with self.database.transaction(write=True) as connection:
-            _put_device(connection, device)
+            put_device(connection, device)
 
     def finish_sweep(self, sweep_id: int, status: str) -> None:
         """Close the sweep with `finished`, `interrupted` or `failed`."""
-        done = sa.update(SWEEP).where(SWEEP.c.id == sweep_id).values(status=status, finished_at=now())
         with self.database.transaction(write=True) as connection:
-            connection.execute(done)
+            close_sweep(connection, sweep_id, status)
 
     def add_result(
         self,
@@ -94,15 +93,17 @@ class Store:
         record: Record | None,
         binary: Binary | None,
         dropped: Sequence[Record] = (),
+        checked: Checked | None = None,
     ) -> None:
         """Store all that a sweep found out about one problem: the whole of it, or nothing on any failure.
 
         `record` replaces an earlier one of the same device, problem, mode and kernel. `binary` is the
         record's cubin, and replaces one of the same unit that another compiler made. `dropped` are records
-        of the sweep's device that are no longer true: they go, their trials stay.
+        of the sweep's device that are no longer true: they go, their trials stay. `checked` is the record
+        that a recheck was about, and its verdict: history keeps both.
         """
         with self.database.transaction(write=True) as connection:
-            write_result(connection, sweep_id, trials, record, binary, dropped)
+            write_result(connection, sweep_id, trials, record, binary, dropped, checked)
 
     def records(self, device: Device | None = None, problem: Problem | None = None) -> list[Record]:
         """Current records of the device and problem, or of all, by device and problem, the newest last."""
@@ -112,8 +113,14 @@ class Store:
         fields = (RECORD.c[name] for name in PROBLEM_FIELDS)
         order = (DEVICE.c.name, DEVICE.c.arch, *fields, RECORD.c.created_at, RECORD.c.id)
         with self.database.transaction() as connection:
-            rows = connection.execute(_only(query, device).order_by(*order)).mappings()
-            return [record_of(row, row["name"], row["arch"], row["source_hash"]) for row in rows]
+            rows = connection.execute(_only(query, device).order_by(*order)).mappings().all()
+            environments = _environments(connection, {row["environment_id"] for row in rows})
+            return [
+                record_of(
+                    row, row["name"], row["arch"], row["source_hash"], environments.get(row["environment_id"])
+                )
+                for row in rows
+            ]
 
     def trials(self, problem: Problem, device: Device) -> list[Trial]:
         """Every trial of the problem on the device, of all sweeps, the oldest first."""
@@ -126,9 +133,7 @@ class Store:
         query = query.where(*(TRIAL.c[name] == value for name, value in problem_row(problem).items()))
         with self.database.transaction() as connection:
             rows = connection.execute(query.order_by(TRIAL.c.id)).mappings().all()
-            used = {row["environment_id"] for row in rows}
-            those = sa.select(ENVIRONMENT).where(ENVIRONMENT.c.id.in_(used))
-            found = {row["id"]: environment_of(row) for row in connection.execute(those).mappings()}
+            found = _environments(connection, {row["environment_id"] for row in rows})
             return [(trial_of(row), found[row["environment_id"]]) for row in rows]
 
     def devices(self) -> list[Device]:
@@ -151,11 +156,9 @@ class Store:
             return None if row is None else environment_of(row)
 
 
-def _put_device(connection: sa.Connection, device: Device) -> int:
-    row = asdict(device)
-    key = {name: row.pop(name) for name in ("name", "arch")}
-    del row["index"]
-    return put(connection, DEVICE, key, row)
+def _environments(connection: sa.Connection, ids: Collection[int]) -> dict[int, Environment]:
+    query = sa.select(ENVIRONMENT).where(ENVIRONMENT.c.id.in_(ids))
+    return {row["id"]: environment_of(row) for row in connection.execute(query).mappings()}
 
 
 def _only(query: sa.Select[Any], device: Device | None) -> sa.Select[Any]:

@@ -12,10 +12,13 @@ from typing import Any
 import sqlalchemy as sa
 
 from autotune.store.rows import STATUSES
+from autotune.values.event import EVENTS
 from autotune.values.job import STATES, WORKER_STATES
 from autotune.values.record import MODES
 
 METADATA = sa.MetaData()
+
+CHANNELS = ("stable", "candidate")
 SWEEP_STATUSES = ("running", "finished", "interrupted", "failed")
 
 
@@ -135,6 +138,95 @@ RECORD = sa.Table(
     sa.Column("binary_id", sa.ForeignKey("binary.id"), index=True),
     sa.Column("evidence", sa.JSON(none_as_null=True)),
     sa.UniqueConstraint("device_id", "n", "k", "scheme", "m", "mode", "source_hash"),
+)
+
+HISTORY = sa.Table(
+    "history",
+    METADATA,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("device_id", sa.ForeignKey("device.id"), nullable=False),
+    sa.Column("environment_id", sa.ForeignKey("environment.id"), nullable=False),
+    *_problem(),
+    sa.Column("config", sa.String, nullable=False),
+    *_one_of("mode", MODES),
+    sa.Column("source_hash", sa.String, nullable=False),
+    *_one_of("event", EVENTS),
+    sa.Column("at", sa.Double, nullable=False),
+    sa.Column("median_us", sa.Double),
+    sa.Column("low_us", sa.Double),
+    sa.Column("high_us", sa.Double),
+    sa.Column("clock_mhz", sa.Integer),
+    sa.Column("temperature_c", sa.Integer),
+    sa.Index("history_problem", "n", "k", "m", "scheme", "device_id"),
+)
+
+# What a host pulled: a row is in force from the set `since` on, and before the set `until` if there is one.
+ORIGIN = sa.Table(
+    "origin",
+    METADATA,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("name", sa.String, nullable=False, unique=True),
+    sa.Column("digest", sa.String),
+)
+
+PULLED_SET = sa.Table(
+    "pulled_set",
+    METADATA,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("name", sa.String, nullable=False),
+    sa.Column("origin_id", sa.ForeignKey("origin.id"), nullable=False),
+    sa.Column("bundle", sa.String),
+    sa.Column("signer", sa.String),
+    sa.Column("pulled_at", sa.Double, nullable=False),
+    sa.Column("rolled_back", sa.Boolean, nullable=False),
+)
+
+PULLED = sa.Table(
+    "pulled",
+    METADATA,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("origin_id", sa.ForeignKey("origin.id"), nullable=False),
+    sa.Column("since", sa.ForeignKey("pulled_set.id"), nullable=False),
+    sa.Column("until", sa.ForeignKey("pulled_set.id")),
+    sa.Column("version", sa.String, nullable=False),
+    sa.Column("device_id", sa.ForeignKey("device.id"), nullable=False),
+    *_problem(),
+    sa.Column("config", sa.String, nullable=False),
+    sa.Column("median_us", sa.Double, nullable=False),
+    sa.Column("low_us", sa.Double, nullable=False),
+    sa.Column("high_us", sa.Double, nullable=False),
+    sa.Column("default_config", sa.String, nullable=False),
+    sa.Column("default_us", sa.Double, nullable=False),
+    sa.Column("source_hash", sa.String, nullable=False),
+    sa.Column("created_at", sa.Double, nullable=False),
+    *_one_of("mode", MODES),
+    sa.Column("environment_id", sa.ForeignKey("environment.id"), nullable=False),
+    sa.Column("binary_id", sa.ForeignKey("binary.id"), index=True),
+    sa.Column("evidence", sa.JSON(none_as_null=True)),
+    sa.Index("pulled_layer", "device_id", "n", "k", "scheme"),
+    sa.Index("pulled_since", "since"),
+    sa.Index("pulled_until", "until"),
+)
+
+# What a fleet's hosts follow: bundles, and which of them each channel names; the newest row of a name counts.
+BUNDLE = sa.Table(
+    "bundle",
+    METADATA,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("digest", sa.String, nullable=False, unique=True),
+    sa.Column("name", sa.String, nullable=False),
+    sa.Column("content", sa.LargeBinary, nullable=False),
+    sa.Column("created_at", sa.Double, nullable=False),
+)
+
+CHANNEL = sa.Table(
+    "channel",
+    METADATA,
+    sa.Column("id", sa.Integer, primary_key=True),
+    *_one_of("name", CHANNELS),
+    sa.Column("bundle_id", sa.ForeignKey("bundle.id"), nullable=False),
+    sa.Column("at", sa.Double, nullable=False),
+    sa.Column("reason", sa.String, nullable=False),
 )
 
 JOB = sa.Table(

@@ -18,7 +18,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, TypeVar
 
-from autotune.store.rows import environment_of, in_short, problem_of, record_of
+from autotune.store.rows import SIZES, device_of, environment_of, in_short, problem_of, record_of
+from autotune.store.trouble import check_known
+from autotune.values.device import Device
 from autotune.values.errors import DatabaseError
 from autotune.values.layer import Layer
 from autotune.values.record import Environment, Record
@@ -135,6 +137,20 @@ def read_text(
     return origin.environment, records
 
 
+def device_of_text(path: Path) -> Device:
+    """The device model of a file, whose sizes are 0 where the file does not tell them.
+
+    Raises:
+        DatabaseError: the file cannot be read, or its first line.
+    """
+    with _opened(path) as file:
+        line = file.readline(_LONGEST_LINE)
+    origin = _origin(path, line)
+    kind = "cuda" if origin.arch.startswith("sm_") else "cpu"
+    told = dict.fromkeys(SIZES, 0) | json.loads(line)
+    return device_of({**told, "kind": kind, "name": origin.device, "arch": origin.arch})
+
+
 @contextmanager
 def _opened(path: Path) -> Iterator[BinaryIO]:
     try:
@@ -202,9 +218,16 @@ def _layer(head: bytes) -> Layer | None:
 def _origin(path: Path, line: bytes) -> _Origin:
     """What the first line says."""
     try:
-        return _parsed(line, lambda row: _Origin(row["device"], row["arch"], environment_of(row)))
+        schema, origin = _parsed(line, lambda row: (row.get("schema"), _origin_of(row)))
     except DatabaseError as error:
         raise DatabaseError(f"{path}, line 1: {error}") from error
+    if schema is not None:  # files of autotune 0.1 tell none
+        check_known(str(path), str(schema))
+    return origin
+
+
+def _origin_of(row: dict[str, Any]) -> _Origin:
+    return _Origin(row["device"], row["arch"], environment_of(row))
 
 
 def _parsed(line: bytes, make: Callable[..., _Value], *more: Any) -> _Value:
@@ -228,4 +251,4 @@ def _record(row: dict[str, Any], origin: _Origin) -> Record:
     # Files from before kernels had names of their own tell the source of each family.
     source_hash = row.get("source_hash") or origin.environment.sources[row["config"].partition(":")[0]]
     older = {"mode": (row.get("evidence") or {}).get("mode", "graph"), "evidence": None}
-    return record_of({**older, **row}, origin.device, origin.arch, source_hash)
+    return record_of({**older, **row}, origin.device, origin.arch, source_hash, origin.environment)

@@ -89,6 +89,14 @@ def gpu_trouble() -> str:
     return str(_C.cuda_unavailable_reason())
 
 
+def driver_of(device: Device) -> str:
+    """The version of what lies between a kernel and the device: the driver; a CPU's operating system."""
+    if device.kind == "cuda":
+        return f"CUDA {_C.cuda_driver_version()}"
+    system = os.uname()
+    return f"{system.sysname} {system.release}"
+
+
 def device_id(device: Device) -> str:
     """Which of all devices it is, whatever the process calls it: a GPU's UUID; `cpu`."""
     return str(_C.cuda_devices()[device.index]["uuid"]) if device.kind == "cuda" else "cpu"

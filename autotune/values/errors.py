@@ -41,5 +41,13 @@ class DatabaseError(AutotuneError):
     """A database that cannot be opened, read or written."""
 
 
+class BundleError(AutotuneError):
+    """A bundle that does not read, is not what was signed, or may not be used."""
+
+
+class TrustError(AutotuneError):
+    """A key that does not read, is not there, or cannot be written."""
+
+
 class LeaseLost(AutotuneError):  # noqa: N818, it reads as what happened
     """A job whose lease ended while it was tuned, so that its result was discarded."""

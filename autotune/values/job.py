@@ -34,6 +34,11 @@ class Job:
     reason: str | None
     created_at: float
 
+    @property
+    def is_recheck(self) -> bool:
+        """Whether a record is to be confirmed; such a job has a priority below that of all that tunes."""
+        return self.priority < 0
+
 
 @dataclass(frozen=True, slots=True)
 class Worker:

@@ -13,6 +13,9 @@ Location = str | os.PathLike[str]
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 
+SET_VARIABLE = "AUTOTUNE_SET"
+"""The environment variable that names the pulled set to read, so that all processes of a group read one."""
+
 
 def shipped(name: str) -> Path:
     """Folder `name` (`csrc/cuda`, `migrations`, `db`) of a wheel, an editable install or a checkout."""
@@ -54,6 +57,16 @@ def why_no_file(path: Path) -> str | None:
     return "no such user has a home here" if str(path).startswith("~") else None
 
 
+def config_folder() -> Path:
+    """The user's keys and the list of those that are trusted, in the platform's configuration folder."""
+    return Path(platformdirs.user_config_dir("autotune", appauthor=False))
+
+
+def download_folder() -> Path:
+    """Folder of downloads that have begun; AUTOTUNE_CACHE moves it."""
+    return _cache() / "download"
+
+
 def lock_folder() -> Path:
     """Folder of locks: the user's own, on this machine, and gone when it restarts."""
     with warnings.catch_warnings():
@@ -63,5 +76,9 @@ def lock_folder() -> Path:
 
 def cubin_cache() -> Path:
     """Folder of compiled kernels, shared by every process of the user; AUTOTUNE_CACHE moves it."""
+    return _cache() / "cubin"
+
+
+def _cache() -> Path:
     base = os.environ.get("AUTOTUNE_CACHE") or platformdirs.user_cache_dir("autotune", appauthor=False)
-    return Path(base) / "cubin"
+    return Path(base)

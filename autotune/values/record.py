@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
 from typing import Literal, get_args
 
+from autotune.values.change import Timed, change
 from autotune.values.config import Config
 from autotune.values.layer import Problem
 
@@ -76,11 +77,28 @@ class Evidence:
 
 
 @dataclass(frozen=True, slots=True)
+class Environment:
+    """What else a timing depends on: versions, and the hash of each family's source."""
+
+    driver: str
+    compiler: str
+    torch: str
+    version: str
+    sources: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of all of it."""
+        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
 class Record:
     """The winner of a problem on a device model, against the default config timed in the same rounds.
 
     `source_hash` names the kernel that was measured, as `registry.kernel_hash` does; `mode` says how it was
-    timed; `created_at` is when, in UTC as ISO 8601.
+    timed; `created_at` is when, in UTC as ISO 8601. Not compared: `environment` is what it was measured in,
+    where its reader tells, and `origin` where it was pulled from, None of what was not.
     """
 
     problem: Problem
@@ -96,17 +114,29 @@ class Record:
     created_at: str
     mode: Mode = "graph"
     evidence: Evidence | None = None
+    environment: Environment | None = field(default=None, compare=False, repr=False)
+    origin: str | None = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
-class Environment:
-    """What else a timing depends on: versions, and the hash of each family's source."""
+class Checked:
+    """A stored record that was measured again, and what became of it: `kept`, `replaced` or `dropped`."""
 
-    driver: str
-    compiler: str
-    torch: str
-    version: str
-    sources: dict[str, str] = field(default_factory=dict)
+    record: Record
+    verdict: str
+
+    def trial_among(self, trials: Iterable[Trial]) -> Trial | None:
+        """The trial of its config, None where it was not timed."""
+        own = (trial for trial in trials if trial.config == self.record.config)
+        return next((trial for trial in own if trial.median_us is not None), None)
+
+    def change_among(self, trials: Iterable[Trial]) -> float | None:
+        """The ratio of its time in the trials to that before, when they differ beyond noise."""
+        trial, before = self.trial_among(trials), self.record
+        if trial is None or trial.median_us is None or trial.low_us is None or trial.high_us is None:
+            return None
+        now = Timed(trial.median_us, trial.low_us, trial.high_us)
+        return change(Timed(before.median_us, before.low_us, before.high_us), now)
 
 
 def sources_digest(sources: Mapping[str, str]) -> str:

@@ -30,6 +30,7 @@ from store_samples import (
 
 from autotune.store import schema, trouble
 from autotune.store.database import Database
+from autotune.store.history import history
 from autotune.store.queue import Queue
 from autotune.store.reading import near_records, user_binary, user_evidence, user_records
 from autotune.store.schema import upgrade
@@ -191,6 +192,7 @@ def test_a_frozen_database_upgrades_and_keeps_all(empty_url, tmp_path, dump):
         ]
         assert store.devices() == [H200]
         assert store.environment(H200) == ENVIRONMENT
+        assert [event.event for event in history(store)] == ["sweep", "sweep"]
         again = store.begin_sweep(H200, ENVIRONMENT, {})
         assert again == 2
         store.add_result(again, trials(record()), record(), binary())

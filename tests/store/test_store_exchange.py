@@ -26,6 +26,7 @@ from autotune.records.exchange import export, file_names, write_text
 from autotune.store import reading as stored
 from autotune.store.store import Store
 from autotune.store.text import read_text
+from autotune.store.trouble import known_revisions
 from autotune.values.errors import DatabaseError
 from autotune.values.layer import BUCKETS, Layer
 
@@ -61,6 +62,7 @@ def test_a_line_is_one_record_in_documented_fields(tmp_path):
     write_text([record()], ENVIRONMENT, path)
     header, line = map(json.loads, path.read_text(encoding="utf-8").splitlines())
     assert header == {
+        "schema": known_revisions()[-1],
         "device": "NVIDIA H200",
         "arch": "sm_90",
         "driver": "CUDA 13.0",

@@ -11,6 +11,7 @@ from store_samples import ENVIRONMENT, H200, LAYER, SOURCES, binary, record, tri
 
 from autotune.families import registry
 from autotune.records.exchange import export
+from autotune.store import channels
 from autotune.store.database import Database
 from autotune.store.queue import Queue
 from autotune.store.schema import upgrade
@@ -32,7 +33,7 @@ def database(postgres: Server, template: str) -> Iterator[str]:
     name = postgres.create(template)
     for _ in range(2):
         postgres.execute((shipped("migrations") / "roles.sql").read_text(encoding="utf-8"), name)
-    for login in ("reader", "worker"):
+    for login in ("reader", "worker", "publisher"):
         postgres.execute(f"DROP ROLE IF EXISTS {login}")
         postgres.execute(f"CREATE ROLE {login} LOGIN IN ROLE autotune_{login}")
     with Store.open(postgres.url(name)) as store:
@@ -91,7 +92,18 @@ def test_a_reader_writes_nothing(postgres, database):
             assert GRANTS in refusal(url, statement)
 
 
-@pytest.mark.parametrize("role", ["reader", "worker"])
+def test_a_publisher_alone_sets_channels(postgres, database):
+    with Store.open(postgres.url(database, "publisher")) as store:
+        for digest in ("a", "b", "b"):
+            channels.promote(store, "stable", digest, f"mine@{digest}", b"content", "tried")
+        assert channels.roll_back(store, "stable", "rollback")[1].bundle == "mine@a"
+    with Store.open(postgres.url(database, "reader")) as store:
+        assert channels.content(store, "stable") == ("mine@a", b"content")
+    with Store.open(postgres.url(database, "worker")) as store, pytest.raises(DatabaseError, match=GRANTS):
+        channels.promote(store, "stable", "c", "mine@c", b"content", "tried")
+
+
+@pytest.mark.parametrize("role", ["reader", "worker", "publisher"])
 def test_no_role_changes_the_schema_or_rewrites_what_was_measured(postgres, database, role):
     url = postgres.url(database, role)
     for table in TABLES:
@@ -101,6 +113,8 @@ def test_no_role_changes_the_schema_or_rewrites_what_was_measured(postgres, data
     assert OWNER in refusal(url, "CREATE TABLE mine (id int)")
     assert GRANTS in refusal(url, "UPDATE trial SET median_us = 0")
     assert GRANTS in refusal(url, "DELETE FROM job")
+    assert GRANTS in refusal(url, "UPDATE history SET median_us = 0")
+    assert GRANTS in refusal(url, "UPDATE channel SET reason = ''")
     assert GRANTS in refusal(url, "UPDATE alembic_version SET version_num = '9999'")
 
 

@@ -25,6 +25,7 @@ from runtime_tools import AwqLinear, weight_of
 from store_samples import EVIDENCE
 from torch import nn
 
+from autotune.bundles.pull import pull
 from autotune.cli import main
 from autotune.families import registry
 from autotune.models.apply import apply
@@ -32,6 +33,8 @@ from autotune.records.lookup import Lookup
 from autotune.records.misses import miss_file, read
 from autotune.search.environment import current_environment
 from autotune.search.incremental import candidates_to_do
+from autotune.store.channels import promote
+from autotune.store.entries import Wanted
 from autotune.store.queue import Queue
 from autotune.store.store import Store
 from autotune.values.device import cpu_device
@@ -68,6 +71,12 @@ VERBS = (
     ("devices", "--json"),
     ("export", "records", "--samples"),
     ("db", "upgrade"),
+    ("history",),
+    ("history", "--json"),
+    ("history", "--channel", "stable"),
+    ("bundle", "create", "mine", "--binaries", "--samples", "--folder", "records"),
+    ("rollback",),
+    ("rollback", "--channel", "stable"),
 )
 
 TEXTS = ("", "x", "'", "\x1b[2J", "\U0001f525" * 40, "0", "-1", "1e999", "nan", "9" * 5000, "[" * 100_000)
@@ -85,6 +94,11 @@ def whole_database() -> bytes:
         path = Path(folder, "whole.db")
         with Store.open(path) as store:
             _fill(store)
+            with Store.open(Path(folder, "central.db")) as central:
+                _fill(central)
+            for channel in ("stable", "stable", "candidate"):
+                promote(store, channel, "digest", "mine@digest", b"content", "tried")
+            pull(store, str(Path(folder, "central.db")), Wanted())
         with contextlib.closing(sqlite3.connect(path)) as connection:
             connection.execute("PRAGMA journal_mode=DELETE")
             connection.execute("PRAGMA writable_schema=ON")
@@ -226,9 +240,7 @@ def check_runtime(path: Path, good: bool) -> None:
 
 def check_verb(rng: random.Random, path: Path) -> None:
     """A verb ends well, or with an error in one line; anything else is raised out of `main`."""
-    verb = list(rng.choice(VERBS))
-    if verb[0] == "export":
-        verb[1] = str(path.with_name("records"))
+    verb = [str(path.with_name(each)) if each == "records" else each for each in rng.choice(VERBS)]
     told = io.StringIO()
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(told):
         code = main([*verb, "--db", str(path)])

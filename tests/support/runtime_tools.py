@@ -13,7 +13,7 @@ from autotune.layouts import QuantizedWeight, dequantize, random_weight
 from autotune.records.lookup import Lookup
 from autotune.store.store import Store
 from autotune.values.config import Config
-from autotune.values.device import Device
+from autotune.values.device import Device, driver_of
 from autotune.values.layer import Layer, Problem
 from autotune.values.record import Environment, Record
 
@@ -88,7 +88,7 @@ class AwqLinear(torch.nn.Module):
 def store_records(path: Path, device: Device, choices: dict[Problem, Config]) -> None:
     """Put a record of each problem with its config into a database."""
     sources = {family.name: family.source_hash() for family in registry.families_of(device)}
-    environment = Environment("none", "none", torch.__version__, "0.1.0", sources)
+    environment = Environment(driver_of(device), "none", torch.__version__, "0.1.0", sources)
     with Store.open(str(path)) as store:
         sweep = store.begin_sweep(device, environment, {"device": asdict(device)})
         for problem, config in choices.items():

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from autotune.serving.decide import Mode, mode_of
 from autotune.serving.imports import after_import
+from autotune.serving.sets import hand_on_set
 
 VARIABLE = "AUTOTUNE_VLLM"
 """The environment variable that says which layers autotune takes; see autotune.serving.decide.Mode."""
@@ -33,6 +34,7 @@ def register() -> None:
         mode = mode_of(VARIABLE)
         if mode == "0":
             return
+        hand_on_set()
         if not _is_there(DOOR):
             raise ImportError(f"this vLLM is not known, it has no {DOOR}")
         after_import(DOOR, lambda: _enter(mode))

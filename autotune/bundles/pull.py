@@ -1,0 +1,127 @@
+"""Pulls records into a local file: of a fleet's database, of a channel of it, or of a bundle."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from filelock import FileLock
+
+from autotune.bundles.download import Download
+from autotune.bundles.format import Bundle, decode, read_bundle
+from autotune.bundles.keys import trusted_keys
+from autotune.bundles.taking import is_bundle
+from autotune.bundles.trust import signer
+from autotune.families import registry
+from autotune.store import channels, pulled
+from autotune.store.entries import Entry, Wanted, entries_by_id, outlines
+from autotune.store.pulled import digest_of, version_of
+from autotune.store.store import Store
+from autotune.values.errors import BundleError, DatabaseError
+from autotune.values.fleet import Pulled
+from autotune.values.paths import database_url, lock_folder, shown
+from autotune.values.record import SERVED
+
+_HTTP = re.compile(r"https?://", re.IGNORECASE)
+_Where = TypeVar("_Where")
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a pull did. `changed` is the new set, None when nothing is new; `records` is how many came new,
+    of the `offered` ones that are wanted here; `origin` is where they come from, as it is shown.
+    """
+
+    origin: str
+    changed: Pulled | None
+    records: int
+    offered: int
+
+
+def pull(
+    store: Store, source: str, wanted: Wanted, channel: str | None = None, again: bool = True
+) -> Outcome:
+    """Have what the source offers of the wanted records in the store, beside what was measured there.
+
+    A source is an HTTP address or a file of a bundle, which a trusted key must have signed, or a database.
+    Of a database these are its records, without binaries, or with a `channel` the bundle that this names.
+    Only what is new is fetched, and it is applied in one transaction. What the user undid by a rollback is
+    pulled only if `again`. One process of the user pulls at a time; others wait.
+
+    Raises:
+        BundleError: the bundle cannot be fetched, does not read, or is not trusted; nothing has changed.
+        DatabaseError: a database cannot be read or written, or the store is no file; nothing has changed.
+    """
+    if store.database.path is None:
+        raise DatabaseError(f"{store.name} is no file; models read one, so pull into that (--db PATH)")
+    with FileLock(lock_folder() / "pull.lock"):
+        if _HTTP.match(source) or is_bundle(Path(source)):
+            if channel is not None:
+                raise BundleError(f"{shown(source)} is a bundle; a --channel is one of a database")
+            return _pull_bundle(store, source, wanted, again)
+        return _pull_database(store, source, wanted, channel, again)
+
+
+def _pull_bundle(store: Store, source: str, wanted: Wanted, again: bool) -> Outcome:
+    if not _HTTP.match(source):
+        return _apply_bundle(store, None, read_bundle(Path(source)), wanted, again)
+    download = Download(source)
+    path = download.fetch()
+    try:
+        return _apply_bundle(store, None, read_bundle(path), wanted, again)
+    except BundleError:
+        download.forget()  # or the same bytes would be refused for ever
+        raise
+
+
+def _apply_bundle(store: Store, channel: str | None, bundle: Bundle, wanted: Wanted, again: bool) -> Outcome:
+    """A channel's bundle takes the place of its former one, any other that of one of the same name."""
+    origin = channel or f"bundle {bundle.name}"
+    key = signer(bundle, trusted_keys())
+    by = f"{key.name} ({key.fingerprint})"
+    offered = {version_of(entry): entry for entry in bundle.contents.entries if _is_meant(entry, wanted)}
+    return _apply(store, origin, offered, list, again, bundle.id, by)
+
+
+def _pull_database(store: Store, source: str, wanted: Wanted, channel: str | None, again: bool) -> Outcome:
+    url = database_url(source)
+    with Store.open_existing(url) as central:
+        if central.name == store.name:
+            raise DatabaseError(f"{store.name} is pulled from itself; give another source or --db")
+        if channel is not None:
+            origin = f"{central.name} {channel}"
+            name, content = channels.content(central, channel)
+            return _apply_bundle(store, origin, decode(content, f"bundle {name} of {origin}"), wanted, again)
+        offered = {
+            version_of(entry): row_id
+            for row_id, entry in outlines(central, wanted).items()
+            if _is_meant(entry, wanted)
+        }
+        return _apply(store, central.name, offered, lambda ids: entries_by_id(central, ids), again)
+
+
+def _is_meant(entry: Entry, wanted: Wanted) -> bool:
+    """Whether a model may run it here: a kernel of others is known to those only who name it."""
+    record = entry.record
+    return wanted.has(entry) and record.mode in SERVED and record.config.family in registry.families()
+
+
+def _apply(
+    store: Store,
+    origin: str,
+    offered: Mapping[str, _Where],
+    fetch: Callable[[list[_Where]], list[Entry]],
+    again: bool,
+    bundle: str | None = None,
+    by: str | None = None,
+) -> Outcome:
+    """Have the origin's records be those offered, each by its version; `fetch` gets those that are new."""
+    if not again and pulled.last_digest(store, origin) == digest_of(offered):
+        return Outcome(origin, None, 0, len(offered))
+    new = sorted(offered.keys() - pulled.versions(store, origin))
+    entries = fetch([offered[version] for version in new])
+    changed = pulled.apply(store, origin, offered.keys(), entries, bundle, by)
+    return Outcome(origin, changed, len(entries), len(offered))

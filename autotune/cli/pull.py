@@ -1,0 +1,48 @@
+"""`autotune pull`: records from a fleet's database or a bundle into the local file."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from autotune.cli.options import channel_option, database_option, wanted_options, wanted_records, watch_option
+from autotune.cli.watching import repeated
+from autotune.values.counts import counted
+
+_EXAMPLES = """\b
+Examples:
+  autotune pull postgresql://host7@db/autotune
+  autotune pull postgresql://host7@db/autotune --channel stable --watch 5m
+  autotune pull https://example.org/llama-h200.bundle --shapes llama7b"""
+
+
+@click.command(epilog=_EXAMPLES)
+@click.argument("source")
+@channel_option
+@wanted_options
+@watch_option
+@database_option
+def command(source: str, channel: str | None, watch: float | None, db: str | None, **wanted: Any) -> None:
+    """Bring what others measured into the local database.
+
+    It lies there beside what was measured here; without --device it is of the devices here. SOURCE is a
+    database, the file of a bundle, or a bundle's HTTP address. Bundles must be signed by a key of `autotune
+    keys`. Only what is new is fetched; a download that broke off is gone on with; and all of it is in force
+    at once, for models that load from then on. `autotune rollback` undoes it.
+    """
+    from autotune.bundles.pull import pull
+    from autotune.store.store import Store
+
+    which = wanted_records(devices_here=True, **wanted)
+
+    def once() -> None:
+        with Store.open(db) as store:
+            done = pull(store, source, which, channel, again=watch is None)
+        have = f"{counted(done.offered, 'record')} from {done.origin}"
+        if done.changed is None:
+            click.echo(f"nothing new: {have}", err=watch is not None)
+        else:
+            click.echo(f"set {done.changed.name}: {done.records} new, {have}")
+
+    repeated(once, watch)

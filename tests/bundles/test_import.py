@@ -1,0 +1,199 @@
+"""Import: better evidence wins, conflicts are told, and a kill leaves all or nothing."""
+
+from __future__ import annotations
+
+import json
+import signal
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from command_line import autotune
+from databases import rows
+from killed import killed_at
+from lookup_world import make_small_world, store
+from store_samples import ENVIRONMENT, EVIDENCE, H200, binary, config, evident_trials, record
+
+from autotune.bundles.format import Contents
+from autotune.bundles.keys import new_key, signing_key, trust, trusted_keys
+from autotune.bundles.taking import import_file
+from autotune.bundles.trust import create
+from autotune.records.exchange import export
+from autotune.store.entries import Attempt, Entry, Wanted, entries
+from autotune.store.history import history
+from autotune.store.store import Store
+from autotune.store.tables import RECORD
+from autotune.values.errors import BundleError, DatabaseError
+
+EVIDENT = replace(record(), evidence=EVIDENCE)
+MORE = replace(EVIDENCE, rounds=EVIDENCE.rounds + 1)
+OTHER = config(16)
+
+
+@pytest.fixture(autouse=True)
+def database(tmp_path, monkeypatch) -> Path:
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    return make_small_world(tmp_path, monkeypatch)
+
+
+def bundle(folder: Path, *records, cubin=None, attempts=(), key=None, device=H200) -> Path:
+    found = [Entry(each, device, ENVIRONMENT, cubin) for each in records]
+    return create("mine", Contents(found, attempts), folder / "bundles", key)[1]
+
+
+def imports(path: Path, url: str | None = None, **more):
+    with Store.open(url) as opened:
+        return import_file(opened, path, **more)
+
+
+@pytest.mark.parametrize(
+    ("here", "there", "verdict"),
+    [
+        (record(), record(), "same"),
+        (record(), EVIDENT, "better"),
+        (EVIDENT, record(at=9), "worse"),
+        (EVIDENT, replace(record(best=OTHER), evidence=MORE), "better"),
+        (
+            replace(record(at=9), evidence=MORE),
+            replace(record(best=OTHER, at=10), evidence=EVIDENCE),
+            "worse",
+        ),
+        (record(at=1), record(best=OTHER, at=2), "better"),
+        (record(at=2), record(best=OTHER, at=1), "worse"),
+    ],
+)
+def test_better_evidence_wins(url, tmp_path, here, there, verdict):
+    store(url, here)
+    path = bundle(tmp_path, there)
+    for dry_run in (True, False):
+        (merged,) = imports(path, url, dry_run=dry_run).merged
+        assert merged.verdict == verdict
+        with Store.open(url) as opened:
+            expected = there if verdict == "better" and not dry_run else here
+            assert opened.records() == [expected]
+
+
+def test_a_date_to_come_is_no_newer(tmp_path, database):
+    later = replace(record(best=OTHER), created_at="2999-01-01T00:00:00+00:00")
+    store(database, later)
+    (merged,) = imports(bundle(tmp_path, record(best=config(24), at=5))).merged
+    assert merged.verdict == "worse"
+    imports(bundle(tmp_path, replace(record(best=config(24)), evidence=EVIDENCE)))
+    with Store.open() as opened:
+        assert [each.config for each in opened.records()] == [config(24)]
+
+
+def test_an_export_is_imported(url, tmp_path):
+    store(url, EVIDENT, record(m=2))
+    with Store.open(url) as opened:
+        export(opened, tmp_path / "text", samples=True)
+    done = imports(tmp_path / "text")
+    assert [each.verdict for each in done.merged] == ["new", "new"]
+    assert [each.verdict for each in imports(tmp_path / "text").merged] == ["same", "same"]
+    with Store.open() as opened:
+        assert opened.records() == [EVIDENT, record(m=2)]
+        assert opened.devices() == [H200]
+        assert [event.event for event in history(opened)] == ["import", "import"]
+
+
+def test_samples_and_evidence_come_along_once(tmp_path):
+    attempts = [Attempt(trial, H200, ENVIRONMENT) for trial in evident_trials(EVIDENT)]
+    path = bundle(tmp_path, EVIDENT, attempts=attempts)
+    imports(path)
+    imports(path)
+    with Store.open() as opened:
+        found = opened.trials(EVIDENT.problem, H200)
+        assert sorted(found, key=str) == sorted(evident_trials(EVIDENT), key=str)
+        assert opened.devices() == [H200]
+        assert opened.environment(H200) == ENVIRONMENT
+
+
+def test_binaries_are_taken_of_a_trusted_signature_only(tmp_path, database):
+    trust(new_key("release"))
+    path = bundle(tmp_path, EVIDENT, cubin=binary(), key=signing_key("release"))
+    done = imports(path)
+    assert (done.binaries, done.dropped_binaries) == (0, 1)
+    assert rows(str(database), "binary") == []
+    other = tmp_path / "other.db"
+    done = imports(path, str(other), trusted=trusted_keys())
+    assert (done.binaries, done.dropped_binaries) == (1, 0)
+    with Store.open(str(other)) as opened:
+        assert [entry.binary for entry in entries(opened, Wanted(), binaries=True)] == [binary()]
+
+
+def test_who_trusts_a_key_takes_nothing_without_its_signature(tmp_path):
+    new_key("release")
+    for path in (bundle(tmp_path, EVIDENT), tmp_path):
+        with pytest.raises(BundleError, match=r"no signature|nobody signed it"):
+            imports(path, trusted=[signing_key("release").public])
+    with Store.open() as opened:
+        assert opened.records() == []
+
+
+def test_what_is_known_of_a_device_stays(tmp_path, database):
+    store(database, record(m=2))
+    imports(bundle(tmp_path, record(), device=replace(H200, cores=1, l2_bytes=1)))
+    with Store.open() as opened:
+        assert opened.devices() == [H200]
+        assert len(opened.records(H200)) == 2
+
+
+def test_an_unknown_family_is_left_out(tmp_path):
+    strange = replace(record(m=2, best=config(family="mma")), config=config(family="warp_drive"))
+    done = imports(bundle(tmp_path, record(), strange))
+    assert done.unknown == {"warp_drive": 1}
+    with Store.open() as opened:
+        assert opened.records() == [record()]
+
+
+def test_a_bad_file_changes_nothing(tmp_path, database):
+    store(database, record())
+    path = bundle(tmp_path, record(m=2), record(m=4))
+    cut = tmp_path / "cut.bundle"
+    cut.write_bytes(path.read_bytes()[:-100])
+    twice = tmp_path / "twice.jsonl"
+    with Store.open() as opened:
+        (text,) = export(opened, tmp_path / "text")
+    lines = text.read_bytes().splitlines(keepends=True)
+    twice.write_bytes(b"".join([*lines, lines[-1]]))
+    newer = tmp_path / "newer.jsonl"
+    newer.write_bytes(lines[0].replace(b'"0006"', b'"9999"') + lines[1])
+    for bad, why in (
+        (cut, "cut off"),
+        (twice, "is there twice"),
+        (newer, "made by a newer autotune"),
+        (tmp_path / "bundles", "has no file of records"),
+        (tmp_path / "config", "has no file of records"),
+    ):
+        (tmp_path / "config").mkdir(exist_ok=True)
+        with pytest.raises((BundleError, DatabaseError), match=why):
+            imports(bad)
+    with Store.open() as opened:
+        assert opened.records() == [record()]
+
+
+def test_a_kill_leaves_all_or_nothing(tmp_path, database):
+    store(database, record(best=OTHER))
+    path = bundle(tmp_path, replace(record(at=5), evidence=EVIDENCE), record(m=2), record(m=4))
+    for write in (1, 4, 7, 99):
+        code = killed_at(write, "import", str(path))
+        assert code == (0 if write == 99 else -signal.SIGKILL)
+        with Store.open() as opened:
+            assert len(opened.records()) == (3 if write == 99 else 1)
+            assert (opened.records()[0].config == OTHER) == (write != 99)
+    assert len(rows(str(database), RECORD.name)) == 3
+
+
+def test_the_command_tells_conflicts(tmp_path, database):
+    store(database, record(best=config(family="dequant_matmul", tile_m=8)))
+    with Store.open() as opened:
+        (text,) = export(opened, tmp_path / "text")
+    there = tmp_path / "there.jsonl"
+    there.write_text(
+        text.read_text().replace('"median_us":5.25', '"median_us":5.2').replace(":00+00", ":09+00")
+    )
+    ended = autotune("import", str(there), "--dry-run", "--json", "--db", str(database), cwd=tmp_path)
+    assert ended.returncode == 0, ended.stderr
+    told = json.loads(ended.stdout)
+    assert (told["verdict"], told["here"]["median_us"], told["there"]["median_us"]) == ("better", 5.25, 5.2)
+    assert "would be: 0 new, 1 better, 0 worse, 0 same" in ended.stderr
