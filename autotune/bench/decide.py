@@ -14,7 +14,7 @@ _RUNNERS_UP = 5
 
 
 @dataclass(frozen=True, slots=True)
-class Decision:
+class Verdict:
     """The winner's trial, the default's time over the winner's, and who came near besides the default."""
 
     winner: Trial
@@ -23,7 +23,7 @@ class Decision:
     runners_up: tuple[Trial, ...]
 
 
-def decide(trials: Sequence[Trial], default: Config) -> Decision | None:
+def decide(trials: Sequence[Trial], default: Config) -> Verdict | None:
     """The decision over trials of one race, given simplest config first; None when none passed.
 
     Configs that the race could not tell from the fastest, and whose median is within the margin of it, tie:
@@ -43,7 +43,7 @@ def decide(trials: Sequence[Trial], default: Config) -> Decision | None:
         winner = baseline
     others = [trial for trial in passed if trial not in (*tied, winner, baseline)]
     others.sort(key=lambda trial: _ratio(trial, winner).median)
-    return Decision(
+    return Verdict(
         winner=winner,
         gain=_ratio(baseline or winner, winner),
         ties=tuple(trial for trial in tied if trial is not winner),

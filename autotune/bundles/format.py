@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from autotune.records.exchange import record_line, trial_line
-from autotune.store.entries import Attempt, Entry
+from autotune.store.entries import Entry, TrialEntry
 from autotune.store.rows import device_of, environment_of, in_short, record_of, trial_of
 from autotune.store.trouble import known_revisions
 from autotune.values.errors import BundleError
@@ -35,11 +35,11 @@ _DIGEST_DIGITS = 12
 
 
 @dataclass(frozen=True, slots=True)
-class Contents:
+class BundleContents:
     """What a bundle holds; entries have their binaries where it has them."""
 
     entries: Sequence[Entry]
-    attempts: Sequence[Attempt] = ()
+    attempts: Sequence[TrialEntry] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +65,7 @@ class Bundle:
 
     name: str
     digest: str
-    contents: Contents
+    contents: BundleContents
     signatures: tuple[Signed, ...] = field(default=())
 
     @property
@@ -74,7 +74,7 @@ class Bundle:
         return f"{self.name}@{self.digest[:_DIGEST_DIGITS]}"
 
 
-def encode(name: str, contents: Contents) -> bytes:
+def encode(name: str, contents: BundleContents) -> bytes:
     """The content: the same bytes for the same name, records, trials and binaries, whatever their order.
 
     Raises:
@@ -196,8 +196,8 @@ def _signed(line: bytes, where: str) -> Signed:
     return signed
 
 
-def _lines(contents: Contents) -> Iterable[dict[str, Any]]:
-    groups: dict[str, tuple[list[Entry], list[Attempt]]] = {}
+def _lines(contents: BundleContents) -> Iterable[dict[str, Any]]:
+    groups: dict[str, tuple[list[Entry], list[TrialEntry]]] = {}
     for entry in contents.entries:
         groups.setdefault(_group(entry), ([], []))[0].append(entry)
     for attempt in contents.attempts:
@@ -215,7 +215,7 @@ def _lines(contents: Contents) -> Iterable[dict[str, Any]]:
         yield row | {"cubin": base64.b64encode(binary.cubin).decode()}
 
 
-def _group(of: Entry | Attempt) -> str:
+def _group(of: Entry | TrialEntry) -> str:
     device = asdict(of.device)
     del device["index"]
     environment = asdict(of.environment)
@@ -223,7 +223,7 @@ def _group(of: Entry | Attempt) -> str:
     return json.dumps({"device": device, "environment": environment})
 
 
-def _binaries(contents: Contents) -> dict[str, Binary]:
+def _binaries(contents: BundleContents) -> dict[str, Binary]:
     return {entry.binary.unit_key: entry.binary for entry in contents.entries if entry.binary is not None}
 
 
@@ -242,10 +242,10 @@ class _Parser:
     def __init__(self) -> None:
         self._of: Any = None
         self._entries: dict[tuple[Any, ...], tuple[Entry, str | None]] = {}
-        self._attempts: list[Attempt] = []
+        self._attempts: list[TrialEntry] = []
         self._kernels: dict[str, Binary] = {}
 
-    def parse(self, lines: Sequence[bytes]) -> Contents:
+    def parse(self, lines: Sequence[bytes]) -> BundleContents:
         """What they hold."""
         for number, line in enumerate(lines, start=2):
             try:
@@ -260,7 +260,7 @@ class _Parser:
             entry if unit is None else entry._replace(binary=self._kernels[unit])
             for entry, unit in self._entries.values()
         ]
-        return Contents(entries, self._attempts)
+        return BundleContents(entries, self._attempts)
 
     def _add(self, row: dict[str, Any]) -> None:
         if "environment" in row:
@@ -270,7 +270,7 @@ class _Parser:
         elif "samples_us" in row:
             samples = row["samples_us"]
             packed = {"samples": struct.pack(f"<{len(samples)}f", *samples)}
-            self._attempts.append(Attempt(trial_of({**row, **packed}), *self._of))
+            self._attempts.append(TrialEntry(trial_of({**row, **packed}), *self._of))
         else:
             device, environment = self._of
             record = record_of({"evidence": None, **row}, device.name, device.arch, row["source_hash"])

@@ -30,7 +30,7 @@ _Where = TypeVar("_Where")
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class PullResult:
     """What a pull did. `changed` is the new set, None when nothing is new; `records` is how many came new,
     of the `offered` ones that are wanted here; `origin` is where they come from, as it is shown.
     """
@@ -43,7 +43,7 @@ class Outcome:
 
 def pull(
     store: Store, source: str, wanted: Wanted, channel: str | None = None, again: bool = True
-) -> Outcome:
+) -> PullResult:
     """Have what the source offers of the wanted records in the store, beside what was measured there.
 
     A source is an HTTP address or a file of a bundle, which a trusted key must have signed, or a database.
@@ -65,7 +65,7 @@ def pull(
         return _pull_database(store, source, wanted, channel, again)
 
 
-def _pull_bundle(store: Store, source: str, wanted: Wanted, again: bool) -> Outcome:
+def _pull_bundle(store: Store, source: str, wanted: Wanted, again: bool) -> PullResult:
     if not _HTTP.match(source):
         return _apply_bundle(store, None, read_bundle(Path(source)), wanted, again)
     download = Download(source)
@@ -77,7 +77,9 @@ def _pull_bundle(store: Store, source: str, wanted: Wanted, again: bool) -> Outc
         raise
 
 
-def _apply_bundle(store: Store, channel: str | None, bundle: Bundle, wanted: Wanted, again: bool) -> Outcome:
+def _apply_bundle(
+    store: Store, channel: str | None, bundle: Bundle, wanted: Wanted, again: bool
+) -> PullResult:
     """A channel's bundle takes the place of its former one, any other that of one of the same name."""
     origin = channel or f"bundle {bundle.name}"
     key = signer(bundle, trusted_keys())
@@ -86,7 +88,7 @@ def _apply_bundle(store: Store, channel: str | None, bundle: Bundle, wanted: Wan
     return _apply(store, origin, offered, list, again, bundle.id, by)
 
 
-def _pull_database(store: Store, source: str, wanted: Wanted, channel: str | None, again: bool) -> Outcome:
+def _pull_database(store: Store, source: str, wanted: Wanted, channel: str | None, again: bool) -> PullResult:
     url = database_url(source)
     with Store.open_existing(url) as central:
         if central.name == store.name:
@@ -117,11 +119,11 @@ def _apply(
     again: bool,
     bundle: str | None = None,
     by: str | None = None,
-) -> Outcome:
+) -> PullResult:
     """Have the origin's records be those offered, each by its version; `fetch` gets those that are new."""
     if not again and pulled.last_digest(store, origin) == digest_of(offered):
-        return Outcome(origin, None, 0, len(offered))
+        return PullResult(origin, None, 0, len(offered))
     new = sorted(offered.keys() - pulled.versions(store, origin))
     entries = fetch([offered[version] for version in new])
     changed = pulled.apply(store, origin, offered.keys(), entries, bundle, by)
-    return Outcome(origin, changed, len(entries), len(offered))
+    return PullResult(origin, changed, len(entries), len(offered))

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from autotune.bundles.format import Bundle, Contents, read_bundle
+from autotune.bundles.format import Bundle, BundleContents, read_bundle
 from autotune.bundles.keys import PublicKey
 from autotune.bundles.trust import signer
 from autotune.families import registry
@@ -60,15 +60,14 @@ def is_bundle(path: Path) -> bool:
         return False
 
 
-def without_binaries(contents: Contents) -> tuple[Contents, int]:
+def without_binaries(contents: BundleContents) -> tuple[BundleContents, int]:
     """The contents with no binary, and how many there were."""
     units = {entry.binary.unit_key for entry in contents.entries if entry.binary is not None}
-    return Contents([entry._replace(binary=None) for entry in contents.entries], contents.attempts), len(
-        units
-    )
+    entries = [entry._replace(binary=None) for entry in contents.entries]
+    return BundleContents(entries, contents.attempts), len(units)
 
 
-def _contents(path: Path, trusted: Sequence[PublicKey]) -> tuple[Contents, int]:
+def _contents(path: Path, trusted: Sequence[PublicKey]) -> tuple[BundleContents, int]:
     """What the file or folder has, and how many binaries of it are dropped."""
     if is_bundle(path):
         bundle: Bundle = read_bundle(path)
@@ -82,7 +81,7 @@ def _contents(path: Path, trusted: Sequence[PublicKey]) -> tuple[Contents, int]:
     texts = [file for file in files if not file.name.endswith(SAMPLES)]
     if not texts:
         raise BundleError(f"{path} has no file of records; give what autotune export or bundle create wrote")
-    return Contents([entry for file in texts for entry in _text_entries(file)]), 0
+    return BundleContents([entry for file in texts for entry in _text_entries(file)]), 0
 
 
 def _text_entries(path: Path) -> list[Entry]:

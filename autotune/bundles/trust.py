@@ -8,7 +8,7 @@ from pathlib import Path
 
 from autotune.bundles.format import (
     Bundle,
-    Contents,
+    BundleContents,
     Signed,
     decode,
     digest_of,
@@ -23,7 +23,7 @@ _AHEAD_S = 86_400
 
 
 def create(
-    name: str, contents: Contents, folder: Path, key: SigningKey | None, valid_s: float | None = None
+    name: str, contents: BundleContents, folder: Path, key: SigningKey | None, valid_s: float | None = None
 ) -> tuple[Bundle, Path]:
     """Write the bundle to `NAME-HASH.bundle` in the folder, signed by the key, if any, for `valid_s`.
 

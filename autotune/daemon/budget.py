@@ -9,7 +9,7 @@ from collections.abc import Callable
 _HOUR_S = 3600.0
 
 
-class Budget:
+class TuningHours:
     """Counts tuning time; `clock` gives seconds that never jump.
 
     A job that has begun is finished, so that its result can be trusted; what it takes beyond the budget

@@ -11,7 +11,7 @@ from autotune.daemon.endpoint import PORT, App, serve_http
 from autotune.daemon.events import say
 from autotune.daemon.link import Link
 from autotune.daemon.serving import Serving
-from autotune.daemon.tally import Tally
+from autotune.daemon.tally import LoopState
 from autotune.store.queue import Queue
 from autotune.values.errors import AutotuneError
 from autotune.values.job import STATES
@@ -51,7 +51,7 @@ def health(loops: Sequence[Serving], link: Link) -> tuple[list[str], dict[str, A
     return wrong, {"devices": states}
 
 
-def _metrics(tallies: Sequence[Tally], link: Link) -> App:
+def _metrics(tallies: Sequence[LoopState], link: Link) -> App:
     try:
         from autotune.daemon.metrics import metrics_app
     except ModuleNotFoundError as error:

@@ -9,11 +9,11 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from autotune.daemon.endpoint import App
-from autotune.daemon.tally import Tally
+from autotune.daemon.tally import LoopState
 from autotune.values.errors import DatabaseError
 
 
-def metrics_app(tallies: Sequence[Tally], queue: Callable[[], Mapping[str, int]]) -> App:
+def metrics_app(tallies: Sequence[LoopState], queue: Callable[[], Mapping[str, int]]) -> App:
     """The WSGI application of /metrics; `queue` gives the number of jobs in each state."""
     registry = CollectorRegistry()
     registry.register(_Numbers(tallies, queue))
@@ -22,7 +22,7 @@ def metrics_app(tallies: Sequence[Tally], queue: Callable[[], Mapping[str, int]]
 
 
 class _Numbers(Collector):
-    def __init__(self, tallies: Sequence[Tally], queue: Callable[[], Mapping[str, int]]) -> None:
+    def __init__(self, tallies: Sequence[LoopState], queue: Callable[[], Mapping[str, int]]) -> None:
         self._tallies, self._queue = tallies, queue
 
     def describe(self) -> list[Metric]:

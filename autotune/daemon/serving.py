@@ -11,14 +11,14 @@ import time
 from collections.abc import Callable, Sequence
 
 from autotune.daemon.allowance import Allowance
-from autotune.daemon.budget import Budget
+from autotune.daemon.budget import TuningHours
 from autotune.daemon.events import say
 from autotune.daemon.link import Link, is_final
 from autotune.daemon.settings import Settings
 from autotune.daemon.shortage import shortage
 from autotune.daemon.stop import Stop
-from autotune.daemon.tally import Tally
-from autotune.daemon.tuner import Dropped, Plan, Result, Tuner
+from autotune.daemon.tally import LoopState
+from autotune.daemon.tuner import Dropped, JobPlan, Result, Tuner
 from autotune.daemon.turn import Turn
 from autotune.search.demand import queue_misses, queue_stale, queue_unverified
 from autotune.search.executor import Executor
@@ -53,9 +53,9 @@ class Serving:
         self._tuner = Tuner(executor)
         self._source_hash = sources_digest(self._tuner.environment.sources)
         self._turn = turn
-        self._budget = Budget(settings.budget_s)
+        self._budget = TuningHours(settings.budget_s)
         self._rechecks = Allowance(settings.rechecks)
-        self.tally = Tally(self._device.name)
+        self.tally = LoopState(self._device.name)
         self.error: Exception | None = None
         self._job: Job | None = None
         self._sweep_id: int | None = None
@@ -209,7 +209,7 @@ class Serving:
             self._fail(job, f"{type(error).__name__}: {error}")
         return None
 
-    def _tune(self, job: Job, plan: Plan) -> Result:
+    def _tune(self, job: Job, plan: JobPlan) -> Result:
         begin = time.monotonic()
         try:
             result = self._tuner.tune(job, plan)

@@ -10,7 +10,7 @@ OUTCOMES = ("done", "failed", "parked", "lost", "given back")
 
 
 @dataclass(slots=True)
-class Tally:
+class LoopState:
     """Written by the device's loop alone; `trouble` is why it does not tune although it may be asked to.
     `rechecks` counts verdicts, and `changes` the records whose time was another one, beyond noise.
 

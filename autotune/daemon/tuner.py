@@ -30,7 +30,7 @@ class Dropped(Exception):  # noqa: N818, it reads as what happened
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class JobPlan:
     """What is to be measured of a job's problem, and the record that it has; no candidates: nothing.
 
     A recheck has all of the problem's current records as `rechecked`, and `known` is the last of them.
@@ -68,7 +68,7 @@ class Tuner:
         self._reason: Exception | None = None
         self.warm = False
 
-    def plan(self, job: Job, store: Store) -> Plan:
+    def plan(self, job: Job, store: Store) -> JobPlan:
         """What is to be done.
 
         Raises:
@@ -78,15 +78,15 @@ class Tuner:
         problem, device, environment = job.problem, self._device, self.environment
         records = current_records(problem, device, store, environment) if job.is_recheck else []
         if records:
-            return Plan(task_of(records, device, store, environment), records[-1], records)
+            return JobPlan(task_of(records, device, store, environment), records[-1], records)
         known = current_record(problem, device, store, environment, DEFAULT_MODE)
         around = neighbours(problem, device, store, environment, DEFAULT_MODE)
         candidates = candidates_to_do(problem, device, store, environment, DEFAULT_MODE, around=around)
         learned_from = [record.problem.m for record in around]
         peer = wants_peer(last_record(problem, device, store, environment), asked=False)
-        return Plan(Task(problem, candidates or (), DEFAULT_MODE, peer, learned_from), known)
+        return JobPlan(Task(problem, candidates or (), DEFAULT_MODE, peer, learned_from), known)
 
-    def tune(self, job: Job, plan: Plan) -> Result:
+    def tune(self, job: Job, plan: JobPlan) -> Result:
         """Measure the candidates.
 
         Raises:
@@ -120,7 +120,7 @@ class Tuner:
         self._executor.close()
         self.warm = False
 
-    def _measure(self, plan: Plan) -> Result:
+    def _measure(self, plan: JobPlan) -> Result:
         task, device = plan.task, self._device
         self._executor.start()  # it gets ready while the candidates are compiled
         self.warm = True

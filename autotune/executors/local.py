@@ -13,7 +13,7 @@ from multiprocessing.connection import Connection
 from autotune.bench.monitor import holds_gpu
 from autotune.executors.line import Line
 from autotune.executors.process import WorkerProcess, unsent
-from autotune.executors.worker import Broken, Task, Testing, Unwatched, Waiting, work
+from autotune.executors.worker import Broken, Order, Testing, Unwatched, Waiting, work
 from autotune.search.environment import current_environment
 from autotune.search.executor import At
 from autotune.search.tune import Cubins, Tuned
@@ -156,7 +156,7 @@ class LocalExecutor:
         while True:
             try:
                 busy = self._allow_busy
-                task = Task(problem, candidates, cubins, budget_s, crashed, mode, busy, peer, holds_gpu())
+                task = Order(problem, candidates, cubins, budget_s, crashed, mode, busy, peer, holds_gpu())
                 ended = self._attempt(task)
             except BaseException:
                 self._end_worker()  # a worker amid a problem would answer the next one with this one's result
@@ -183,7 +183,7 @@ class LocalExecutor:
             crashed[config] = ended.reason
             _give_up_family(config.family, candidates, crashed)
 
-    def _attempt(self, task: Task) -> Tuned | _Crash:
+    def _attempt(self, task: Order) -> Tuned | _Crash:
         begin: float | None = time.monotonic()
         done, configs = len(task.crashed), len(task.candidates)
         self._at = At(task.problem, done, configs)

@@ -15,7 +15,7 @@ from multiprocessing.context import SpawnProcess
 from types import ModuleType
 from typing import Any
 
-from autotune.executors.worker import Ready, Task
+from autotune.executors.worker import Order, Ready
 from autotune.search.tune import Cubins
 from autotune.values.device import Device
 
@@ -66,7 +66,7 @@ class WorkerProcess:
         self._is_ready = message.error is None
         return message.error
 
-    def send(self, task: Task) -> None:
+    def send(self, task: Order) -> None:
         """Give it a task; when it has died, `receive` will tell."""
         try:
             self._pipe.send(task)

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Task:
+class Order:
     """One problem to tune; `cubins` are those that this worker has not been sent before."""
 
     problem: Problem
@@ -86,7 +86,7 @@ class Broken:
 
 
 def work(pipe: Connection, device: Device, layout: Layout | None = None) -> None:
-    """Tune every Task that comes through the pipe on the device, until the pipe is closed.
+    """Tune every Order that comes through the pipe on the device, until the pipe is closed.
 
     `layout` is how the weight lies that the tasks' kernels read, by default that of the device.
     """
@@ -114,7 +114,7 @@ class _Worker:
         self._operands: Operands | None = None
         self._peer: Peer | Exception | None = None
 
-    def do(self, task: Task) -> None:
+    def do(self, task: Order) -> None:
         """Tune, and send what came of it."""
         from autotune.bench.monitor import monitor_for, unwatched
         from autotune.bench.sharing import wait_until_free

@@ -20,7 +20,7 @@ _SCALES_ACTIVATIONS = ("awq_gemm", "awq_gemv", "awq_gemv_fast", "marlin")
 
 
 @dataclass(frozen=True)
-class Stored:
+class StoredLinear:
     """An int4 linear: its name in the checkpoint, the last names of its tensors, and the model's numbers."""
 
     source: str
@@ -37,7 +37,7 @@ class Contents:
     `activations` maps each module whose result is to be divided by scales to the name of their tensor.
     """
 
-    linears: dict[str, Stored]
+    linears: dict[str, StoredLinear]
     activations: dict[str, str]
 
 
@@ -57,7 +57,7 @@ def contents_of(checkpoint: Checkpoint, scheme: TensorScheme, model: Any) -> Con
             if place.name in getattr(model, "all_tied_weights_keys", {}):
                 raise FormatError(f"{source} is quantized, but tied to other weights by tie_word_embeddings")
             n, k, biased = module.out_features, module.in_features, module.bias is not None
-            contents.linears[name] = Stored(source, held, n, k, biased)
+            contents.linears[name] = StoredLinear(source, held, n, k, biased)
         elif _is_known(naming, source, held):
             continue
         elif held == ("scales",) and scheme.format in _SCALES_ACTIVATIONS and _is_activation(module):

@@ -13,7 +13,7 @@ from autotune.checkpoints.fusion import ARCHITECTURES, FUSED, grouped
 from autotune.formats import TensorScheme, Unpacked, layer_of, names_of, read
 from autotune.models.activation import ScaledActivation
 from autotune.models.checkpoint import Checkpoint
-from autotune.models.contents import Contents, Stored, contents_of
+from autotune.models.contents import Contents, StoredLinear, contents_of
 from autotune.models.dense import dense_linear, padded
 from autotune.models.fused import concatenated, concatenated_bias, parts
 from autotune.models.report import LayerReport, Report
@@ -104,7 +104,7 @@ class Linears:
     def _device(self) -> str:
         return self._lookup.device.torch_name
 
-    def _check(self, name: str, stored: Stored) -> None:
+    def _check(self, name: str, stored: StoredLinear) -> None:
         """Note the linear's layer, which has to be that of the model's; or that no kernel takes it."""
         tensors = self._tensors(stored)
         try:
@@ -175,11 +175,11 @@ class Linears:
         with _named(name):
             return read(self._tensors(stored, self._device), self._scheme), self._bias(stored)
 
-    def _tensors(self, stored: Stored, device: str | None = None) -> dict[str, torch.Tensor]:
+    def _tensors(self, stored: StoredLinear, device: str | None = None) -> dict[str, torch.Tensor]:
         """The tensors of a linear by their last names; those of the mapped file without a device."""
         return {last: self._checkpoint[f"{stored.source}.{last}"].to(device) for last in stored.tensors}
 
-    def _bias(self, stored: Stored) -> torch.Tensor | None:
+    def _bias(self, stored: StoredLinear) -> torch.Tensor | None:
         """A copy of the linear's bias."""
         bias = f"{stored.source}.bias"
         if bias not in self._checkpoint.names:
@@ -195,7 +195,7 @@ class _StandIn(torch.nn.Identity):
     Models may initialize a linear's weight and bias by name, so there are some, without memory.
     """
 
-    def __init__(self, stored: Stored) -> None:
+    def __init__(self, stored: StoredLinear) -> None:
         super().__init__()
         self.weight = torch.empty((stored.n, stored.k), device="meta")
         self.bias = torch.empty(stored.n, device="meta") if stored.biased else None

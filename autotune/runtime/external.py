@@ -48,9 +48,9 @@ class Kernel(ExternalFamily):
         """
         return self.lookup(device, db).answer(Problem(layer, m))
 
-    def tuned(self, layer: Layer, lookup: Lookup | None = None) -> Tuned:
+    def tuned(self, layer: Layer, lookup: Lookup | None = None) -> TunedKernel:
         """The function with the best tunables for each number of tokens; `lookup` is what `lookup()` gave."""
-        return Tuned(layer, lookup or self._lookup(self.find_device()))
+        return TunedKernel(layer, lookup or self._lookup(self.find_device()))
 
     def linear(
         self, weight: QuantizedWeight, bias: torch.Tensor | None = None, *, lookup: Lookup | None = None
@@ -80,7 +80,7 @@ class Kernel(ExternalFamily):
         return lookup_of(device, database_url(), (self.name,))
 
 
-class Tuned:
+class TunedKernel:
     """A kernel for one layer, with the best config for each number of tokens."""
 
     def __init__(self, layer: Layer, lookup: Lookup) -> None:
@@ -121,7 +121,7 @@ class KernelLinear(Packed):
     The weight is of the kernel's own making and no buffer: make the module where it is to run.
     """
 
-    def __init__(self, tuned: Tuned, weight: Any, bias: torch.Tensor | None) -> None:
+    def __init__(self, tuned: TunedKernel, weight: Any, bias: torch.Tensor | None) -> None:
         super().__init__()
         self.tuned, self.weight = tuned, weight
         self.in_features, self.out_features = tuned.layer.k, tuned.layer.n

@@ -27,7 +27,7 @@ class Entry(NamedTuple):
     binary: Binary | None = None
 
 
-class Attempt(NamedTuple):
+class TrialEntry(NamedTuple):
     """A trial with the device model and environment that it was measured in."""
 
     trial: Trial
@@ -41,7 +41,7 @@ class Wanted(NamedTuple):
     devices: Collection[str] | None = None
     layers: Collection[Layer] | None = None
 
-    def has(self, entry: Entry | Attempt) -> bool:
+    def has(self, entry: Entry | TrialEntry) -> bool:
         """Whether the entry is one of them."""
         problem = entry.record.problem if isinstance(entry, Entry) else entry.trial.problem
         of_device = self.devices is None or entry.device.name in self.devices
@@ -99,7 +99,7 @@ def entries_by_id(store: Store, ids: Sequence[int]) -> list[Entry]:
     return found
 
 
-def attempts(store: Store, wanted: Wanted) -> Iterator[Attempt]:
+def attempts(store: Store, wanted: Wanted) -> Iterator[TrialEntry]:
     """Every trial of the store's that is wanted, the oldest first.
 
     Raises:
@@ -111,7 +111,9 @@ def attempts(store: Store, wanted: Wanted) -> Iterator[Attempt]:
         whole = query.select_from(TRIAL.join(SWEEP).join(DEVICE).join(ENVIRONMENT))
         rows = connection.execute(whole.order_by(TRIAL.c.id)).mappings()
         for row in rows:
-            attempt = Attempt(trial_of(row), devices[row["device_id"]], environments[row["environment_id"]])
+            attempt = TrialEntry(
+                trial_of(row), devices[row["device_id"]], environments[row["environment_id"]]
+            )
             if wanted.has(attempt):
                 yield attempt
 

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from autotune.store.rows import event_of
 from autotune.store.store import Store
 from autotune.store.tables import DEVICE, ENVIRONMENT, HISTORY
-from autotune.values.change import Timed, change
+from autotune.values.change import MedianTime, change
 from autotune.values.event import Event
 from autotune.values.layer import Layer
 
@@ -31,7 +31,7 @@ def history(store: Store, layers: Iterable[Layer] | None = None) -> list[Event]:
 
 def _compared(events: Iterable[Event]) -> list[Event]:
     """The events, each with what there is to say of the one before of the same kernel."""
-    last: dict[tuple[object, ...], Timed] = {}
+    last: dict[tuple[object, ...], MedianTime] = {}
     found: list[Event] = []
     for event in events:
         before, now = last.get(event.kernel), event.timed

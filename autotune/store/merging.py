@@ -9,7 +9,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from autotune.store.entries import Attempt, Entry, Wanted, read_entries
+from autotune.store.entries import Entry, TrialEntry, Wanted, read_entries
 from autotune.store.results import close_sweep, learn_device, open_sweep, write_result
 from autotune.store.rows import unix_s
 from autotune.store.store import Store
@@ -40,7 +40,7 @@ class Merged:
 def merge(
     store: Store,
     entries: Sequence[Entry],
-    attempts: Sequence[Attempt],
+    attempts: Sequence[TrialEntry],
     arguments: Mapping[str, Any],
     dry_run: bool = False,
 ) -> list[Merged]:
@@ -92,13 +92,13 @@ def _rank(record: Record) -> tuple[Any, ...]:
 def _write(
     connection: sa.Connection,
     entries: Sequence[Entry],
-    attempts: Sequence[Attempt],
+    attempts: Sequence[TrialEntry],
     arguments: Mapping[str, Any],
 ) -> None:
     taken = {(entry.device.name, entry.device.arch, entry.record.problem) for entry in entries}
-    groups: dict[tuple[Device, str], tuple[Environment, list[Entry], list[Attempt]]] = {}
+    groups: dict[tuple[Device, str], tuple[Environment, list[Entry], list[TrialEntry]]] = {}
 
-    def group(of: Entry | Attempt) -> tuple[Environment, list[Entry], list[Attempt]]:
+    def group(of: Entry | TrialEntry) -> tuple[Environment, list[Entry], list[TrialEntry]]:
         return groups.setdefault((of.device, of.environment.digest), (of.environment, [], []))
 
     for entry in entries:

@@ -51,7 +51,7 @@ _Value = TypeVar("_Value")
 
 
 @dataclass(frozen=True, slots=True)
-class Stored:
+class SeenRecord:
     """A record with the environment that it was measured in."""
 
     record: Record
@@ -59,7 +59,7 @@ class Stored:
 
 
 @dataclass(frozen=True, slots=True)
-class Attempt:
+class SeenTrial:
     """A trial of a problem, without its samples; `sweep` began at `started_at`, in UTC."""
 
     trial: Trial
@@ -81,7 +81,7 @@ class Sweep:
 
 
 @dataclass(frozen=True, slots=True)
-class Timed:
+class FastestTrial:
     """The fastest trial of a problem in some sweeps."""
 
     problem: Problem
@@ -133,12 +133,14 @@ class Pages:
             found += self._made(reversed(rows), lambda row: _record(row, device))
         return found
 
-    def records_of(self, device: Device, problem: Problem) -> list[Stored]:
+    def records_of(self, device: Device, problem: Problem) -> list[SeenRecord]:
         """The records of the problem on the device, the oldest first."""
         query = sa.select(RECORD, *_environment()).join(ENVIRONMENT)
         query = query.where(RECORD.c.device_id == _id(device), *_same(RECORD, problem))
         rows = self._rows(query.order_by(RECORD.c.created_at.desc(), RECORD.c.id.desc()).limit(64))
-        return list(self._made(reversed(rows), lambda row: Stored(_record(row, device), environment_of(row))))
+        return list(
+            self._made(reversed(rows), lambda row: SeenRecord(_record(row, device), environment_of(row)))
+        )
 
     def like(self, device: Device, tokens: Iterable[int], most: int = 500) -> list[Record]:
         """Records of the device for these numbers of tokens."""
@@ -148,7 +150,7 @@ class Pages:
         query = query.limit(most)
         return list(self._made(self._rows(query), lambda row: _record(row, device)))
 
-    def attempts(self, device: Device, problem: Problem) -> list[Attempt]:
+    def attempts(self, device: Device, problem: Problem) -> list[SeenTrial]:
         """The newest ATTEMPTS trials of the problem on the device, the oldest first."""
         query = sa.select(
             *_trial_columns(), SWEEP.c.started_at, TRIAL.c.sweep_id, *_environment()
@@ -156,9 +158,9 @@ class Pages:
         query = query.where(SWEEP.c.device_id == _id(device), *_same(TRIAL, problem))
         rows = self._rows(query.order_by(TRIAL.c.id.desc()).limit(ATTEMPTS))
 
-        def attempt(row: Mapping[str, Any]) -> Attempt:
+        def attempt(row: Mapping[str, Any]) -> SeenTrial:
             started_at = moment(row["started_at"], "started_at")
-            return Attempt(trial_of(row), row["sweep_id"], started_at, environment_of(row))
+            return SeenTrial(trial_of(row), row["sweep_id"], started_at, environment_of(row))
 
         return list(self._made(reversed(rows), attempt))
 
@@ -176,12 +178,12 @@ class Pages:
 
         return list(self._made(rows, sweep))
 
-    def fastest(self, sweeps: Sequence[int], layers: Iterable[Layer]) -> list[Timed]:
+    def fastest(self, sweeps: Sequence[int], layers: Iterable[Layer]) -> list[FastestTrial]:
         """Of each problem of the layers, the fastest trial of these sweeps."""
         same = [TRIAL.c[name] == sa.bindparam(f"its_{name}") for name in _LAYER_FIELDS]
         query = sa.select(TRIAL.c.m, TRIAL.c.median_us, TRIAL.c.low_us, TRIAL.c.high_us, TRIAL.c.config)
         query = query.where(*same, TRIAL.c.sweep_id.in_(list(sweeps)), TRIAL.c.status == "ok")
-        found: list[Timed] = []
+        found: list[FastestTrial] = []
         for layer in layers:
             best: dict[Any, Any] = {}
             for row in self._tuples(query, _its(layer)):
@@ -338,9 +340,9 @@ def _record(row: Mapping[str, Any], device: Device) -> Record:
     return record_of(row, device.name, device.arch, row["source_hash"])
 
 
-def _timed(row: tuple[Layer, Any, Any, Any, Any, Any]) -> Timed:
+def _timed(row: tuple[Layer, Any, Any, Any, Any, Any]) -> FastestTrial:
     layer, m, *times, config = row
     problem = problem_of(problem_row(Problem(layer, 1)) | {"m": m})
     if not all(isinstance(each, float) and each > 0 for each in times):
         raise RowError(f"a trial of {problem} does not read: it has no times")
-    return Timed(problem, str(config), *times)
+    return FastestTrial(problem, str(config), *times)

@@ -8,7 +8,7 @@ LEAST_CHANGE = 0.03
 """Of a time. Medians of one kernel on one H200 differ by less between days, however narrow they are."""
 
 
-class Timed(NamedTuple):
+class MedianTime(NamedTuple):
     """A median and the interval that holds it with 95 % confidence, in microseconds."""
 
     median_us: float
@@ -16,7 +16,7 @@ class Timed(NamedTuple):
     high_us: float
 
 
-def change(before: Timed, now: Timed) -> float | None:
+def change(before: MedianTime, now: MedianTime) -> float | None:
     """The ratio of the times when they differ beyond noise: intervals disjoint, by LEAST_CHANGE or more."""
     ratio = now.median_us / before.median_us
     disjoint = now.low_us > before.high_us or now.high_us < before.low_us

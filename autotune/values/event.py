@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime, timezone
 
-from autotune.values.change import Timed
+from autotune.values.change import MedianTime
 from autotune.values.layer import Problem
 
 EVENTS = ("sweep", "kept", "replaced", "dropped", "import")
@@ -49,8 +49,8 @@ class Event:
         return self.device, self.problem, self.config, self.mode, self.source_hash
 
     @property
-    def timed(self) -> Timed | None:
+    def timed(self) -> MedianTime | None:
         """Its time, None where none was measured."""
         if self.median_us is None or self.low_us is None or self.high_us is None:
             return None
-        return Timed(self.median_us, self.low_us, self.high_us)
+        return MedianTime(self.median_us, self.low_us, self.high_us)

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Literal, get_args
 
-from autotune.values.change import Timed, change
+from autotune.values.change import MedianTime, change
 from autotune.values.config import Config
 from autotune.values.layer import Problem
 
@@ -135,8 +135,8 @@ class Checked:
         trial, before = self.trial_among(trials), self.record
         if trial is None or trial.median_us is None or trial.low_us is None or trial.high_us is None:
             return None
-        now = Timed(trial.median_us, trial.low_us, trial.high_us)
-        return change(Timed(before.median_us, before.low_us, before.high_us), now)
+        now = MedianTime(trial.median_us, trial.low_us, trial.high_us)
+        return change(MedianTime(before.median_us, before.low_us, before.high_us), now)
 
 
 def sources_digest(sources: Mapping[str, str]) -> str:

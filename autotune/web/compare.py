@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from autotune.families import registry
-from autotune.store.pages import Pages, Sweep, Timed
+from autotune.store.pages import FastestTrial, Pages, Sweep
 from autotune.store.reading import shipped_files
 from autotune.store.text import RecordFile
 from autotune.values.device import Device
@@ -35,7 +35,7 @@ class Choice:
     title: str
     device: Device | None
     layers: Callable[[], Sequence[Layer]]
-    times: Callable[[Sequence[Layer]], list[Timed]]
+    times: Callable[[Sequence[Layer]], list[FastestTrial]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +43,8 @@ class Change:
     """A problem in both sets; `ratio` is the time in the second over that in the first."""
 
     problem: Problem
-    first: Timed
-    second: Timed
+    first: FastestTrial
+    second: FastestTrial
     href: str
 
     @property
@@ -122,7 +122,7 @@ def _shipped() -> list[tuple[str, Any]]:
 
 
 def _of_device(pages: Pages, device: Device) -> Choice:
-    def times(layers: Sequence[Layer]) -> list[Timed]:
+    def times(layers: Sequence[Layer]) -> list[FastestTrial]:
         newest: dict[Problem, Record] = {}
         for record in pages.records(device, layers, evidence=False):
             if record.config.family in registry.families():
@@ -136,7 +136,7 @@ def _of_device(pages: Pages, device: Device) -> Choice:
 
 
 def _of_file(stem: str, file: RecordFile) -> Choice:
-    def times(layers: Sequence[Layer]) -> list[Timed]:
+    def times(layers: Sequence[Layer]) -> list[FastestTrial]:
         return [_timed(record) for layer in layers for record in file.records(layer)]
 
     def layers() -> Sequence[Layer]:
@@ -146,14 +146,14 @@ def _of_file(stem: str, file: RecordFile) -> Choice:
 
 
 def _of_sweeps(pages: Pages, key: str, kind: str, title: str, device: Device, ids: Sequence[int]) -> Choice:
-    def times(layers: Sequence[Layer]) -> list[Timed]:
+    def times(layers: Sequence[Layer]) -> list[FastestTrial]:
         return pages.fastest(ids, layers)
 
     return Choice(key, kind, title, device, lambda: pages.layers([device]), times)
 
 
-def _timed(record: Record) -> Timed:
-    return Timed(record.problem, str(record.config), record.median_us, record.low_us, record.high_us)
+def _timed(record: Record) -> FastestTrial:
+    return FastestTrial(record.problem, str(record.config), record.median_us, record.low_us, record.high_us)
 
 
 def _pair(choices: Sequence[Choice], first: str, second: str) -> tuple[Choice, Choice]:

@@ -99,7 +99,7 @@ class Cell:
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class MapRow:
     """A layer and its cells; None where the next larger bucket answers."""
 
     layer: Layer
@@ -160,7 +160,7 @@ def _map(
     columns = [m for m in (BUCKETS if fine else COARSE) if m in sensible or _any_has(records, m)]
     lookup = Lookup(device, _NO_FILE if sqlite_path(site.url) is None else site.url)
     rows = [
-        Row(
+        MapRow(
             layer,
             names.get((layer.n, layer.k), ""),
             _cells(site, device, layer, columns, records.get(layer, {}), lookup, metric),

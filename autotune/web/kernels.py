@@ -48,7 +48,7 @@ class Tunable:
 
 
 @dataclass(frozen=True, slots=True)
-class Kernel:
+class FamilyShare:
     """A family: where it wins, what became of its trials, and its tunables by the `columns` where it does."""
 
     name: str
@@ -117,7 +117,7 @@ def _kernel(
     wins: Counter[tuple[Config, int]],
     tried: Mapping[Config, Counter[str]],
     total: Counter[int],
-) -> Kernel:
+) -> FamilyShare:
     mine: Counter[int] = Counter()
     by_value: dict[str, dict[int, Counter[int]]] = defaultdict(lambda: defaultdict(Counter))
     fates: dict[str, dict[int, Counter[str]]] = defaultdict(lambda: defaultdict(Counter))
@@ -139,7 +139,7 @@ def _kernel(
         if len({*by_value[each], *fates[each]}) > 1  # one that has a single value decides nothing
     ]
     shares = [Share(mine[m], total[m]) for m in columns]
-    return Kernel(name, sum(mine.values()), shares, own, became, tunables)
+    return FamilyShare(name, sum(mine.values()), shares, own, became, tunables)
 
 
 def _tunable(

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from markupsafe import Markup
 
 from autotune.records.explanation import Explanation
-from autotune.store.pages import Attempt, Pages, Stored
+from autotune.store.pages import Pages, SeenRecord, SeenTrial
 from autotune.values.device import Device
 from autotune.values.errors import LayerError
 from autotune.values.layer import BUCKETS, Problem
@@ -28,10 +28,10 @@ _BAR = 220
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
+class TrialLine:
     """A trial as the table has it; `time_us` of one that left in screening is what it took there."""
 
-    attempt: Attempt
+    attempt: SeenTrial
     role: str
     time_us: float | None
     bar: Markup
@@ -80,7 +80,7 @@ def _common(site: Site, device: Device, problem: Problem) -> dict[str, Any]:
     }
 
 
-def _lines(attempts: Sequence[Attempt], winner: Stored | None) -> list[Line]:
+def _lines(attempts: Sequence[SeenTrial], winner: SeenRecord | None) -> list[TrialLine]:
     """The trials, the fastest first; those of earlier sweeps, then what left early, behind."""
     newest = max((attempt.sweep for attempt in attempts), default=0)
     timed = [(attempt, _time_us(attempt)) for attempt in attempts]
@@ -88,26 +88,26 @@ def _lines(attempts: Sequence[Attempt], winner: Stored | None) -> list[Line]:
     ends = [each for t in finished for each in (t.median_us, t.low_us, t.high_us) if each]
     axis = svg.Axis(ends, 6, _BAR - 6)
     lines = [
-        Line(attempt, _role(attempt, winner, newest), us, _bar(attempt, us, axis, winner, newest))
+        TrialLine(attempt, _role(attempt, winner, newest), us, _bar(attempt, us, axis, winner, newest))
         for attempt, us in timed
     ]
     order = ("ok", "pruned", "wrong", "failed")
 
-    def place(line: Line) -> tuple[bool, int, float]:
+    def place(line: TrialLine) -> tuple[bool, int, float]:
         status = line.attempt.trial.status
         return line.attempt.sweep != newest, order.index(status), line.time_us or 0.0
 
     return sorted(lines, key=place)
 
 
-def _time_us(attempt: Attempt) -> float | None:
+def _time_us(attempt: SeenTrial) -> float | None:
     if attempt.trial.median_us is not None:
         return attempt.trial.median_us
     match = _SCREENED.fullmatch(attempt.trial.error or "")
     return float(match[1]) if match else None
 
 
-def _role(attempt: Attempt, winner: Stored | None, newest: int) -> str:
+def _role(attempt: SeenTrial, winner: SeenRecord | None, newest: int) -> str:
     """What the config is to the record."""
     config, status = attempt.trial.config, attempt.trial.status
     if status != "ok":
@@ -122,14 +122,16 @@ def _role(attempt: Attempt, winner: Stored | None, newest: int) -> str:
     return "default" if config == record.default_config else "timed"
 
 
-def _point(attempt: Attempt, us: float, role: str, y: float = 0.5) -> svg.Point:
+def _point(attempt: SeenTrial, us: float, role: str, y: float = 0.5) -> svg.Point:
     trial = attempt.trial
     low, high = trial.low_us or us, trial.high_us or us
     span = f", {low:.2f} to {high:.2f}" if high > low else ""
     return svg.Point(us, y, low, high, role, f"{trial.config}: {us:.2f} µs{span} ({role})")
 
 
-def _bar(attempt: Attempt, us: float | None, axis: svg.Axis, winner: Stored | None, newest: int) -> Markup:
+def _bar(
+    attempt: SeenTrial, us: float | None, axis: svg.Axis, winner: SeenRecord | None, newest: int
+) -> Markup:
     if us is None or attempt.trial.status != "ok":
         return Markup("")
     record = None if winner is None else winner.record
@@ -138,7 +140,7 @@ def _bar(attempt: Attempt, us: float | None, axis: svg.Axis, winner: Stored | No
     return svg.interval(axis, _point(attempt, us, _role(attempt, winner, newest)), _BAR, within)
 
 
-def _strip(lines: Sequence[Line], winner: Stored | None) -> Markup:
+def _strip(lines: Sequence[TrialLine], winner: SeenRecord | None) -> Markup:
     """A lane for each family; what left in screening is drawn hollow."""
     lanes: dict[str, list[svg.Point]] = {}
     for place, line in enumerate(reversed(lines)):  # what matters is drawn last
@@ -159,9 +161,9 @@ def _strip(lines: Sequence[Line], winner: Stored | None) -> Markup:
     return svg.strip(sorted(lanes.items()), marks, said) if lanes else Markup("")
 
 
-def _history(attempts: Sequence[Attempt]) -> Markup | None:
+def _history(attempts: Sequence[SeenTrial]) -> Markup | None:
     """The fastest trial of each sweep, with what changed between them; None with fewer than two sweeps."""
-    best: dict[int, Attempt] = {}
+    best: dict[int, SeenTrial] = {}
     for attempt in attempts:
         us, before = attempt.trial.median_us, best.get(attempt.sweep)
         if us and (before is None or us < (before.trial.median_us or us)):
@@ -185,12 +187,12 @@ def _history(attempts: Sequence[Attempt]) -> Markup | None:
     return svg.lines([("fastest", "s0", points)], said, columns, marks, log_y=False)
 
 
-def _versions(attempt: Attempt) -> str:
+def _versions(attempt: SeenTrial) -> str:
     its = attempt.environment
     return f"driver {its.driver}, compiler {its.compiler}, torch {its.torch}, autotune {its.version}"
 
 
-def _changed(before: Attempt, after: Attempt) -> str:
+def _changed(before: SeenTrial, after: SeenTrial) -> str:
     """Which versions are others than in the sweep before."""
     pairs = [
         (name, getattr(before.environment, name), getattr(after.environment, name))

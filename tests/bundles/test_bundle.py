@@ -19,10 +19,10 @@ from store_samples import (
 )
 
 from autotune.bundles import format as format_
-from autotune.bundles.format import Bundle, Contents, decode, encode, read_bundle, signature_line
+from autotune.bundles.format import Bundle, BundleContents, decode, encode, read_bundle, signature_line
 from autotune.bundles.keys import PublicKey, SigningKey, new_key, signing_key
 from autotune.bundles.trust import create, sign, signer
-from autotune.store.entries import Attempt, Entry
+from autotune.store.entries import Entry, TrialEntry
 from autotune.values.errors import BundleError
 from autotune.values.layer import Layer
 
@@ -34,8 +34,8 @@ ENTRIES = [
     Entry(record(layer=Layer(1024, 4096)), H200, ENVIRONMENT),
     Entry(record(device=A100), A100, ENVIRONMENT, binary("unit a", b"\x7fELF a")),
 ]
-ATTEMPTS = [Attempt(trial, H200, ENVIRONMENT) for trial in evident_trials(FIRST)]
-CONTENTS = Contents(ENTRIES, ATTEMPTS)
+ATTEMPTS = [TrialEntry(trial, H200, ENVIRONMENT) for trial in evident_trials(FIRST)]
+CONTENTS = BundleContents(ENTRIES, ATTEMPTS)
 
 
 @pytest.fixture
@@ -71,9 +71,9 @@ def test_what_goes_in_comes_out():
 
 
 def test_order_changes_no_byte_and_content_changes_the_name():
-    turned = Contents(ENTRIES[::-1], ATTEMPTS[::-1])
+    turned = BundleContents(ENTRIES[::-1], ATTEMPTS[::-1])
     assert encode("mine", turned) == encode("mine", CONTENTS)
-    one, other = (decode(encode("mine", Contents(part)), "it") for part in (ENTRIES, ENTRIES[1:]))
+    one, other = (decode(encode("mine", BundleContents(part)), "it") for part in (ENTRIES, ENTRIES[1:]))
     assert one.id != other.id
     assert one.id.startswith("mine@")
 
@@ -113,7 +113,7 @@ def test_other_signatures_do_not(key):
     bundle = signed_bundle(key, valid_s=3600)
     at = bundle.signatures[0].at
     stranger = PublicKey(bytes(32), "stranger")
-    other = decode(encode("mine", Contents(ENTRIES[1:])), "it")
+    other = decode(encode("mine", BundleContents(ENTRIES[1:])), "it")
     for changed, keys, now, why in (
         (replace(bundle, signatures=()), [key.public], at, "no signature"),
         (bundle, [stranger], at, "nobody here trusts its key"),

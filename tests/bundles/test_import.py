@@ -14,12 +14,12 @@ from killed import killed_at
 from lookup_world import make_small_world, store
 from store_samples import ENVIRONMENT, EVIDENCE, H200, binary, config, evident_trials, record
 
-from autotune.bundles.format import Contents
+from autotune.bundles.format import BundleContents
 from autotune.bundles.keys import new_key, signing_key, trust, trusted_keys
 from autotune.bundles.taking import import_file
 from autotune.bundles.trust import create
 from autotune.records.exchange import export
-from autotune.store.entries import Attempt, Entry, Wanted, entries
+from autotune.store.entries import Entry, TrialEntry, Wanted, entries
 from autotune.store.history import history
 from autotune.store.store import Store
 from autotune.store.tables import RECORD
@@ -38,7 +38,7 @@ def database(tmp_path, monkeypatch) -> Path:
 
 def bundle(folder: Path, *records, cubin=None, attempts=(), key=None, device=H200) -> Path:
     found = [Entry(each, device, ENVIRONMENT, cubin) for each in records]
-    return create("mine", Contents(found, attempts), folder / "bundles", key)[1]
+    return create("mine", BundleContents(found, attempts), folder / "bundles", key)[1]
 
 
 def imports(path: Path, url: str | None = None, **more):
@@ -97,7 +97,7 @@ def test_an_export_is_imported(url, tmp_path):
 
 
 def test_samples_and_evidence_come_along_once(tmp_path):
-    attempts = [Attempt(trial, H200, ENVIRONMENT) for trial in evident_trials(EVIDENT)]
+    attempts = [TrialEntry(trial, H200, ENVIRONMENT) for trial in evident_trials(EVIDENT)]
     path = bundle(tmp_path, EVIDENT, attempts=attempts)
     imports(path)
     imports(path)

@@ -24,7 +24,7 @@ from store_samples import A100, ENVIRONMENT, EVIDENCE, H200, LAYER, binary, conf
 from autotune.bundles import format as format_
 from autotune.bundles.collect import collected
 from autotune.bundles.download import Download
-from autotune.bundles.format import Contents
+from autotune.bundles.format import BundleContents
 from autotune.bundles.keys import new_key, signing_key, trust
 from autotune.bundles.pull import pull
 from autotune.bundles.trust import create
@@ -56,7 +56,7 @@ def signed(tmp_path):
 
     def make(name: str, *records, cubin=None, key: str | None = "release") -> Path:
         entries = [Entry(each, H200, ENVIRONMENT, cubin) for each in records]
-        return create(name, Contents(entries), tmp_path / "bundles", key and signing_key(key))[1]
+        return create(name, BundleContents(entries), tmp_path / "bundles", key and signing_key(key))[1]
 
     return make
 
@@ -91,7 +91,7 @@ def test_only_what_is_new_is_fetched_and_what_is_gone_goes(url):
     outcome = pulls(url)
     assert (outcome.records, outcome.offered) == (1, 2)
     assert [answer(m).config for m in (1, 4)] == [SLOW, FAST]
-    assert answer(2).source == "near"
+    assert answer(2).source == "default"
 
 
 def test_what_was_measured_here_goes_first(tmp_path, database):
@@ -117,7 +117,7 @@ def test_a_rollback_brings_the_former_answer_back(tmp_path):
     with Store.open() as here:
         assert pulled.roll_back(here) == (replace(second, rolled_back=True), first)
     assert [answer(m).config for m in (1, 2)] == [FAST, FAST]
-    assert answer(4).source == "near"
+    assert answer(4).source == "default"
     assert pulls(central, again=False).changed is None
     assert answer().config == FAST
     assert pulls(central).changed.name == second.name
@@ -149,7 +149,7 @@ def test_a_damaged_row_costs_nothing_but_itself(tmp_path, database):
     change(database, "UPDATE pulled SET median_us = -1 WHERE m = 1")
     with pytest.warns(UserWarning, match="rows left out: 1; the first: record 1 does not read"):
         sources = [answer(m).source for m in (2, 1)]
-    assert sources == ["exact", "near"]
+    assert sources == ["exact", "default"]
 
 
 def test_old_sets_are_forgotten(tmp_path):
@@ -201,7 +201,7 @@ def test_a_bundle_takes_the_place_of_one_of_its_name(signed):
     pulls(signed("other", record(m=4)))
     assert answer(2).source == "exact"
     pulls(signed("mine", record(best=SLOW, at=1)))
-    assert [answer(m).source for m in (1, 2, 4)] == ["exact", "near", "exact"]
+    assert [answer(m).source for m in (1, 2, 4)] == ["exact", "default", "exact"]
     assert answer().config == SLOW
 
 

@@ -12,7 +12,7 @@ from databases import change, query
 from lookup_world import make_small_world, ship, store
 from store_samples import ENVIRONMENT, H200, LAYER, SOURCES, config, record
 
-from autotune.bundles.format import Contents, decode, encode, signature_line
+from autotune.bundles.format import BundleContents, decode, encode, signature_line
 from autotune.bundles.keys import new_key, signing_key, trust
 from autotune.bundles.promotion import promote
 from autotune.bundles.pull import pull
@@ -191,7 +191,7 @@ def test_the_command_exits_3_when_a_time_has_changed(world, tmp_path):
 
 
 def signed(name: str, *records) -> bytes:
-    content = encode(name, Contents([Entry(each, H200, ENVIRONMENT) for each in records]))
+    content = encode(name, BundleContents([Entry(each, H200, ENVIRONMENT) for each in records]))
     return content + signature_line(sign(content, signing_key("release")))
 
 

@@ -47,7 +47,7 @@ def test_version(tmp_path: Path) -> None:
         ["lookup"],
         ["lookup", "--n", "4096"],
         ["lookup", "--n", "4096", "--k", "4096", "--shapes", "llama7b"],
-        ["lookup", "--shapes", "llama7b", "--require", "near"],
+        ["lookup", "--shapes", "llama7b", "--require", "nearly"],
         ["lookup", "--n", "4096", "--k", "4096", "--serving", "llama7b"],
         ["lookup", "--serving", "llama7b", "--shapes", "llama7b"],
         ["sweep", "--serving", "llama7b", "--shapes", "llama7b"],

@@ -17,7 +17,7 @@ import pytest
 from command_line import autotune
 from daemons import CRASHING, LIMIT_S, ROOT, add, command_line, special
 
-from autotune.daemon.budget import Budget
+from autotune.daemon.budget import TuningHours
 from autotune.daemon.events import Text
 from autotune.daemon.turn import Turn
 from autotune.values.device import cpu_device, find_device
@@ -132,7 +132,7 @@ def clock():
 
 
 def test_a_budget_holds_for_any_hour(clock):
-    budget = Budget(600.0, clock)
+    budget = TuningHours(600.0, clock)
     assert budget.wait_s() == 0
     for begin in (0.0, 1000.0):  # two jobs of 400 s each: the second one goes beyond
         clock.now = begin + 400
@@ -146,14 +146,14 @@ def test_a_budget_holds_for_any_hour(clock):
 
 
 def test_a_job_longer_than_the_budget_is_paid_back(clock):
-    budget = Budget(60.0, clock)
+    budget = TuningHours(60.0, clock)
     clock.now = 7200.0
     budget.spend(0.0)
     assert budget.wait_s() == pytest.approx(3600 - 60)
 
 
 def test_no_budget_is_no_limit(clock):
-    budget = Budget(None, clock)
+    budget = TuningHours(None, clock)
     clock.now = 1e6
     budget.spend(0.0)
     assert budget.wait_s() == 0

@@ -122,12 +122,12 @@ def test_a_table_is_sorted_and_its_order_is_in_the_url(browser, page):
         return [cell.text for cell in browser.find_elements(By.CSS_SELECTOR, ".data td:nth-child(6)")]
 
     browser.find_element(By.XPATH, "//th/button[text()='config']").click()
-    assert configs() == sorted(configs())
+    until(browser, lambda _: configs() == sorted(configs()))
     browser.find_element(By.XPATH, "//th/button[text()='config']").click()
-    assert configs() == sorted(configs(), reverse=True)
+    until(browser, lambda _: configs() == sorted(configs(), reverse=True))
     assert one(browser, "th[aria-sort=descending]").text.startswith("config")
     browser.get(browser.current_url)
-    assert configs() == sorted(configs(), reverse=True)
+    until(browser, lambda _: configs() == sorted(configs(), reverse=True))
 
 
 def test_a_table_is_copied_as_csv(browser, page, address):
