@@ -12,6 +12,7 @@ from markupsafe import Markup
 
 from autotune.records.explanation import Explanation
 from autotune.store.pages import Pages, SeenRecord, SeenTrial
+from autotune.values.counts import counted
 from autotune.values.device import Device
 from autotune.values.errors import LayerError
 from autotune.values.layer import BUCKETS, Problem
@@ -157,7 +158,7 @@ def _strip(lines: Sequence[TrialLine], winner: SeenRecord | None) -> Markup:
         if record.evidence is not None and record.evidence.floor_us:
             marks.append(("roofline", record.evidence.floor_us))
     timed = sum(line.time_us is not None for line in lines)
-    said = f"{timed} trials by family along their time in µs"
+    said = f"{counted(timed, 'trial')} by family along their time in µs"
     return svg.strip(sorted(lanes.items()), marks, said) if lanes else Markup("")
 
 

@@ -59,6 +59,7 @@ def test_sweep_then_lookup(tmp_path: Path) -> None:
             "median_us": winner["median_us"],
             "default_us": winner["default_us"],
             "expected_us": None,
+            "unverified": None,
             "source": "exact",
         }
 

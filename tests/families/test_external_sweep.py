@@ -57,10 +57,10 @@ def test_its_records_and_ours_share_a_database_and_never_meet(tmp_path):
     swept(tmp_path, *kernel)
     db = str(tmp_path / "here.db")
     other = with_its_own_layout.best(LAYER, 1, db=db)
-    assert other.reason == "no record of this problem, and none is near"
+    assert other.reason == "no record of this problem, and nothing predicts one"
     ours = Lookup(cpu_device(), db).answer(Problem(LAYER, 1))
     assert (ours.config.family, ours.source) == ("cpu", "default")
-    assert ours.reason == "no record of this problem, and none is near"
+    assert ours.reason == "no record of this problem, and nothing predicts one"
     weight = random_weight(LAYER, torch.Generator().manual_seed(0))
     linear = Int4Linear.from_quantized(weight, lookup=Lookup(cpu_device(), db))
     assert {answer.config.family for answer in linear.plans.answers} == {"cpu"}

@@ -195,7 +195,7 @@ def test_a_daemon_learns_as_a_sweep_does(store: Store, executor: LocalExecutor) 
     tuner = Tuner(executor)
     job = Job(1, FINER, CPU.name, CPU.arch, "", 1.0, "running", 1, None, None, 0.0, None, 0.0)
     plan = tuner.plan(job, store)
-    assert list(plan.candidates) == worth_racing(FINER, CPU, records_of(store, COARSE))
+    assert list(plan.task.candidates) == worth_racing(FINER, CPU, records_of(store, COARSE))
     result = tuner.tune(job, plan)
     assert result.winner is not None
     assert result.winner.evidence is not None

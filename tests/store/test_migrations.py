@@ -32,7 +32,7 @@ from autotune.store import schema, trouble
 from autotune.store.database import Database
 from autotune.store.history import history
 from autotune.store.queue import Queue
-from autotune.store.reading import near_records, user_binary, user_evidence, user_records
+from autotune.store.reading import user_binary, user_evidence, user_records
 from autotune.store.schema import upgrade
 from autotune.store.store import Store
 from autotune.store.tables import METADATA
@@ -285,11 +285,8 @@ def test_model_load_reads_every_older_schema(tmp_path, dump):
     has_evidence = dump.stem >= "0002"
     two = replace(two, mode="server" if has_evidence else "graph")
     assert user_records(database, H200, LAYER) == ([one, two], [])
-    near = Layer(LAYER.n, LAYER.k + 128, LAYER.scheme)
-    assert near_records(database, H200, near) == ([one, two], [])
     for other in ({"group_size": 64}, {"dtype": "bf16"}, {"zero_point": False}):
         assert user_records(database, H200, replace(LAYER, **other)) == ([], [])
-        assert near_records(database, H200, replace(near, **other)) == ([], [])
     assert user_binary(database, "unit") == binary().cubin
     evidence, environment = user_evidence(database, two)
     assert (evidence is not None, environment) == (has_evidence, ENVIRONMENT)
