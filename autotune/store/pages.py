@@ -109,8 +109,10 @@ class Pages:
         self.bad: list[str] = []
 
     def devices(self) -> list[Device]:
-        """Every device model, by name; `index` is 0."""
-        rows = self._rows(sa.select(DEVICE).order_by(DEVICE.c.name, DEVICE.c.arch))
+        """Every device model that a sweep or daemon ran on, by name; `index` is 0."""
+        # One that jobs name only has no cores.
+        query = sa.select(DEVICE).where(DEVICE.c.cores > 0).order_by(DEVICE.c.name, DEVICE.c.arch)
+        rows = self._rows(query)
         return list(self._made(rows, device_of))
 
     def layers(self, devices: Sequence[Device]) -> list[Layer]:

@@ -13,6 +13,7 @@ from places import FROZEN
 from store_samples import H200
 from web_world import LAYER, fill, parsed, record, text
 
+from autotune.store.queue import Queue
 from autotune.store.schema import upgrade
 from autotune.store.store import Store
 from autotune.store.tables import RECORD
@@ -116,6 +117,18 @@ def test_a_page_follows_a_database_that_changes(path):
     assert site.page("coverage", Query()).status == 503
     path.unlink()
     assert site.page("coverage", Query()).status == 200
+
+
+def test_a_device_that_only_jobs_name_has_no_map(path):
+    fill(path, [record(ONE)])
+    with Store.open(path) as store:
+        Queue(store).add([(ONE, 1.0)], "NVIDIA H300", "sm_90", "0123456789abcdef")
+    site = Site(path)
+    assert "NVIDIA H300" in text(site.page("queue", Query()).html)
+    for page in VIEWS.keys() - {"problem", "queue"}:
+        found = site.page(page, Query())
+        assert found.status == 200, page
+        assert "NVIDIA H300" not in text(found.html), page
 
 
 def test_a_page_is_one_state_of_the_database(path):
