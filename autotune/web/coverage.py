@@ -159,22 +159,20 @@ def _map(
     sensible = buckets_on(device.kind)
     columns = [m for m in (BUCKETS if fine else COARSE) if m in sensible or _any_has(records, m)]
     lookup = Lookup(device, _NO_FILE if sqlite_path(site.url) is None else site.url)
+    cells = [_cells(site, device, each, columns, records.get(each, {}), lookup, metric) for each in layers]
+    shown = [place for place in range(len(columns)) if any(row[place] for row in cells)]
     rows = [
-        MapRow(
-            layer,
-            names.get((layer.n, layer.k), ""),
-            _cells(site, device, layer, columns, records.get(layer, {}), lookup, metric),
-        )
-        for layer in layers
+        MapRow(layer, names.get((layer.n, layer.k), ""), [row[place] for place in shown])
+        for layer, row in zip(layers, cells, strict=True)
     ]
     same = {scheme_of(layer) for layer in layers}
     return {
         "device": device,
         "key": device_key(device),
-        "columns": columns,
+        "columns": [columns[place] for place in shown],
         "rows": [row for row in rows if any(row.cells)],
         "scheme": next(iter(same)) if len(same) == 1 else None,
-        "wide": len(columns) > 16,
+        "wide": len(shown) > 16,
     }
 
 

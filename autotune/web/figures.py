@@ -25,11 +25,11 @@ _TITLES = {
     "roofline": "roofline",
     "tuned": "autotune",
     "untuned": "autotune, untuned",
-    "dense": "fp16",
+    "fp16": "fp16",
 }
 _KINDS = {
     **{"stored": "s0", "tuned": "s0", "default": "s1", "untuned": "s1", "humming": "s2", "torch_int4": "s3"},
-    **{"machete": "s4", "marlin": "s5", "gemlite": "s6", "matmul": "s7", "dense": "s7", "roofline": "s8"},
+    **{"machete": "s4", "marlin": "s5", "gemlite": "s6", "matmul": "s7", "fp16": "s7", "roofline": "s8"},
 }
 
 
