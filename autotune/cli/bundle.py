@@ -91,9 +91,18 @@ def show(file: Path, as_json: bool) -> None:
         return
     for name, value in fields.items():
         for each in value if isinstance(value, list) else [value]:
-            click.echo(
-                f"{name:10}  {each if isinstance(each, str | int) else '  '.join(map(str, each.values()))}"
-            )
+            click.echo(f"{name:10}  {_shown(each)}")
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, str | int):
+        return str(value)
+    if "until" not in value:
+        return "  ".join(map(str, value.values()))
+    from autotune.store.rows import moment
+
+    end = "" if value["until"] is None else f", until {moment(value['until'], 'until')}"
+    return f"{value['key']}, {moment(value['at'], 'at')}{end}"
 
 
 def _fields(bundle: Bundle) -> dict[str, Any]:
