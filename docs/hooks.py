@@ -28,6 +28,7 @@ OUTSIDE = (
     "csrc/cuda/README.md",
     "db/README.md",
     "migrations/roles.sql",
+    "tests/support/toy/toy.py",
     *(f"examples/{path.name}" for path in sorted((ROOT / "examples").glob("*.py"))),
 )
 _LINK = re.compile(r"\]\((?!\w+:|#)([^)#]+)")
