@@ -26,7 +26,7 @@ from autotune.values.paths import cubin_cache
 
 _LOG = logging.getLogger(__name__)
 _EXACT_VERSION = re.compile(r"\bV(\d+\.\d+\.\d+)")
-_EXPORTED = re.compile(r"\.global \.align 4 \.u32 (\w+)(?: = (\d+))?;")
+_EXPORTED = re.compile(r"\.global \.align 4 \.u32 exported_(\w+)(?: = (\d+))?;")
 _CHECKSUM_BYTES = hashlib.sha256().digest_size
 _TOOLKIT = "/usr/local/cuda"
 _REMEDY = "run pip install 'autotune-int4[cuda]' beside a CUDA build of torch, or install a CUDA toolkit"
@@ -236,7 +236,7 @@ def resources(unit: Unit) -> Resources:
 
 
 def exported(unit: Unit) -> dict[str, int]:
-    """The numbers that the source exports as `__device__ unsigned`, by name.
+    """The numbers that the source exports as `exported_NAME`, by name.
 
     Raises:
         CompileError: the unit does not build.

@@ -3,6 +3,7 @@
 // the first of its own arguments. No kernel includes this, so that no record depends on it.
 #pragma once
 
-#define EXPORT __device__ unsigned
+// A compiler may keep constants of the kernel beside them, so the names tell.
+#define EXPORT(name) __device__ unsigned exported_##name
 
 constexpr unsigned ceil_div(unsigned a, unsigned b) { return (a + b - 1) / b; }

@@ -10,7 +10,7 @@ constexpr unsigned kSlotBytes = kSlots * LAUNCH_TOKENS * kSumStride * 4;
 
 }  // namespace
 
-EXPORT threads = kThreads;
-EXPORT grid_x = SPLIT;
-EXPORT shared_bytes =
-    kHeadBytes + kWarps * STAGES * kStageBytes + 2 * kSlotBytes + LAUNCH_TOKENS * kXColumns * 2;
+EXPORT(threads) = kThreads;
+EXPORT(grid_x) = SPLIT;
+EXPORT(shared_bytes) = kHeadBytes + kWarps * STAGES * kStageBytes + 2 * kSlotBytes
+                       + LAUNCH_TOKENS * kXColumns * 2;

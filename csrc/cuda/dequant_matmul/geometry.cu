@@ -9,6 +9,6 @@ constexpr unsigned kSide = kStride - 8;
 
 }  // namespace
 
-EXPORT threads = kSide / 16 * 32;  // each warp has 16 rows
-EXPORT grid_x = ceil_div(LAUNCH_K, kSide);
-EXPORT shared_bytes = 0;
+EXPORT(threads) = kSide / 16 * 32;  // each warp has 16 rows
+EXPORT(grid_x) = ceil_div(LAUNCH_K, kSide);
+EXPORT(shared_bytes) = 0;

@@ -12,8 +12,8 @@ constexpr unsigned kSumBytes = WARPS_K * kTokens * kSumStride * 4;
 
 }  // namespace
 
-EXPORT threads = kThreads;
-EXPORT grid_x = ceil_div(LAUNCH_TOKENS, TILE_M);
-EXPORT grid_y = ceil_div(ceil_div(LAUNCH_N, 64) * 64, TILE_N);
-EXPORT counter_bytes = kCounterBytes;
-EXPORT shared_bytes = kXBytes > kSumBytes ? kXBytes : kSumBytes;
+EXPORT(threads) = kThreads;
+EXPORT(grid_x) = ceil_div(LAUNCH_TOKENS, TILE_M);
+EXPORT(grid_y) = ceil_div(ceil_div(LAUNCH_N, 64) * 64, TILE_N);
+EXPORT(counter_bytes) = kCounterBytes;
+EXPORT(shared_bytes) = kXBytes > kSumBytes ? kXBytes : kSumBytes;
