@@ -54,15 +54,16 @@ class Download:
             BundleError: there is no such file, it is larger than any bundle, the connection is lost again and
                 again, or the disk is full; what came is kept for the next call.
         """
-        fruitless, last = 0, ""
+        fruitless, last, most = 0, "", self._have()
         while fruitless < _ATTEMPTS:
-            before = self._have()
             try:
                 self._fetch()
                 return self.path
             except _LostError as lost:
                 last = str(lost)
-                fruitless = 0 if self._have() > before else fruitless + 1
+                have = self._have()
+                fruitless = 0 if have > most else fruitless + 1
+                most = max(most, have)
             except OSError as error:
                 raise BundleError(f"{self.path} cannot be written ({error.strerror})") from error
         raise BundleError(

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from autotune.bundles.format import Bundle, BundleContents, read_bundle
 from autotune.bundles.keys import PublicKey
-from autotune.bundles.trust import signer
+from autotune.bundles.trust import check_signatures, signer
 from autotune.families import registry
 from autotune.store.entries import Entry
 from autotune.store.merging import Merged, merge
@@ -38,7 +38,8 @@ def import_file(store: Store, path: Path, trusted: Sequence[PublicKey] = (), dry
     the bundle that has them.
 
     Raises:
-        BundleError: a file does not read, or there is none; or keys are trusted, and none of them signed.
+        BundleError: a file does not read, or there is none; a signed bundle was edited; or keys are trusted,
+            and none of them signed.
         DatabaseError: a file of records does not read, or the store cannot be written.
     """
     contents, found = _contents(path, trusted)
@@ -74,6 +75,7 @@ def _contents(path: Path, trusted: Sequence[PublicKey]) -> tuple[BundleContents,
         if trusted:
             signer(bundle, trusted)
             return bundle.contents, 0
+        check_signatures(bundle)
         return without_binaries(bundle.contents)
     if trusted:
         raise BundleError(f"{path} is no bundle, so nobody signed it; leave --trust out")

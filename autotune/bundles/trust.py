@@ -78,5 +78,17 @@ def signer(bundle: Bundle, keys: Sequence[PublicKey], now: float | None = None) 
     raise BundleError(f"bundle {bundle.id} is not trusted: {why}")
 
 
+def check_signatures(bundle: Bundle) -> None:
+    """Whether it is what was signed, by whomever.
+
+    Raises:
+        BundleError: it was edited since.
+    """
+    for signed in bundle.signatures:
+        key = PublicKey(signed.key, "?")
+        if not key.verifies(signed.signature, signed.message(bundle.digest)):
+            raise BundleError(f"bundle {bundle.id} is not what key {key.fingerprint} signed: it was edited")
+
+
 def _moment(seconds: int) -> str:
     return time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(seconds))

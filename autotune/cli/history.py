@@ -12,6 +12,7 @@ from autotune.cli.options import channel_option, database_option, wanted_options
 from autotune.cli.output import problem_fields
 from autotune.console.text import layer_name, microseconds, table
 from autotune.values.counts import counted
+from autotune.values.paths import database_url
 
 if TYPE_CHECKING:
     from autotune.values.event import Event
@@ -45,7 +46,7 @@ def command(channel: str | None, require: str | None, as_json: bool, db: str | N
     from autotune.store.store import Store
 
     which = wanted_records(**wanted)
-    with Store.open(db) as store:
+    with Store.open_existing(database_url(db)) as store:
         if channel is not None:
             _show_channel(store, channel, as_json)
             return
@@ -59,6 +60,9 @@ def command(channel: str | None, require: str | None, as_json: bool, db: str | N
             click.echo(json.dumps(_fields(event)))
     elif events:
         click.echo(_table(events))
+    if require and not events:
+        click.echo("nothing was measured of what was asked for, so nothing is steady", err=True)
+        click.get_current_context().exit(_REQUIREMENT_NOT_MET)
     last = {each.kernel: each for each in events}
     changed = [event for event in last.values() if event.change is not None]
     if changed:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -11,6 +12,7 @@ import click
 from autotune.cli.options import database_option
 from autotune.cli.output import problem_fields
 from autotune.values.counts import counted
+from autotune.values.paths import database_url, sqlite_path
 
 if TYPE_CHECKING:
     from autotune.store.merging import Merged
@@ -44,8 +46,12 @@ def command(path: Path, dry_run: bool, trust: str | None, as_json: bool, db: str
     from autotune.store.store import Store
 
     trusted = () if trust is None else (find_trusted(trust),)
-    with Store.open(db) as store:
-        done = import_file(store, path, trusted, dry_run)
+    with TemporaryDirectory() as empty:
+        local = sqlite_path(database_url(db))
+        # A dry run of a database that is not there makes none.
+        none_yet = dry_run and local is not None and not local.exists()
+        with Store.open(Path(empty, "none.db") if none_yet else db) as store:
+            done = import_file(store, path, trusted, dry_run)
     for each in done.merged:
         if each.before is not None and each.verdict != "same":
             click.echo(_json(each) if as_json else _conflict(each))

@@ -14,7 +14,6 @@ from autotune.store.results import close_sweep, learn_device, open_sweep, write_
 from autotune.store.rows import unix_s
 from autotune.store.store import Store
 from autotune.values.device import Device
-from autotune.values.errors import DatabaseError
 from autotune.values.record import Environment, Record
 
 _Key = tuple[Any, ...]
@@ -47,17 +46,20 @@ def merge(
     """Store those entries, with their binaries and the attempts at their problems, that are new or better.
 
     Of two records of one device, problem, mode and kernel that is better which has evidence, then the one of
-    more rounds, then the newer. All of it is stored in one transaction, or nothing. `arguments` are those of
-    the sweeps that the records count as.
+    more rounds, then the newer; among the entries too. All of it is stored in one transaction, or nothing.
+    `arguments` are those of the sweeps that the records count as.
 
     Raises:
-        DatabaseError: the store cannot be read or written, or an entry is there twice.
+        DatabaseError: the store cannot be read or written.
     """
     with store.database.transaction(write=not dry_run) as connection:
         here = {_key(entry): entry.record for entry in read_entries(connection, Wanted())}
-        merged = [_judged(entry, here.get(_key(entry))) for entry in entries]
-        if len({_key(each.entry) for each in merged}) < len(merged):
-            raise DatabaseError("a record of one problem, mode and kernel is there twice; nothing was stored")
+        best: dict[Any, Entry] = {}
+        for entry in sorted(entries, key=lambda entry: _rank(entry.record)):
+            best[_key(entry)] = entry
+        beaten = [(entry, best[_key(entry)]) for entry in entries if best[_key(entry)] is not entry]
+        merged = [_judged(entry, here.get(key)) for key, entry in best.items()]
+        merged += [_judged(entry, winner.record) for entry, winner in beaten]
         if not dry_run:
             _write(connection, [each.entry for each in merged if each.is_taken], attempts, arguments)
     return merged

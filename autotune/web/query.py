@@ -14,6 +14,7 @@ from autotune.values.layer import Layer
 SIDE_BY_SIDE = 4
 """Device models on one page."""
 _LONGEST = 500
+_MOST = 50
 # No path: what a URL names is never read from the disk.
 _LAYER = re.compile(r"n=[^/\\;]{1,200}")
 
@@ -26,7 +27,7 @@ class Query:
     """The parameters of a URL, in their order; a name may come several times."""
 
     def __init__(self, pairs: Sequence[tuple[str, str]] = ()) -> None:
-        self.pairs = tuple((name, value[:_LONGEST]) for name, value in pairs if value)
+        self.pairs = tuple((name, value[:_LONGEST]) for name, value in pairs[:_MOST] if value)
 
     def all(self, name: str) -> list[str]:
         """The different values of the name."""

@@ -130,6 +130,36 @@ def test_who_trusts_a_key_takes_nothing_without_its_signature(tmp_path):
         assert opened.records() == []
 
 
+def test_what_was_edited_since_it_was_signed_is_refused_whoever_signed(tmp_path):
+    new_key("somebody")
+    path = bundle(tmp_path, EVIDENT, key=signing_key("somebody"))
+    signature = path.read_bytes().splitlines(keepends=True)[-1]
+    mixed = tmp_path / "mixed.bundle"
+    mixed.write_bytes(bundle(tmp_path, record(m=2)).read_bytes() + signature)
+    with pytest.raises(BundleError, match="it was edited"):
+        imports(mixed)
+    assert [each.verdict for each in imports(path).merged] == ["new"]
+
+
+def test_of_two_records_in_one_folder_the_better_stays(tmp_path):
+    for name, each in (("a", record()), ("b", EVIDENT)):
+        with Store.open(str(tmp_path / f"{name}.db")) as opened:
+            store(tmp_path / f"{name}.db", each)
+            (text,) = export(opened, tmp_path / name)
+        (tmp_path / "both").mkdir(exist_ok=True)
+        text.rename(tmp_path / "both" / f"{name}.jsonl")
+    assert sorted(each.verdict for each in imports(tmp_path / "both").merged) == ["new", "worse"]
+    with Store.open() as opened:
+        assert opened.records() == [EVIDENT]
+
+
+def test_a_dry_run_makes_no_database(tmp_path):
+    path = bundle(tmp_path, record())
+    ended = autotune("import", str(path), "--dry-run", "--db", "none.db", cwd=tmp_path)
+    assert (ended.returncode, ended.stderr) == (0, "would be: 1 new, 0 better, 0 worse, 0 same\n")
+    assert not (tmp_path / "none.db").exists()
+
+
 def test_what_is_known_of_a_device_stays(tmp_path, database):
     store(database, record(m=2))
     imports(bundle(tmp_path, record(), device=replace(H200, cores=1, l2_bytes=1)))
@@ -151,16 +181,13 @@ def test_a_bad_file_changes_nothing(tmp_path, database):
     path = bundle(tmp_path, record(m=2), record(m=4))
     cut = tmp_path / "cut.bundle"
     cut.write_bytes(path.read_bytes()[:-100])
-    twice = tmp_path / "twice.jsonl"
     with Store.open() as opened:
         (text,) = export(opened, tmp_path / "text")
     lines = text.read_bytes().splitlines(keepends=True)
-    twice.write_bytes(b"".join([*lines, lines[-1]]))
     newer = tmp_path / "newer.jsonl"
     newer.write_bytes(lines[0].replace(b'"0006"', b'"9999"') + lines[1])
     for bad, why in (
         (cut, "cut off"),
-        (twice, "is there twice"),
         (newer, "made by a newer autotune"),
         (tmp_path / "bundles", "has no file of records"),
         (tmp_path / "config", "has no file of records"),

@@ -232,6 +232,7 @@ class Server(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.content, self.most = content, 1 << 30
         self.etag, self.ranges = '"1"', True
+        self.lies = False  # of what part it sends
         self.asked: list[str | None] = []
         self.answers: list[int] = []
 
@@ -258,7 +259,7 @@ class _Handler(BaseHTTPRequestHandler):
         server.answers.append(206 if begin else 200)
         if begin:
             whole = len(server.content)
-            self.send_header("Content-Range", f"bytes {begin}-{whole - 1}/{whole}")
+            self.send_header("Content-Range", f"bytes {0 if server.lies else begin}-{whole - 1}/{whole}")
         self.send_header("ETag", server.etag)
         self.send_header("Content-Length", str(len(part)))
         self.end_headers()
@@ -310,6 +311,14 @@ def test_what_came_is_kept_for_the_next_pull(signed):
         pulls(server.url)
         assert server.asked[-1] == "bytes=100-"
         assert answer().config == FAST
+
+
+def test_a_server_that_sends_another_part_than_was_asked_for_is_given_up(signed):
+    with serving(signed("mine", record(best=FAST)).read_bytes()) as server:
+        server.most, server.lies = 100, True
+        with pytest.raises(BundleError, match="another part than the one that was missing"):
+            pulls(server.url)
+        assert len(server.asked) < 20
 
 
 def test_parts_of_two_versions_are_not_mixed(signed):

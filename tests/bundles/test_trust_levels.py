@@ -181,6 +181,12 @@ def test_the_command_exits_3_when_a_time_has_changed(world, tmp_path):
     with Store.open() as opened:
         measured_again(opened, record(), "kept", 5.3, 5.2, 5.4)
     assert shown("--require", "steady").returncode == 0
+    nothing = shown("--require", "steady", "--device", "NVIDIA H300")
+    assert (nothing.returncode, nothing.stdout) == (3, "")
+    assert "nothing was measured of what was asked for" in nothing.stderr
+    absent = autotune("history", "--require", "steady", "--db", "absent.db", cwd=tmp_path)
+    assert (absent.returncode, "is not there, or empty" in absent.stderr) == (1, True)
+    assert not (tmp_path / "absent.db").exists()
     with Store.open() as opened:
         measured_again(opened, record(), "kept", 9.0, 8.9, 9.1)
     ended = shown("--require", "steady")

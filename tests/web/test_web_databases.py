@@ -185,6 +185,15 @@ def test_what_is_not_there_is_404_in_one_line(path, page, pairs):
     assert "There is no such page" in text(found.html)
 
 
+def test_a_url_with_thousands_of_parameters_costs_little(path):
+    fill(path, [record(ONE)])
+    pairs = [(f"a{number}", "1") for number in range(5000)]
+    found = Site(path).page("coverage", Query(pairs))
+    assert found.status == 200
+    assert "a49=1" in found.html
+    assert "a50=1" not in found.html
+
+
 def test_no_password_is_shown():
     said = trouble("postgresql://me:hush%40hush@127.0.0.1:1/db?sslpassword=hushhush&connect_timeout=1")
     assert "postgresql://me@127.0.0.1:1/db" in said
