@@ -52,7 +52,8 @@ def why_noisy(record: Record) -> str | None:
     """Why the record's time cannot be believed, in one line; None when it can."""
     evidence = record.evidence
     estimate = Estimate(record.median_us, record.low_us, record.high_us)
-    if not is_narrow(estimate):
+    holds = estimate.low <= estimate.median <= estimate.high
+    if not holds or not is_narrow(estimate):
         return spread(estimate)
     if evidence is not None and not is_possible(record.median_us, evidence.floor_us, record.mode):
         return f"{record.median_us:.1f} us is not possible: the roofline's time is {evidence.floor_us:.1f} us"

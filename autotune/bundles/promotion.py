@@ -51,7 +51,14 @@ def confirmed(store: Store, bundle: Bundle) -> str:
     kept: dict[str, int] = defaultdict(int)
     for entry in bundle.contents.entries:
         record = entry.record
-        key = (record.device, record.problem, str(record.config), record.mode, record.source_hash)
+        key = (
+            record.device,
+            record.arch,
+            record.problem,
+            str(record.config),
+            record.mode,
+            record.source_hash,
+        )
         verdict, at = verdicts.get(key, ("", 0.0))
         if verdict and at > unix_s(record.created_at):
             if verdict != "kept":

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from autotune.bench.noise import why_noisy
 from autotune.bundles.format import Bundle, BundleContents, read_bundle
 from autotune.bundles.keys import PublicKey
 from autotune.bundles.trust import check_signatures, signer
@@ -23,10 +24,13 @@ _BUNDLE = b'{"autotune_bundle"'
 
 @dataclass(frozen=True, slots=True)
 class Import:
-    """What an import did, or would do: `unknown` counts records by families that this autotune lacks."""
+    """What an import did, or would do: `unknown` counts records by families that this autotune lacks, `noisy`
+    says of each record left out why its time cannot be believed.
+    """
 
     merged: Sequence[Merged]
     unknown: dict[str, int]
+    noisy: Sequence[str]
     binaries: int
     dropped_binaries: int
 
@@ -44,12 +48,15 @@ def import_file(store: Store, path: Path, trusted: Sequence[PublicKey] = (), dry
     """
     contents, found = _contents(path, trusted)
     known = _known(contents.entries)
-    merged = merge(store, known, contents.attempts, {"import": shown(path)}, dry_run)
+    noisy = [why for entry in known if (why := why_noisy(entry.record)) is not None]
+    believed = [entry for entry in known if why_noisy(entry.record) is None]
+    merged = merge(store, believed, contents.attempts, {"import": shown(path)}, dry_run)
     unknown = Counter(entry.record.config.family for entry in contents.entries)
     for entry in known:
         unknown[entry.record.config.family] = 0
     kept = {each.entry.binary.unit_key for each in merged if each.is_taken and each.entry.binary}
-    return Import(merged, {name: count for name, count in unknown.items() if count}, len(kept), found)
+    left_out = {name: count for name, count in unknown.items() if count}
+    return Import(merged, left_out, noisy, len(kept), found)
 
 
 def is_bundle(path: Path) -> bool:

@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 
-import sqlalchemy as sa
-
 from autotune.store.rows import event_of
 from autotune.store.store import Store
-from autotune.store.tables import DEVICE, ENVIRONMENT, HISTORY
+from autotune.store.tables import ENVIRONMENT, HISTORY, with_device
 from autotune.values.change import MedianTime, change
 from autotune.values.event import Event
 from autotune.values.layer import Layer
@@ -21,8 +19,8 @@ def history(store: Store, layers: Iterable[Layer] | None = None) -> list[Event]:
     Raises:
         DatabaseError: the store cannot be read.
     """
-    query = sa.select(HISTORY, DEVICE.c.name.label("device"), ENVIRONMENT.c.driver, ENVIRONMENT.c.compiler)
-    query = query.select_from(HISTORY.join(DEVICE).join(ENVIRONMENT)).order_by(HISTORY.c.id)
+    query = with_device(HISTORY).add_columns(ENVIRONMENT.c.driver, ENVIRONMENT.c.compiler)
+    query = query.join(ENVIRONMENT).order_by(HISTORY.c.id)
     wanted = None if layers is None else set(layers)
     with store.database.transaction() as connection:
         events = [event_of(row) for row in connection.execute(query).mappings()]

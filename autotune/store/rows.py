@@ -140,7 +140,8 @@ def unix_s(moment: str) -> float:
 def moment(value: Any, name: str) -> str:
     """A time as ISO 8601, of Unix seconds; text and schemas before 0005 have it as it is."""
     if isinstance(value, str):
-        return _word(value, name)
+        unix_s(_word(value, name))
+        return value
     seconds = _number(value, name)
     return datetime.fromtimestamp(seconds, timezone.utc).isoformat(timespec="seconds")
 
@@ -346,21 +347,20 @@ def event_of(row: Row) -> Event:
     """The event of a row."""
     at = _number(row["at"], "at", -1.0)
     datetime.fromtimestamp(at, timezone.utc)  # which has no year beyond 9999
+    names = ("device", "arch", "config", "source_hash", "driver", "compiler")
+    words: dict[str, Any] = {name: _word(row[name], name) for name in names}
+    times: dict[str, Any] = {name: _time_if_any(row, name) for name in ("median_us", "low_us", "high_us")}
+    counts: dict[str, Any] = {
+        name: None if row[name] is None else _whole(row, name) for name in ("clock_mhz", "temperature_c")
+    }
     return Event(
         problem=problem_of(row),
-        device=_word(row["device"], "device"),
-        config=_word(row["config"], "config"),
+        **words,
         mode=_one_of(row["mode"], "mode", MODES),
-        source_hash=_word(row["source_hash"], "source_hash"),
         event=_one_of(row["event"], "event", EVENTS),
         at=at,
-        driver=_word(row["driver"], "driver"),
-        compiler=_word(row["compiler"], "compiler"),
-        median_us=_time_if_any(row, "median_us"),
-        low_us=_time_if_any(row, "low_us"),
-        high_us=_time_if_any(row, "high_us"),
-        clock_mhz=None if row["clock_mhz"] is None else _whole(row, "clock_mhz"),
-        temperature_c=None if row["temperature_c"] is None else _whole(row, "temperature_c"),
+        **times,
+        **counts,
     )
 
 

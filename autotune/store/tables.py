@@ -37,6 +37,22 @@ def _one_of(name: str, values: Sequence[str]) -> tuple[sa.Column[object], sa.Che
     return sa.Column(name, sa.String, nullable=False), sa.CheckConstraint(f"{name} IN ({texts})")
 
 
+def _measured() -> list[Any]:
+    """What a record says, wherever it was measured."""
+    return [
+        *_problem(),
+        sa.Column("config", sa.String, nullable=False),
+        sa.Column("median_us", sa.Double, nullable=False),
+        sa.Column("low_us", sa.Double, nullable=False),
+        sa.Column("high_us", sa.Double, nullable=False),
+        sa.Column("default_config", sa.String, nullable=False),
+        sa.Column("default_us", sa.Double, nullable=False),
+        sa.Column("source_hash", sa.String, nullable=False),
+        sa.Column("created_at", sa.Double, nullable=False),
+        *_one_of("mode", MODES),
+    ]
+
+
 DEVICE = sa.Table(
     "device",
     METADATA,
@@ -121,16 +137,7 @@ RECORD = sa.Table(
     METADATA,
     sa.Column("id", sa.Integer, primary_key=True),
     sa.Column("device_id", sa.ForeignKey("device.id"), nullable=False),
-    *_problem(),
-    sa.Column("config", sa.String, nullable=False),
-    sa.Column("median_us", sa.Double, nullable=False),
-    sa.Column("low_us", sa.Double, nullable=False),
-    sa.Column("high_us", sa.Double, nullable=False),
-    sa.Column("default_config", sa.String, nullable=False),
-    sa.Column("default_us", sa.Double, nullable=False),
-    sa.Column("source_hash", sa.String, nullable=False),
-    sa.Column("created_at", sa.Double, nullable=False),
-    *_one_of("mode", MODES),
+    *_measured(),
     sa.Column("dense_us", sa.Double),
     # With indexes, so that what is pruned need not be looked for in every record.
     sa.Column("trial_id", sa.ForeignKey("trial.id"), index=True),
@@ -190,16 +197,7 @@ PULLED = sa.Table(
     sa.Column("until", sa.ForeignKey("pulled_set.id")),
     sa.Column("version", sa.String, nullable=False),
     sa.Column("device_id", sa.ForeignKey("device.id"), nullable=False),
-    *_problem(),
-    sa.Column("config", sa.String, nullable=False),
-    sa.Column("median_us", sa.Double, nullable=False),
-    sa.Column("low_us", sa.Double, nullable=False),
-    sa.Column("high_us", sa.Double, nullable=False),
-    sa.Column("default_config", sa.String, nullable=False),
-    sa.Column("default_us", sa.Double, nullable=False),
-    sa.Column("source_hash", sa.String, nullable=False),
-    sa.Column("created_at", sa.Double, nullable=False),
-    *_one_of("mode", MODES),
+    *_measured(),
     sa.Column("environment_id", sa.ForeignKey("environment.id"), nullable=False),
     sa.Column("binary_id", sa.ForeignKey("binary.id"), index=True),
     sa.Column("evidence", sa.JSON(none_as_null=True)),
@@ -275,5 +273,5 @@ WORKER = sa.Table(
 
 
 def with_device(table: sa.Table) -> sa.Select[Any]:
-    """Rows of jobs or workers with the name and arch of their device model."""
+    """Rows of jobs, workers or history with the name and arch of their device model."""
     return sa.select(table, DEVICE.c.name.label("device"), DEVICE.c.arch).join(DEVICE)

@@ -23,6 +23,7 @@ class Event:
 
     problem: Problem
     device: str
+    arch: str
     config: str
     mode: str
     source_hash: str
@@ -46,7 +47,7 @@ class Event:
     @property
     def kernel(self) -> tuple[object, ...]:
         """What has one history: a config of a problem on a device model, of one kernel, timed in one way."""
-        return self.device, self.problem, self.config, self.mode, self.source_hash
+        return self.device, self.arch, self.problem, self.config, self.mode, self.source_hash
 
     @property
     def timed(self) -> MedianTime | None:

@@ -30,6 +30,11 @@ MORE = replace(EVIDENCE, rounds=EVIDENCE.rounds + 1)
 OTHER = config(16)
 
 
+@pytest.fixture
+def undisturbed() -> None:
+    """No time is measured here, and some are not to be believed."""
+
+
 @pytest.fixture(autouse=True)
 def database(tmp_path, monkeypatch) -> Path:
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
@@ -151,6 +156,32 @@ def test_of_two_records_in_one_folder_the_better_stays(tmp_path):
     assert sorted(each.verdict for each in imports(tmp_path / "both").merged) == ["new", "worse"]
     with Store.open() as opened:
         assert opened.records() == [EVIDENT]
+
+
+@pytest.mark.parametrize(
+    ("changed", "why"),
+    [
+        ({"median_us": 0.1, "low_us": 0.1, "high_us": 0.1}, "is not possible"),
+        ({"median_us": 9.0}, "has an interval of"),
+    ],
+)
+def test_what_cannot_be_believed_takes_the_place_of_nothing(tmp_path, database, changed, why):
+    store(database, record())
+    evidence = replace(EVIDENT.evidence, rounds=10**6, floor_us=2.0)
+    done = imports(bundle(tmp_path, replace(EVIDENT, evidence=evidence, **changed)))
+    assert list(done.merged) == []
+    assert [why in each for each in done.noisy] == [True]
+    with Store.open() as opened:
+        assert opened.records() == [record()]
+
+
+def test_a_date_that_does_not_read_is_the_files(tmp_path, database):
+    store(database, record())
+    with Store.open() as opened:
+        (text,) = export(opened, tmp_path / "text")
+    text.write_text(text.read_text().replace('"created_at":"', '"created_at":"some day, '))
+    with pytest.raises(DatabaseError, match=r"nvidia-h200\.jsonl, line 2: not a record"):
+        imports(text)
 
 
 def test_a_dry_run_makes_no_database(tmp_path):
