@@ -20,7 +20,7 @@ from autotune.schemes.int4 import TORCH_DTYPES
 from autotune.search.sweep import sweep
 from autotune.store.store import Store
 from autotune.values.device import find_device
-from autotune.values.errors import DeviceError, LayerError
+from autotune.values.errors import CompileError, DeviceError, LayerError
 from autotune.values.layer import Layer, Problem
 
 pytestmark = [pytest.mark.gpu, pytest.mark.filterwarnings("ignore:no config was measured")]
@@ -219,7 +219,11 @@ def test_a_swept_layer_needs_no_compiler(monkeypatch: pytest.MonkeyPatch, tmp_pa
         outcomes = list(sweep([Problem(LAYER, m) for m in (1, 16, 256, 2048)], store, [executor]))
     assert [outcome.record is not None for outcome in outcomes] == [True] * 4
     monkeypatch.setenv("AUTOTUNE_CACHE", str(tmp_path / "empty"))
-    monkeypatch.setattr(compiler, "_compiler", lambda: pytest.fail("asked for the compiler"))
+
+    def none() -> None:
+        raise CompileError("there is no compiler")
+
+    monkeypatch.setattr(compiler, "_compiler", none)
     weight = weight_of(LAYER, device="cuda")
     linear = Int4Linear.from_quantized(weight, lookup=Lookup(device, path))
     for m in (1, 3, 16, 64, 256, 1000):

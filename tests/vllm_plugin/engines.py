@@ -27,7 +27,7 @@ _make_plans = LayerPlans.__init__
 def engine(folder: Path, **options: Any) -> LLM:
     """An engine that is ready for requests: from then on, making plans of a layer is an error."""
     sizes = {"max_model_len": 64, "max_num_seqs": 4, "max_num_batched_tokens": 64}
-    memory = {"gpu_memory_utilization": 0.1}
+    memory = {"gpu_memory_utilization": 0.1, "kv_cache_memory_bytes": 1 << 28}
     LayerPlans.__init__ = _make_plans  # type: ignore[method-assign]
     llm = LLM(str(folder), skip_tokenizer_init=True, dtype="float16", **sizes, **memory, **options)
     LayerPlans.__init__ = _refuse  # type: ignore[method-assign]
