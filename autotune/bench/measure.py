@@ -7,12 +7,13 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from autotune.bench.budget import Budget
+from autotune.bench.energy import Counter, measure_energy
 from autotune.bench.monitor import monitor_for
 from autotune.bench.operands import Operands
 from autotune.bench.peer import Beside, MakePeer, examine_peer
 from autotune.bench.race import Rounds, Runner, race
 from autotune.bench.statistics import median_interval
-from autotune.bench.timer import timer_for
+from autotune.bench.timer import GraphTimer, timer_for
 from autotune.bench.verify import Verifier
 from autotune.families.protocol import Plan
 from autotune.values.config import Config
@@ -23,6 +24,7 @@ from autotune.values.record import DEFAULT_MODE, Mode, Trial
 _SCREEN_ROUNDS = 3
 _FINALISTS = 12
 _NEAR = 1.08
+_WEIGHED = 4
 _SCREEN_SHARE = 0.6
 # A race on a GPU without a budget may last so long: for each config, and in all.
 _GPU_RACE_S_EACH = 0.05
@@ -41,8 +43,9 @@ class _Candidate:
 class Measured:
     """One trial per candidate, the ids of other processes that used the device meanwhile, and its medians.
 
-    `peers` are kernels of others, timed beside them, each with its median in microseconds; `note` says why
-    one was not. Others took CPU time from most samples of those that are `disturbed`.
+    `peers` are kernels of others, timed beside them, each with its median in microseconds; `energy` are
+    configs with the joules of a call and the ends of their interval. `note` says what could not be measured.
+    Others took CPU time from most samples of those that are `disturbed`.
     """
 
     trials: tuple[Trial, ...]
@@ -52,6 +55,7 @@ class Measured:
     peers: tuple[tuple[str, float], ...] = ()
     note: str = ""
     disturbed: tuple[Config, ...] = ()
+    energy: tuple[tuple[str, float, float, float], ...] = ()
 
 
 def measure(
@@ -64,12 +68,14 @@ def measure(
     mode: Mode = DEFAULT_MODE,
     before_race: Callable[[], None] = lambda: None,
     peer: MakePeer | None = None,
+    energy: bool = False,
 ) -> Measured:
     """One trial per candidate, in the order in which they were given, `default` first.
 
     All candidates that verify are screened in a few rounds; those near the fastest race, and `default` with
     them; `before_race` is called when all have run on their own. Within `budget_s` the candidates are taken
     in their order; whose turn never comes is `pruned`. What `peer` makes is verified and timed beside them.
+    With `energy`, that of the fastest few is measured after the race, outside of the budget.
     """
     whole = Budget(budget_s)
     screening = Budget(None if budget_s is None else budget_s * _SCREEN_SHARE)
@@ -87,8 +93,9 @@ def measure(
         trials[config] = (
             examined if isinstance(examined, Trial) else Trial(problem, config, "pruned", mode=mode)
         )
-    rounds = Rounds(monitor_for(operands.device))
-    beside = Beside()
+    monitor = monitor_for(operands.device)
+    rounds = Rounds(monitor)
+    beside, taken = Beside(), Taken()
     if passed:
         beside = examiner.beside(peer)
         before_race()
@@ -99,6 +106,8 @@ def measure(
         kept = next((each.runner for each in finalists if each.config == default), None)
         others = [] if beside.runner is None else [beside.runner]
         race([each.runner for each in finalists], rounds, kept, limit.spent, others)
+        if energy:
+            taken = examiner.energy([each.config for each in _fastest(finalists)], monitor.joules)
     readings = rounds.readings
     clock_mhz = _median(reading.clock_mhz for reading in readings)
     for candidate in passed:
@@ -109,9 +118,18 @@ def measure(
         _median(reading.temperature_c for reading in readings),
         _median(reading.power_w for reading in readings),
         beside.times,
-        beside.note,
+        "; ".join(filter(None, (beside.note, taken.note))),
         tuple(each.config for each in passed if each.runner.timer.disturbed()),
+        taken.energy,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """The energy of calls, as `Measured` has it; or none, and `note` says why."""
+
+    energy: tuple[tuple[str, float, float, float], ...] = ()
+    note: str = ""
 
 
 class _Examiner:
@@ -145,6 +163,17 @@ class _Examiner:
             return Beside()
         return examine_peer(make, self._verifiers, self._activations, self._mode)
 
+    def energy(self, configs: Sequence[Config], counter: Counter) -> Taken:
+        """What calls of the configs take, which have passed, one straight after the other in a graph."""
+        measured: list[tuple[str, float, float, float]] = []
+        for config in configs:
+            timer = GraphTimer(self._plan_of(config), self._operands.copies, self._activations)
+            found = measure_energy(timer, counter)
+            if found is None:
+                return Taken(note=f"energy: NVML tells nothing of {self._operands.device.name}")
+            measured.append((str(config), found.joules.median, found.joules.low, found.joules.high))
+        return Taken(tuple(sorted(measured, key=lambda each: each[1])))
+
     def _refused(self, config: Config, status: str, reason: str) -> Trial:
         return Trial(self._problem, config, status, error=reason, mode=self._mode)
 
@@ -166,6 +195,13 @@ def _screen(passed: list[_Candidate], rounds: Rounds, default: Config, budget: B
     ranked = sorted(passed, key=lambda candidate: candidate.screened_us)[:_FINALISTS]
     near = [each for each in ranked if each.screened_us <= _NEAR * ranked[0].screened_us]
     return [each for each in passed if each in near or each.config == default]
+
+
+def _fastest(finalists: Sequence[_Candidate]) -> list[_Candidate]:
+    """Of which energy is measured; it takes a second each."""
+    best = min(each.runner.median_us for each in finalists)
+    near = [each for each in finalists if each.runner.median_us <= _NEAR * best]
+    return sorted(near, key=lambda each: each.runner.median_us)[:_WEIGHED]
 
 
 def _median(values: Iterable[float | None]) -> int | None:

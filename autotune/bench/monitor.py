@@ -40,6 +40,9 @@ class Monitor(Protocol):
     def read(self) -> Reading:
         """The state as of now."""
 
+    def joules(self) -> float | None:
+        """The energy that the device has taken since its driver was loaded, None where it does not tell."""
+
 
 class _HostMonitor:
     """A CPU, of which nothing is read: its clock is not one number and it is always shared."""
@@ -48,6 +51,9 @@ class _HostMonitor:
 
     def read(self) -> Reading:
         return Reading()
+
+    def joules(self) -> float | None:
+        return None
 
 
 class _GpuMonitor:
@@ -68,6 +74,10 @@ class _GpuMonitor:
                 self._ask(nvml.nvmlDeviceGetComputeRunningProcesses, handle) or [], self.parent_holds
             ),
         )
+
+    def joules(self) -> float | None:
+        millijoules = self._ask(self._nvml.nvmlDeviceGetTotalEnergyConsumption, self._handle)
+        return None if millijoules is None else millijoules / 1e3
 
     def _ask(self, question: Any, *arguments: Any) -> Any:
         """The answer, or None from a device or driver that does not know."""

@@ -73,7 +73,7 @@ class GraphTimer:
         activations: Sequence[Activation],
         feed_us: float | None = None,
     ) -> None:
-        self._calls, self._feed_us = len(copies), feed_us or 0.0
+        self.calls, self._feed_us = len(copies), feed_us or 0.0
         # The workspace is made before the capture, so that the graph holds kernels and nothing else.
         scratch = _workspace(plan, activations)
         _run(plan, copies[0], activations[0], scratch)
@@ -99,7 +99,7 @@ class GraphTimer:
         self._graph.start()
 
     def sample_us(self) -> float:
-        return self._graph.sample_us() / self._calls - self._feed_us
+        return self._graph.sample_us() / self.calls - self._feed_us
 
     def disturbed(self) -> bool:
         return False

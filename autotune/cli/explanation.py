@@ -36,6 +36,7 @@ def fields(answer: Answer, explanation: Explanation | None) -> dict[str, Any]:
         "ties": list(evidence.ties) if evidence else None,
         "runners_up": [list(each) for each in evidence.runners_up] if evidence else None,
         "peers": [list(each) for each in evidence.peers] if evidence else None,
+        "energy": [list(each) for each in evidence.energy] if evidence else None,
         "candidates": evidence.candidates if evidence else None,
         "learned_from": list(evidence.learned_from) if evidence else None,
         "floor_us": evidence.floor_us if evidence else None,
@@ -86,7 +87,13 @@ def _rivals(record: Record) -> list[str]:
     ties = [f"tie: {config}" for config in record.evidence.ties]
     runners_up = [f"runner-up: {config} {time:.2f} us" for config, time in record.evidence.runners_up]
     peers = [f"in the same rounds: {name} {time:.2f} us" for name, time in record.evidence.peers]
-    return [*ties, *runners_up, *_candidates(record.evidence), *peers]
+    return [*ties, *runners_up, *_candidates(record.evidence), *peers, *map(_taken, record.evidence.energy)]
+
+
+def _taken(energy: tuple[str, float, float, float]) -> str:
+    config, *joules = energy
+    taken, low, high = (f"{1e3 * each:.4g}" for each in joules)
+    return f"energy of a call: {config} {taken} mJ, 95 % interval {low} to {high} mJ"
 
 
 def _candidates(evidence: Evidence) -> list[str]:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from autotune.search.recheck import Rechecked
     from autotune.store.store import Store
     from autotune.values.device import Device
+    from autotune.values.extra import Extra
     from autotune.values.record import Record
 
 _VERDICTS = ("kept", "replaced", "dropped", "unchecked")
@@ -73,7 +74,7 @@ def run_recheck(
     progress: ProblemProgress,
     budget_s: float | None,
     as_json: bool,
-    peer: bool,
+    extra: Extra,
 ) -> None:
     """Recheck the problems' records on executors of one device model, and print what became of each."""
     from autotune.search.recheck import recheck
@@ -88,7 +89,7 @@ def run_recheck(
     begin = time.monotonic()
     of = f"{counted(len(problems), 'problem')} on {model_name(executors)}"
     progress.show(f"records of {of}, in {store.name}", err=True)
-    running = recheck(problems, store, executors, budget_s, progress.stage, peer)
+    running = recheck(problems, store, executors, budget_s, progress.stage, extra)
     if not as_json:
         progress.show(rows.head())
     results = progress.follow(running, lambda result: result.trials > 0, text)

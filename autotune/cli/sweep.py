@@ -29,6 +29,7 @@ from autotune.console.progress import ProblemProgress
 from autotune.console.text import microseconds
 from autotune.values.counts import counted
 from autotune.values.errors import AutotuneError
+from autotune.values.extra import Extra
 from autotune.values.paths import database_url, shown
 from autotune.values.record import DEFAULT_MODE, MODES, Mode
 
@@ -81,6 +82,12 @@ Examples:
     help="In place of --shapes: all that has records, but none of the kernels of this autotune.",
 )
 @click.option(
+    "--energy",
+    is_flag=True,
+    help="Measure the energy of a call too, of those that are nearly the fastest; a second for each of up to "
+    "four. NVIDIA GPUs only.",
+)
+@click.option(
     "--mode",
     type=click.Choice(MODES),
     help="How calls are timed: in a graph that rotates over weights, each behind a kernel that writes its x, "
@@ -102,6 +109,7 @@ def command(
     kernel: str | None,
     recheck: bool,
     stale: bool,
+    energy: bool,
     mode: Mode | None,
     as_json: bool,
     **layers: Any,
@@ -122,13 +130,14 @@ def command(
     served = served_tokens(m, serving, max_num_seqs, max_num_batched_tokens)
     layers["serving"] = serving
     shapes = _shapes(recheck, stale, mode, layers)
-    peer = _times_vllm(serving)
+    extra = Extra(_times_vllm(serving), energy)
     from autotune.search.executor import by_model
 
     with contextlib.ExitStack() as stack:
         executors = _executors(kernel, device, executor, address, allow_busy, db)
         for each in executors:
             stack.enter_context(each)
+            _check_counter(each.device, extra)
         groups = by_model(executors)
         for each in groups[0]:
             each.start()  # it takes seconds; so do the database and the spaces
@@ -145,9 +154,9 @@ def command(
             if not problems:
                 click.echo(f"nothing of {group[0].device.name} in {store.name} is stale", err=True)
             elif recheck:
-                run_recheck(problems, named, group, store, progress, share_s, as_json, peer)
+                run_recheck(problems, named, group, store, progress, share_s, as_json, extra)
             else:
-                _run(problems, named, group, store, progress, share_s, as_json, mode or DEFAULT_MODE, peer)
+                _run(problems, named, group, store, progress, share_s, as_json, mode or DEFAULT_MODE, extra)
         if sys.stderr.isatty():
             progress.show(f"to see it: autotune serve --db {shlex.quote(store.name)}", err=True)
 
@@ -172,6 +181,11 @@ def _times_vllm(serving: Sequence[str]) -> bool:
     if not vllm_is_here():
         click.echo("vLLM is not in this environment, so its own kernels are not timed beside ours", err=True)
     return vllm_is_here()
+
+
+def _check_counter(device: Device, extra: Extra) -> None:
+    if extra.energy and device.kind != "cuda":
+        raise click.UsageError(f"--energy reads the counter of an NVIDIA GPU; {device.name} has none.")
 
 
 def _executors(
@@ -245,23 +259,23 @@ def _run(
     budget_s: float | None,
     as_json: bool,
     mode: Mode,
-    peer: bool,
+    extra: Extra,
 ) -> None:
     """Sweep the problems on executors of one device model, and print what became of each."""
     from autotune.search.sweep import sweep
 
-    rows = _rows(shapes, peer)
+    rows = _rows(shapes, extra)
 
     def text(outcome: Outcome) -> str:
         if as_json:
             return json.dumps(_fields(outcome, executors[0].device))
-        return rows.row(outcome.problem, *_cells(outcome, peer))
+        return rows.row(outcome.problem, *_cells(outcome, extra))
 
     begin = time.monotonic()
     of = f"{counted(len(problems), 'problem')} on {model_name(executors)}"
     progress.show(f"{of}, into {store.name}", err=True)
     _warn_of_budget(problems, executors, budget_s, progress)
-    running = sweep(problems, store, executors, budget_s, progress.stage, mode, peer)
+    running = sweep(problems, store, executors, budget_s, progress.stage, mode, extra)
     if not as_json:
         progress.show(rows.head())
     outcomes = progress.follow(running, lambda outcome: outcome.record is not None, text)
@@ -301,6 +315,7 @@ def _fields(outcome: Outcome, device: Device) -> dict[str, Any]:
         "default_us": None if record is None else record.default_us,
         "mode": None if record is None else record.mode,
         "peers": [list(each) for each in _peers(record)],
+        "energy": [list(each) for each in _energy(record)],
         "resumed": outcome.resumed,
         "trials": outcome.trials,
         "failed": outcome.failed,
@@ -314,19 +329,28 @@ def _peers(record: Record | None) -> tuple[tuple[str, float], ...]:
     return () if record is None or record.evidence is None else record.evidence.peers
 
 
-def _rows(shapes: Sequence[Shape], peer: bool) -> Rows:
-    times = (("us", 8), ("default us", 8), ("gain", 6), *([("vLLM us", 8)] if peer else []))
-    return Rows(shapes, *times, ("config", 0))
+def _energy(record: Record | None) -> tuple[tuple[str, float, float, float], ...]:
+    return () if record is None or record.evidence is None else record.evidence.energy
 
 
-def _cells(outcome: Outcome, peer: bool) -> Sequence[str]:
+def _rows(shapes: Sequence[Shape], extra: Extra) -> Rows:
+    more = [("vLLM us", 8)] * extra.peer + [("mJ", 8)] * extra.energy
+    return Rows(shapes, ("us", 8), ("default us", 8), ("gain", 6), *more, ("config", 0))
+
+
+def _cells(outcome: Outcome, extra: Extra) -> Sequence[str]:
+    """Of the energy, the winner's."""
     record = outcome.record
     if record is None:
-        return ("-", "-", "-", *(["-"] if peer else []), outcome.note)
+        return ("-", "-", "-", *("-",) * (extra.peer + extra.energy), outcome.note)
     peers = " ".join(microseconds(time) for _, time in _peers(record)) or "-"
+    taken = next(
+        (f"{1e3 * joules:.3g}" for name, joules, _, _ in _energy(record) if name == str(record.config)), "-"
+    )
     times = microseconds(record.median_us), microseconds(record.default_us)
     gain = f"{record.default_us / record.median_us:.2f}x"
-    return (*times, gain, *([peers] if peer else []), f"{record.config}  {outcome.note}".rstrip())
+    more = [peers] * extra.peer + [taken] * extra.energy
+    return (*times, gain, *more, f"{record.config}  {outcome.note}".rstrip())
 
 
 def _summary(outcomes: Sequence[Outcome], seconds: float) -> str:

@@ -16,7 +16,7 @@ from autotune.search.incremental import (
     last_record,
     neighbours,
     outlasts,
-    wants_peer,
+    wanted,
 )
 from autotune.search.recheck import judge, superseded_by, task_of
 from autotune.search.tune import compile_candidates
@@ -83,8 +83,8 @@ class Tuner:
         around = neighbours(problem, device, store, environment, DEFAULT_MODE)
         candidates = candidates_to_do(problem, device, store, environment, DEFAULT_MODE, around=around)
         learned_from = [record.problem.m for record in around]
-        peer = wants_peer(last_record(problem, device, store, environment), asked=False)
-        return JobPlan(Task(problem, candidates or (), DEFAULT_MODE, peer, learned_from), known)
+        extra = wanted(last_record(problem, device, store, environment), device)
+        return JobPlan(Task(problem, candidates or (), DEFAULT_MODE, extra, learned_from), known)
 
     def tune(self, job: Job, plan: JobPlan) -> Result:
         """Measure the candidates.
@@ -127,7 +127,7 @@ class Tuner:
         wanted = {task.problem: task.candidates}
         cubins = compile_candidates(wanted, device, lambda *_: self._check())[task.problem]
         self._check()
-        tuned = self._executor.tune(task.problem, task.candidates, cubins, mode=task.mode, peer=task.peer)
+        tuned = self._executor.tune(task.problem, task.candidates, cubins, mode=task.mode, extra=task.extra)
         tuned = tuned.learned(task.learned_from)
         self._check()
         if outlasts(plan.known, task.candidates, tuned.trials):

@@ -20,6 +20,7 @@ from autotune.search.tune import Cubins, Tuned
 from autotune.values.config import Config
 from autotune.values.device import Device, cuda_devices, find_device, gpu_trouble
 from autotune.values.errors import DeviceError
+from autotune.values.extra import TIMES_ONLY, Extra
 from autotune.values.layer import Problem
 from autotune.values.locks import who_measures
 from autotune.values.record import DEFAULT_MODE, Environment, Mode, Trial
@@ -139,7 +140,7 @@ class LocalExecutor:
         cubins: Cubins,
         budget_s: float | None = None,
         mode: Mode = DEFAULT_MODE,
-        peer: bool = False,
+        extra: Extra = TIMES_ONLY,
     ) -> Tuned:
         """Measure the candidates, the first of which is the default config, and choose the winner.
 
@@ -156,7 +157,7 @@ class LocalExecutor:
         while True:
             try:
                 busy = self._allow_busy
-                task = Order(problem, candidates, cubins, budget_s, crashed, mode, busy, peer, holds_gpu())
+                task = Order(problem, candidates, cubins, budget_s, crashed, mode, busy, extra, holds_gpu())
                 ended = self._attempt(task)
             except BaseException:
                 self._end_worker()  # a worker amid a problem would answer the next one with this one's result
@@ -166,7 +167,8 @@ class LocalExecutor:
             if isinstance(ended, Tuned):
                 return replace(ended.noted(note), waited_s=self._waited_s)
             if ended.testing.peer:
-                peer, note = False, f"the other engine's kernel is not timed: {ended.reason}"
+                extra = replace(extra, peer=False)
+                note = f"the other engine's kernel is not timed: {ended.reason}"
                 continue
             config = ended.testing.config
             if config is None:

@@ -21,6 +21,7 @@ from autotune.search.tune import Cubins, Tuned
 from autotune.values.config import Config
 from autotune.values.device import Device, find_device
 from autotune.values.errors import AutotuneError, DeviceError
+from autotune.values.extra import TIMES_ONLY, Extra
 from autotune.values.layer import Problem
 from autotune.values.record import DEFAULT_MODE, Environment, Mode
 
@@ -62,12 +63,12 @@ class _Actor:
         more: Cubins,
         budget_s: float | None,
         mode: Mode,
-        peer: bool,
+        extra: Extra,
     ) -> Tuned:
         """`keys` are those of the candidates' cubins, `more` the cubins that it lacks."""
         self._cubins |= more
         cubins = {key: self._cubins[key] for key in keys}
-        return self._executor.tune(problem, candidates, cubins, budget_s, mode, peer)
+        return self._executor.tune(problem, candidates, cubins, budget_s, mode, extra)
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +139,7 @@ class RayExecutor:
         cubins: Cubins,
         budget_s: float | None = None,
         mode: Mode = DEFAULT_MODE,
-        peer: bool = False,
+        extra: Extra = TIMES_ONLY,
     ) -> Tuned:
         """Measure the candidates, the first of which is the default config, and choose the winner.
 
@@ -151,7 +152,7 @@ class RayExecutor:
             self._check_opened()
             more = unsent(cubins, self._sent)
             tuned: Tuned = ray.get(
-                actor.tune.remote(problem, candidates, tuple(cubins), more, budget_s, mode, peer)
+                actor.tune.remote(problem, candidates, tuple(cubins), more, budget_s, mode, extra)
             )
         except (RayError, DeviceError) as error:
             self._end_actor()  # another one has no cubins, and may be where this one is lost

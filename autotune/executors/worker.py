@@ -21,6 +21,7 @@ from autotune.search.tune import Cubins, Tuned, tune
 from autotune.values.config import Config
 from autotune.values.device import Device
 from autotune.values.errors import AutotuneError
+from autotune.values.extra import TIMES_ONLY, Extra
 from autotune.values.layer import Problem
 from autotune.values.parent import live_no_longer_than_the_parent
 from autotune.values.record import Mode
@@ -42,8 +43,7 @@ class Order:
     crashed: Mapping[Config, str]
     mode: Mode
     allow_busy: bool
-    peer: bool = False
-    """Time vLLM's kernel for the layer too."""
+    extra: Extra = TIMES_ONLY
     parent_holds: bool = False
     """The worker's parent has a context on a GPU too, and waits."""
 
@@ -145,7 +145,8 @@ class _Worker:
                 task.crashed,
                 task.mode,
                 self._announce,
-                (lambda: self._peer_of(operands)) if task.peer else None,
+                (lambda: self._peer_of(operands)) if task.extra.peer else None,
+                task.extra.energy,
             )
         except (BrokenPipeError, ConnectionResetError):
             raise

@@ -139,6 +139,9 @@ def record_line(record: Record) -> dict[str, Any]:
         deviation=None if evidence.deviation is None else _digits(evidence.deviation),
         floor_us=_rounded(evidence.floor_us),
         peers=tuple((name, _rounded(median_us)) for name, median_us in evidence.peers),
+        energy=tuple(
+            (name, _digits(j), _digits(least), _digits(most)) for name, j, least, most in evidence.energy
+        ),
     )
     return row | {"evidence": evidence_row(rounded)}
 

@@ -9,6 +9,7 @@ from typing import Protocol
 from autotune.search.tune import Cubins, Tuned
 from autotune.values.config import Config
 from autotune.values.device import Device
+from autotune.values.extra import TIMES_ONLY, Extra
 from autotune.values.layer import Problem
 from autotune.values.record import DEFAULT_MODE, Environment, Mode
 
@@ -47,12 +48,12 @@ class Executor(Protocol):
         cubins: Cubins,
         budget_s: float | None = None,
         mode: Mode = DEFAULT_MODE,
-        peer: bool = False,
+        extra: Extra = TIMES_ONLY,
     ) -> Tuned:
         """Measure the candidates, the first of which is the default config, and choose the winner.
 
-        A candidate that crashes or does not end is a trial of status `failed`. With `peer`, vLLM's kernel for
-        the layer is timed in the same rounds; where that fails, a note says why.
+        A candidate that crashes or does not end is a trial of status `failed`. What of `extra` cannot be
+        measured is left out, and a note says why.
 
         Raises:
             DeviceError: the device cannot be used at all, or it was cancelled.

@@ -18,6 +18,7 @@ from autotune.search.tune import Cubins, Progress, Tuned, compile_candidates
 from autotune.store.store import Store
 from autotune.values.config import Config
 from autotune.values.errors import DeviceError
+from autotune.values.extra import TIMES_ONLY, Extra
 from autotune.values.layer import Problem
 from autotune.values.record import DEFAULT_MODE, Mode
 
@@ -30,13 +31,13 @@ OUT_OF_TIME = "the time budget ended before its turn"
 class Task:
     """What is to be measured of a problem: the candidates, the first of which is the default config.
 
-    With `peer`, vLLM's kernel is timed beside them. `learned_from` is as of the record's evidence.
+    `learned_from` is as of the record's evidence.
     """
 
     problem: Problem
     candidates: Sequence[Config]
     mode: Mode = DEFAULT_MODE
-    peer: bool = False
+    extra: Extra = TIMES_ONLY
     learned_from: Sequence[int] = ()
 
 
@@ -165,7 +166,7 @@ class _Run:
         share_s = self._share()
         if share_s == 0.0:
             return Done(Tuned((), None, OUT_OF_TIME), executor, cubins, 0.0)
-        tuned = executor.tune(problem, task.candidates, cubins, share_s, task.mode, task.peer)
+        tuned = executor.tune(problem, task.candidates, cubins, share_s, task.mode, task.extra)
         # Those of several executors that do not wait go on meanwhile.
         self._budget.extend(tuned.waited_s / len(self._executors))
         elapsed_s = time.monotonic() - begin - tuned.waited_s

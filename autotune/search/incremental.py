@@ -13,6 +13,7 @@ from autotune.store.store import Store
 from autotune.values.config import Config
 from autotune.values.device import Device
 from autotune.values.errors import ConfigError
+from autotune.values.extra import TIMES_ONLY, Extra
 from autotune.values.layer import COARSE, Problem, buckets_for
 from autotune.values.record import MODES, SERVED, Environment, Mode, Record, Trial
 
@@ -77,7 +78,7 @@ def candidates_to_do(
     store: Store,
     environment: Environment,
     mode: Mode,
-    peer: bool = False,
+    extra: Extra = TIMES_ONLY,
     around: Sequence[Record] = (),
 ) -> list[Config] | None:
     """The configs to measure now, the default config first, then the incumbent; None for none.
@@ -87,8 +88,8 @@ def candidates_to_do(
     such a trial for every config. Else what lacks a trial is raced against the default and the incumbent: the
     stored winner, or the best trial when the winner's own kernel has changed. A problem where nothing ever
     passed, or whose record is noisy, is measured whole. A new driver or compiler makes nothing new: a recheck
-    confirms. Where the `peer` is to be timed and the record lacks it, those two race again, because times of
-    different rounds are never compared.
+    confirms. Where the record lacks something of `extra`, those two race again, because times of different
+    rounds are never compared.
     """
     names = environment.sources
     whole = worth_racing(problem, device, around, names) if around else candidates_of(problem, device, names)
@@ -101,7 +102,7 @@ def candidates_to_do(
         tried.issuperset(whole)
         and records
         and records[-1].default_config == whole[0]
-        and (has_peer(records[-1]) or not peer)
+        and not lacks(records[-1], extra)
     ):
         return None
     stored = [record.config for record in reversed(records)]
@@ -116,18 +117,26 @@ def candidates_to_do(
     return list(dict.fromkeys((default, incumbent, *missing)))
 
 
-def has_peer(record: Record | None) -> bool:
-    """Whether the evidence of the record has the time of another engine's kernel."""
-    return record is not None and record.evidence is not None and bool(record.evidence.peers)
+def lacks(record: Record | None, extra: Extra) -> bool:
+    """Whether the evidence of the record lacks something of that."""
+    has = _has(record)
+    return (extra.peer and not has.peer) or (extra.energy and not has.energy)
 
 
-def wants_peer(record: Record | None, asked: bool) -> bool:
-    """Whether vLLM's kernel is to be timed with what may replace the record: where that can be had.
+def _has(record: Record | None) -> Extra:
+    if record is None or record.evidence is None:
+        return Extra()
+    return Extra(bool(record.evidence.peers), bool(record.evidence.energy))
 
-    It is where a user asked for it, and where the record, stale or not, has such a time, which a new one
-    would lose.
+
+def wanted(record: Record | None, device: Device, asked: Extra = TIMES_ONLY) -> Extra:
+    """What is to be measured besides times with what may replace the record, as far as that can be had.
+
+    It is what a user asked for, and what the record, stale or not, has, which a new one would lose.
     """
-    return (asked or has_peer(record)) and vllm_is_here()
+    has = _has(record)
+    peer, energy = asked.peer or has.peer, asked.energy or has.energy
+    return Extra(peer and vllm_is_here(), energy and device.kind == "cuda")
 
 
 def outlasts(record: Record | None, candidates: Sequence[Config], trials: Iterable[Trial]) -> bool:
@@ -141,9 +150,11 @@ def outlasts(record: Record | None, candidates: Sequence[Config], trials: Iterab
     return all(trial.config != record.config for trial in turns)
 
 
-def was_for_nothing(record: Record | None, candidates: Sequence[Config], winner: Record | None) -> bool:
-    """Whether a race for a peer's time alone got none: then the record stays, with its richer evidence."""
-    if record is None or has_peer(winner):
+def was_for_nothing(
+    record: Record | None, candidates: Sequence[Config], winner: Record | None, extra: Extra
+) -> bool:
+    """Whether a race for something of `extra` alone got none: then the record stays, with richer evidence."""
+    if record is None or not lacks(winner, extra):
         return False
     return {record.config, record.default_config}.issuperset(candidates)
 

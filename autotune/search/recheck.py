@@ -18,12 +18,13 @@ from autotune.search.incremental import (
     is_valid,
     outlasts,
     superseded,
-    wants_peer,
+    wanted,
 )
 from autotune.search.tune import Progress, Tuned
 from autotune.store.store import Store
 from autotune.values.config import Config
 from autotune.values.device import Device
+from autotune.values.extra import TIMES_ONLY, Extra
 from autotune.values.layer import Problem
 from autotune.values.record import Checked, Environment, Record
 
@@ -55,13 +56,13 @@ def recheck(
     executors: Sequence[Executor],
     budget_s: float | None = None,
     progress: Progress | None = None,
-    peer: bool = False,
+    extra: Extra = TIMES_ONLY,
 ) -> Iterator[Rechecked]:
     """Measure each stored winner, its runners-up and the default again; keep, replace or drop the record.
 
     Each is timed in its record's own mode. The outcome is stored with its trials as a new sweep of the
     present environment, problem by problem. A record is dropped when nothing that was measured passes.
-    `budget_s` is shared by the problems. The executors are those of a sweep, and so is `peer`.
+    `budget_s` is shared by the problems. The executors are those of a sweep, and so is `extra`.
     """
     device, environment = executors[0].device, executors[0].environment
     tasks: list[Task] = []
@@ -69,7 +70,7 @@ def recheck(
     for problem in problems:
         known[problem] = records = current_records(problem, device, store, environment)
         if records:
-            tasks.append(task_of(records, device, store, environment, peer))
+            tasks.append(task_of(records, device, store, environment, extra))
         else:
             yield Rechecked(problem, "unchecked", None, None, _why_unchecked(problem, device, store))
     if not tasks:
@@ -90,13 +91,17 @@ def recheck(
 
 
 def task_of(
-    records: Sequence[Record], device: Device, store: Store, environment: Environment, peer: bool = False
+    records: Sequence[Record],
+    device: Device,
+    store: Store,
+    environment: Environment,
+    extra: Extra = TIMES_ONLY,
 ) -> Task:
     """What is to be measured to recheck a problem's current records, of which a model gets the last one."""
     last = records[-1]
     learned_from = () if last.evidence is None else last.evidence.learned_from
     candidates = _candidates(records, device, store, environment)
-    return Task(last.problem, candidates, last.mode, wants_peer(last, peer), learned_from)
+    return Task(last.problem, candidates, last.mode, wanted(last, device, extra), learned_from)
 
 
 def superseded_by(result: Rechecked, records: Sequence[Record]) -> Sequence[Record]:

@@ -18,11 +18,12 @@ from autotune.search.incremental import (
     neighbours,
     outlasts,
     superseded,
-    wants_peer,
+    wanted,
     was_for_nothing,
 )
 from autotune.search.tune import Progress
 from autotune.store.store import Store
+from autotune.values.extra import TIMES_ONLY, Extra
 from autotune.values.layer import COARSE, Problem
 from autotune.values.record import DEFAULT_MODE, Mode, Record
 
@@ -59,7 +60,7 @@ def sweep(
     budget_s: float | None = None,
     progress: Progress | None = None,
     mode: Mode = DEFAULT_MODE,
-    peer: bool = False,
+    extra: Extra = TIMES_ONLY,
 ) -> Iterator[Outcome]:
     """Measure every problem on one of the executors; store trials, record and binary, each problem at once.
 
@@ -70,8 +71,8 @@ def sweep(
     whatever happens to the iterator. `budget_s` is shared by the problems that are still to do; those that do
     not begin in it are left to the next sweep. What an executor waits for is not counted. The executors
     tune on devices of one model; they are started when there is something to do and left to the caller to
-    close. All candidates of a problem run on one of them, so that a slow device chooses no other winner. With
-    `peer`, vLLM's kernel is timed beside them where vLLM is, also for problems whose record lacks its time.
+    close. All candidates of a problem run on one of them, so that a slow device chooses no other winner. What
+    is `extra` is measured where it can be had, also for problems whose record lacks it.
 
     Raises:
         DeviceError: no executor is left that can use its device.
@@ -81,7 +82,7 @@ def sweep(
     finer = [problem for problem in problems if problem.m not in COARSE]
     for stage, left in ((coarse, len(problems)), (finer, len(finer))):
         share = budget.part(len(stage) / max(1, left))
-        yield from _sweep(stage, store, executors, share, progress, mode, peer)
+        yield from _sweep(stage, store, executors, share, progress, mode, extra)
 
 
 def _sweep(
@@ -91,7 +92,7 @@ def _sweep(
     budget: Budget,
     progress: Progress | None,
     mode: Mode,
-    peer: bool,
+    extra: Extra,
 ) -> Iterator[Outcome]:
     """`sweep`, without what the problems may learn from each other."""
     device, environment = executors[0].device, executors[0].environment
@@ -99,9 +100,9 @@ def _sweep(
     known: dict[Problem, Record | None] = {}
     for problem in problems:
         known[problem] = current_record(problem, device, store, environment, mode)
-        beside = wants_peer(last_record(problem, device, store, environment), peer)
+        more = wanted(last_record(problem, device, store, environment), device, extra)
         around = neighbours(problem, device, store, environment, mode)
-        candidates = candidates_to_do(problem, device, store, environment, mode, beside, around)
+        candidates = candidates_to_do(problem, device, store, environment, mode, more, around)
         if candidates is None:
             yield Outcome(problem, known[problem], True, 0, 0, 0.0)
             continue
@@ -109,7 +110,7 @@ def _sweep(
             for executor in executors:
                 executor.start()  # they get ready while the other problems are looked up
         learned_from = [record.problem.m for record in around]
-        tasks.append(Task(problem, candidates, mode, beside, learned_from))
+        tasks.append(Task(problem, candidates, mode, more, learned_from))
     if not tasks:
         return
     arguments = {"mode": mode, "problems": [str(problem) for problem in problems]}
@@ -118,7 +119,7 @@ def _sweep(
         for task, done in running:
             tuned, record = done.tuned, known[task.problem]
             stays = outlasts(record, task.candidates, tuned.trials)
-            stays |= task.peer and was_for_nothing(record, task.candidates, tuned.record)
+            stays |= was_for_nothing(record, task.candidates, tuned.record, task.extra)
             winner = None if stays else tuned.record
             binary = binary_of(winner, device, done.cubins)
             stored = (

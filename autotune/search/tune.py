@@ -129,6 +129,7 @@ def tune(
     mode: Mode = DEFAULT_MODE,
     notice: Notice = lambda _: None,
     peer: MakePeer | None = None,
+    energy: bool = False,
 ) -> Tuned:
     """Measure the candidates, the first of which is the default config, and choose the winner.
 
@@ -136,7 +137,7 @@ def tune(
     before the others.
     Those that have `crashed` fail for the reason given there and are not run again. `notice` is called with
     each of the others before anything of it runs; None stands for several at once. What `peer` makes is timed
-    beside them, and its time is part of the record's evidence.
+    beside them, and its time is part of the record's evidence; so is, with `energy`, that of the fastest few.
     """
     from autotune.bench.measure import measure
 
@@ -156,7 +157,7 @@ def tune(
     default, *others = candidates
     promising = others if budget_s is None else _promising(problem, device, others)
     measured = measure(
-        problem, operands, promising, default, plan_of, budget_s, mode, lambda: notice(None), peer
+        problem, operands, promising, default, plan_of, budget_s, mode, lambda: notice(None), peer, energy
     )
     tuned = _choose(problem, device, default, _in_order(_named(measured, device), candidates))
     busy = ""
@@ -227,6 +228,7 @@ def _choose(problem: Problem, device: Device, default_config: Config, measured: 
             temperature_c=measured.temperature_c,
             power_w=measured.power_w,
             peers=measured.peers,
+            energy=measured.energy,
             candidates=len(trials),
         ),
     )

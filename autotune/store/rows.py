@@ -280,6 +280,9 @@ def evidence_of(stored: Any) -> Evidence:
         floor_us=_if_any(row.get("floor_us"), _number, "floor_us", 0),
         peers=_timed(row, "peers"),
         learned_from=tuple(_whole({"learned_from": m}, "learned_from") for m in row.get("learned_from", ())),
+        energy=tuple(
+            (_word(config, "energy"), *_joules(measured)) for config, *measured in row.get("energy", ())
+        ),
         **known,
     )
 
@@ -287,6 +290,11 @@ def evidence_of(stored: Any) -> Evidence:
 def _timed(row: dict[str, Any], name: str) -> tuple[tuple[str, float], ...]:
     """What was timed, each with its microseconds."""
     return tuple((_word(what, name), _number(us, name, 0)) for what, us in row.get(name, ()))
+
+
+def _joules(measured: list[Any]) -> tuple[float, float, float]:
+    joules, low, high = (_number(value, "energy", 0) for value in measured)
+    return joules, low, high
 
 
 @_row_of("environment")

@@ -60,6 +60,8 @@ class Evidence:
     of others that were timed in the same rounds, as ("vllm:MacheteLinearKernel", 12.3) in microseconds; no
     record has one as its config. `candidates` is how many configs were measured, the winner among them;
     `learned_from` are the numbers of tokens whose best configs they were, where not all of the space was.
+    `energy` are those of the fastest few whose joules per call were measured, as (config, joules, low, high)
+    with the ends of the 95 % interval, the least first.
     """
 
     rounds: int
@@ -74,6 +76,7 @@ class Evidence:
     peers: tuple[tuple[str, float], ...] = ()
     candidates: int | None = None
     learned_from: tuple[int, ...] = ()
+    energy: tuple[tuple[str, float, float, float], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,6 +26,7 @@ from autotune.search.tune import Tuned, candidates_of, tune
 from autotune.store.store import Store
 from autotune.values.config import Config
 from autotune.values.device import cpu_device
+from autotune.values.extra import TIMES_ONLY
 from autotune.values.layer import Layer, Problem
 from autotune.values.record import DEFAULT_MODE, Record, Trial
 
@@ -144,7 +145,7 @@ class Told:
 
     def close(self) -> None: ...
 
-    def tune(self, problem, candidates, cubins, budget_s=None, mode=DEFAULT_MODE, peer=False):  # noqa: ARG002
+    def tune(self, problem, candidates, cubins, budget_s=None, mode=DEFAULT_MODE, extra=TIMES_ONLY):  # noqa: ARG002
         self.given.append((problem, budget_s))
         return self.results.pop(0)(problem)
 

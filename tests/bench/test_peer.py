@@ -27,6 +27,7 @@ from autotune.search.sweep import sweep
 from autotune.search.tune import tune
 from autotune.store.store import Store
 from autotune.values.device import cpu_device
+from autotune.values.extra import Extra
 from autotune.values.layer import Layer, Problem
 
 LAYER = Layer(n=128, k=256, group_size=64)
@@ -95,7 +96,7 @@ def test_one_that_crashes_costs_its_worker_and_nothing_else():
     default, *others = registry.space(PROBLEM, cpu_device())[:3]
     entry = peers.work_with_a_peer_that_crashes
     with LocalExecutor(cpu_device(), entry=entry, allow_busy=True) as executor:
-        tuned = executor.tune(PROBLEM, [default, *others], {}, peer=True)
+        tuned = executor.tune(PROBLEM, [default, *others], {}, extra=Extra(peer=True))
         assert tuned.record is not None
         assert {trial.status for trial in tuned.trials} <= {"ok", "pruned"}
         assert "kernel is not timed: it ended its worker with exit code 3" in tuned.note
@@ -105,19 +106,19 @@ def test_a_record_without_a_peer_is_raced_again_in_short(store, monkeypatch):
     """By the default, the incumbent and the peer; and a recheck keeps what the record has."""
     with LocalExecutor(cpu_device(), entry=peers.work, allow_busy=True) as executor:
         (first,) = sweep([PROBLEM], store, [executor])
-        (without,) = sweep([PROBLEM], store, [executor], peer=True)
+        (without,) = sweep([PROBLEM], store, [executor], extra=Extra(peer=True))
         assert without.resumed, "there is no vLLM"
         monkeypatch.setattr(incremental, "vllm_is_here", lambda: True)
         (again,) = sweep([PROBLEM], store, [executor])
         assert again.resumed, "nobody asked"
-        (timed,) = sweep([PROBLEM], store, [executor], peer=True)
+        (timed,) = sweep([PROBLEM], store, [executor], extra=Extra(peer=True))
         assert 1 <= timed.trials <= 2 < first.trials
         assert [name for name, _ in timed.record.evidence.peers] == [peers.NAME]
-        rows = _rows([Shape((), LAYER)], peer=True)
-        row = rows.row(PROBLEM, *_cells(timed, peer=True))
+        rows = _rows([Shape((), LAYER)], Extra(peer=True))
+        row = rows.row(PROBLEM, *_cells(timed, Extra(peer=True)))
         assert "   vLLM us  " in rows.head()
         assert f" {microseconds(timed.record.evidence.peers[0][1])} " in row
-        (done,) = sweep([PROBLEM], store, [executor], peer=True)
+        (done,) = sweep([PROBLEM], store, [executor], extra=Extra(peer=True))
         assert done.resumed
         (rechecked,) = recheck([PROBLEM], store, [executor])
         assert [name for name, _ in rechecked.after.evidence.peers] == [peers.NAME]
@@ -133,7 +134,7 @@ def test_a_record_without_a_peer_is_raced_again_in_short(store, monkeypatch):
 def test_a_stale_record_leaves_its_successor_the_peer(store, monkeypatch):
     monkeypatch.setattr(incremental, "vllm_is_here", lambda: True)
     with LocalExecutor(cpu_device(), entry=peers.work, allow_busy=True) as executor:
-        assert next(sweep([PROBLEM], store, [executor], peer=True)).record is not None
+        assert next(sweep([PROBLEM], store, [executor], extra=Extra(peer=True))).record is not None
         for table in ("record", "trial"):
             query(store.name, f"UPDATE {table} SET source_hash = '0123456789abcdef'")
         (again,) = sweep([PROBLEM], store, [executor])
@@ -144,7 +145,7 @@ def test_a_race_for_a_peer_that_is_not_to_be_had_leaves_the_record(store, monkey
     monkeypatch.setattr(incremental, "vllm_is_here", lambda: True)
     with LocalExecutor(cpu_device(), entry=peers.work_with_a_peer_that_crashes, allow_busy=True) as executor:
         (first,) = sweep([PROBLEM], store, [executor])
-        (again,) = sweep([PROBLEM], store, [executor], peer=True)
+        (again,) = sweep([PROBLEM], store, [executor], extra=Extra(peer=True))
     assert again.record == first.record == store.records(cpu_device(), PROBLEM)[-1]
     assert 1 <= again.trials <= 2
     assert "is not timed" in again.note

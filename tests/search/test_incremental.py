@@ -18,6 +18,7 @@ from autotune.search.tune import candidates_of
 from autotune.store.store import Store
 from autotune.values.config import Config
 from autotune.values.device import cpu_device
+from autotune.values.extra import Extra
 from autotune.values.layer import Layer, Problem
 from autotune.values.record import DEFAULT_MODE, Mode, Record, Trial
 
@@ -93,9 +94,9 @@ def todo(store, environment=ENVIRONMENT, mode: Mode = "graph") -> list[Config] |
 def test_a_record_without_a_peer_is_raced_again_where_one_is_wanted(store):
     measured(store)
     assert todo(store) is None
-    assert candidates_to_do(PROBLEM, H200, store, ENVIRONMENT, "graph", peer=True) == [DEFAULT, SECOND]
+    assert candidates_to_do(PROBLEM, H200, store, ENVIRONMENT, "graph", Extra(peer=True)) == [DEFAULT, SECOND]
     add(store, [timed(SECOND, 5.0)], replace(record(best=SECOND, at=1), evidence=EVIDENCE))
-    assert candidates_to_do(PROBLEM, H200, store, ENVIRONMENT, "graph", peer=True) is None
+    assert candidates_to_do(PROBLEM, H200, store, ENVIRONMENT, "graph", Extra(peer=True)) is None
 
 
 @pytest.mark.usefixtures("families")
