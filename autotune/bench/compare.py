@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 
+from autotune.bench.energy import measure_energy
 from autotune.bench.monitor import monitor_for
 from autotune.bench.noise import DISTURBED, is_narrow, is_possible, spread
-from autotune.bench.operands import Operands
+from autotune.bench.operands import Activation, Operands
 from autotune.bench.race import Rounds, Runner
 from autotune.bench.roofline import floor_us
 from autotune.bench.statistics import Estimate, median_interval
-from autotune.bench.timer import Timer, timer_for
+from autotune.bench.timer import GraphTimer, Timer, timer_for
 from autotune.bench.verify import Verifier
 from autotune.families.protocol import Plan
 from autotune.layouts import PackedWeight, dequantize
@@ -43,6 +44,8 @@ class Comparison:
     floor_us: float
     noisy: str = ""
     """Why the times cannot be believed, in one line."""
+    energy: tuple[Estimate, ...] = ()
+    """Joules of a call of the stored config, the default config and the matmul, where they were measured."""
 
 
 class Matmul:
@@ -68,22 +71,26 @@ def compare(
     stored: Config,
     default: Config,
     plan_of: Callable[[Config], Plan],
+    energy: bool = False,
 ) -> Comparison:
     """Verify and time the two configs and torch's matmul on dense copies, interleaved.
+
+    With `energy`, runs of each config follow for a second, by which a GPU tells the energy of a call.
 
     Raises:
         AutotuneError: a config's output is wrong.
     """
     activations = operands.activations(problem.m)
     verifier = Verifier(operands, problem.m, seed=1)
-    timers: list[Timer] = []
+    runs: list[tuple[Plan, Operands]] = []
     for config in (stored, default):
         plan = plan_of(config)
         wrong = verifier.error(plan)
         if wrong is not None:
             raise AutotuneError(f"{config} is wrong for {problem}: {wrong}")
-        timers.append(timer_for(plan, operands, activations))
-    timers.append(timer_for(Matmul(), dense_operands(operands, activations[0].x.dtype), activations))
+        runs.append((plan, operands))
+    runs.append((Matmul(), dense_operands(operands, activations[0].x.dtype)))
+    timers = [timer_for(plan, of, activations) for plan, of in runs]
     runners = [Runner(timer) for timer in timers]
     rounds = Rounds(
         monitor_for(operands.device), pause_s=_HOST_PAUSE_S if operands.device.kind == "cpu" else 0.0
@@ -98,7 +105,15 @@ def compare(
     if not is_possible(stored_us.median, floor, DEFAULT_MODE):
         reasons.append(f"{stored_us.median:.1f} us is not possible: the roofline's time is {floor:.1f} us")
     noisy = "; ".join(reasons)
-    return Comparison(problem, stored_us, default_us, matmul_us, gain, speedup, floor, noisy)
+    joules = _joules(runs, activations) if energy else ()
+    return Comparison(problem, stored_us, default_us, matmul_us, gain, speedup, floor, noisy, joules)
+
+
+def _joules(runs: Sequence[tuple[Plan, Operands]], activations: Sequence[Activation]) -> tuple[Estimate, ...]:
+    """The energy of a call of each, nothing where the device does not tell."""
+    counter = monitor_for(runs[0][1].device).joules
+    found = [measure_energy(GraphTimer(plan, of.copies, activations), counter) for plan, of in runs]
+    return tuple(each.joules for each in found if each is not None)
 
 
 def _why_noisy(name: str, estimate: Estimate, timer: Timer) -> str:

@@ -15,6 +15,7 @@ from autotune.cli.options import (
     chosen_shapes,
     chosen_tokens,
     model_options,
+    policy_option,
     served_tokens,
     serving_options,
 )
@@ -22,6 +23,7 @@ from autotune.cli.output import problem_fields
 from autotune.console.text import layer_name, microseconds, table
 from autotune.values.counts import counted
 from autotune.values.layer import Problem
+from autotune.values.policy import policy_in_force
 
 if TYPE_CHECKING:
     from autotune.checkpoints.shapes import Shape
@@ -36,12 +38,14 @@ Examples:
   autotune lookup --shapes llama7b --m 1,16
   autotune lookup --n 4096 --k 4096 --m 1 --explain
   autotune lookup --shapes llama7b --require exact --json > plan.json
+  autotune lookup --shapes llama7b --policy batch_invariant
   autotune lookup --serving ./my-model --tp 2 --require exact"""
 
 
 @click.command(epilog=_EXAMPLES)
 @model_options
 @serving_options
+@policy_option
 @click.option("--n", type=int, help="Out features of one layer, with --k in place of --shapes.")
 @click.option("--k", type=int, help="In features of one layer.")
 @click.option(
@@ -67,6 +71,7 @@ def command(
     k: int | None,
     explain: bool,
     require: str | None,
+    policy: str | None,
     as_json: bool,
     **layers: Any,
 ) -> None:
@@ -74,7 +79,8 @@ def command(
 
     That is what a model gets when it loads. The source says where it comes from: `exact`, a record of the
     database; `shipped`, a record that autotune carries; `predicted`, what a model
-    of time expects to be the fastest, with that time; `default`, the kernel's own choice.
+    of time expects to be the fastest, with that time; `default`, the kernel's own choice; `policy`, what the
+    policy asks for.
     """
     if n is not None or k is not None:
         if n is None or k is None or shapes or serving:
@@ -87,7 +93,7 @@ def command(
 
     found = chosen_device(device)
     tokens = chosen_tokens(m, found, served)
-    lookup = Lookup(found, db)
+    lookup = Lookup(found, db, policy=policy_in_force(policy))
     asked = (Problem(shape.layer, each) for shape in chosen for each in tokens)
     problems = asked if m else answered_problems(chosen, tokens, lookup)
     answers = [lookup.answer(problem) for problem in problems]

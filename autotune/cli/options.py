@@ -13,6 +13,7 @@ from autotune.values.duration import seconds_of
 from autotune.values.errors import BudgetError, LayerError, ShapesError
 from autotune.values.layer import Problem, bucket_of, buckets_on
 from autotune.values.paths import database_url, shown
+from autotune.values.policy import POLICIES
 from autotune.values.scheme import DTYPES
 
 if TYPE_CHECKING:
@@ -138,6 +139,16 @@ _DATABASE = (
 )
 
 
+def policy_option(command: Command) -> Command:
+    """What configs are chosen by."""
+    return click.option(
+        "--policy",
+        type=click.Choice(POLICIES),
+        help="What to choose by: the time of a call; the same bits at each run; the same bits of a row with "
+        "any number of others; or the energy of a call.  [default: AUTOTUNE_POLICY, else fast]",
+    )(command)
+
+
 def model_options(command: Command) -> Command:
     """--shapes, --m, --group-size, --dtype, --zero-point, --tp, --unfused, --device and --db."""
     for option in reversed((*_MODEL, *_PLACE, *_DATABASE)):
@@ -178,6 +189,12 @@ def check_devices(names: str) -> None:
     for name in map(str.strip, names.split(",")):
         if names != "all" and not _DEVICE.fullmatch(name):
             raise click.UsageError(f"device {name!r} is not auto, all, cpu, cuda or cuda:N")
+
+
+def check_counter(device: Device, energy: bool) -> None:
+    """Refuse --energy where there is none to read."""
+    if energy and device.kind != "cuda":
+        raise click.UsageError(f"--energy reads the counter of an NVIDIA GPU; {device.name} has none.")
 
 
 def place_options(command: Command) -> Command:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from autotune.cli.options import (
+    check_counter,
     check_devices,
     chosen_executors,
     chosen_shapes,
@@ -137,7 +138,7 @@ def command(
         executors = _executors(kernel, device, executor, address, allow_busy, db)
         for each in executors:
             stack.enter_context(each)
-            _check_counter(each.device, extra)
+            check_counter(each.device, energy)
         groups = by_model(executors)
         for each in groups[0]:
             each.start()  # it takes seconds; so do the database and the spaces
@@ -181,11 +182,6 @@ def _times_vllm(serving: Sequence[str]) -> bool:
     if not vllm_is_here():
         click.echo("vLLM is not in this environment, so its own kernels are not timed beside ours", err=True)
     return vllm_is_here()
-
-
-def _check_counter(device: Device, extra: Extra) -> None:
-    if extra.energy and device.kind != "cuda":
-        raise click.UsageError(f"--energy reads the counter of an NVIDIA GPU; {device.name} has none.")
 
 
 def _executors(

@@ -18,7 +18,7 @@ from autotune.values.device import torch_threads
 from autotune.values.errors import DeviceError, LayerError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Hashable, Iterator
 
     import torch
 
@@ -115,6 +115,7 @@ class CpuFamily(Family):
 
     name = "cpu"
     kind = "cpu"
+    deterministic = True
     tunables = MappingProxyType(
         {"tile_n": _TILES_N, "split_k": _SPLITS_K, "unpack_m": _UNPACKS_M, "threads": ()}
     )
@@ -129,13 +130,14 @@ class CpuFamily(Family):
             return f"threads={threads} is not one of {', '.join(map(str, _thread_counts(device)))}"
         return (
             _reject_split(split_k, tile_n, threads, problem)
-            or _reject_unpack(config["unpack_m"], split_k, problem)
+            or _reject_unpack(config["unpack_m"], split_k)
             or _reject_tasks(split_k, tile_n, threads, problem, device)
         )
 
-    def candidates(self, problem: Problem, device: Device) -> Iterator[Config]:  # noqa: ARG002
+    def candidates(self, problem: Problem, device: Device) -> Iterator[Config]:
+        unpacks_m = _UNPACKS_M if problem.m >= _UNPACK_TOKENS else (0,)
         for split_k, unpack_m, threads, tile_n in product(
-            _SPLITS_K, _UNPACKS_M, _thread_counts(device), _TILES_N
+            _SPLITS_K, unpacks_m, _thread_counts(device), _TILES_N
         ):
             yield self.config(tile_n, split_k, unpack_m, threads)
 
@@ -150,6 +152,17 @@ class CpuFamily(Family):
                 if self.misfit(config, problem, device) is None:
                     return config
         raise DeviceError(f"no config of the cpu family fits {problem} on {device.name}")
+
+    def order(self, config: Config, layer: Layer, device: Device) -> Hashable | None:  # noqa: ARG002
+        """Of what is dequantised into the cache; other kernels of one token differ from those of several."""
+        return "unpacked" if config["unpack_m"] else None
+
+    def ordered(self, problem: Problem, device: Device) -> Iterator[Config]:
+        """Also for fewer tokens than it pays for."""
+        for threads, tile_n in product(_thread_counts(device), _TILES_N):
+            config = self.config(tile_n, 1, _UNPACKS_M[-1], threads)
+            if self.misfit(config, problem, device) is None:
+                yield config
 
     def estimate(self, config: Config, problem: Problem, device: Device) -> float:  # noqa: ARG002
         """As if every thread did as much at any time; no other family is compared with it."""
@@ -197,11 +210,9 @@ def _reject_split(split_k: int, tile_n: int, threads: int, problem: Problem) -> 
     return None
 
 
-def _reject_unpack(unpack_m: int, split_k: int, problem: Problem) -> str | None:
+def _reject_unpack(unpack_m: int, split_k: int) -> str | None:
     if unpack_m and split_k > 1:
         return f"unpack_m={unpack_m} is for many tokens, split_k={split_k} for few"
-    if unpack_m and problem.m < _UNPACK_TOKENS:
-        return f"unpack_m={unpack_m} unpacks more than it saves below m={_UNPACK_TOKENS}"
     return None
 
 

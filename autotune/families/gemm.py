@@ -18,7 +18,7 @@ from autotune.jit.unit import Unit
 from autotune.values.scheme import GROUP_SIZES
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Hashable, Iterable, Iterator
 
     import torch
 
@@ -139,6 +139,7 @@ class CudaFamily(Family):
     """A CUDA kernel in one source of csrc/cuda, compiled for each config."""
 
     kind = "cuda"
+    deterministic = True
     source: str
     """Of csrc/cuda, or an absolute path."""
     kernel: str
@@ -225,6 +226,15 @@ def too_large(shared_bytes: int, device: Device) -> str | None:
     if shared_bytes > device.shared_bytes:
         return f"{shared_bytes} bytes of shared memory; a block has {device.shared_bytes}"
     return None
+
+
+def scaled_weights(layer: Layer, split_k: int, unit: int) -> Hashable:
+    """The order of sums where scaled weights are multiplied, 16 columns after the other in each slice of k.
+
+    The slices, whose sums are added in their order, are whole units of columns, as equal as these allow.
+    """
+    units = ceil_div(layer.k, unit)
+    return "scaled weights", tuple(unit * (units * rank // split_k) for rank in range(split_k))
 
 
 def ceil_div(a: int, b: int) -> int:

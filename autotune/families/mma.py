@@ -11,7 +11,7 @@ from autotune.families.protocol import Launch
 from autotune.families.workspace import COUNTER_BYTES
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Hashable, Iterator
 
     from autotune.values.config import Config
     from autotune.values.device import Device
@@ -178,6 +178,13 @@ class MmaFamily(CudaFamily):
         if registers > min(200, _BLOCK_REGISTERS // (warps * 32) - _OTHER_REGISTERS):
             return f"about {registers} registers of data per thread do not fit {warps} warps"
         return None
+
+    def order(self, config: Config, layer: Layer, device: Device) -> Hashable:  # noqa: ARG002
+        return self.name, config["warps_k"], config["split_k"]
+
+    def ordered(self, problem: Problem, device: Device) -> Iterator[Config]:
+        found = self._fitting(self.defaults(problem, device), problem, device)
+        return (each.config for each in found)
 
     def candidates(self, problem: Problem, device: Device) -> Iterator[Config]:  # noqa: ARG002
         tile_m = _tile_m(problem.m)

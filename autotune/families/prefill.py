@@ -12,12 +12,13 @@ from autotune.families.gemm import (
     Defines,
     Geometry,
     ceil_div,
+    scaled_weights,
 )
 from autotune.families.protocol import Launch
 from autotune.families.workspace import COUNTER_BYTES
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Hashable, Iterator
 
     from autotune.values.config import Config
     from autotune.values.device import Device
@@ -143,6 +144,14 @@ class PrefillFamily(CudaFamily):
         if tuple(way) not in _WAYS:
             return f"cluster, split_k and stream_k are one of {', '.join(map(str, _WAYS))}"
         return None
+
+    def order(self, config: Config, layer: Layer, device: Device) -> Hashable | None:  # noqa: ARG002
+        """That of `wgmma` too; where tiles are shared, their number decides who adds what."""
+        columns = 64 * _SHARE.get(layer.group_size, 1)
+        return None if config["stream_k"] else scaled_weights(layer, config["split_k"], columns)
+
+    def ordered(self, problem: Problem, device: Device) -> Iterator[Config]:
+        return (config for config in self.valid(problem, device) if not config["stream_k"])
 
     def candidates(self, problem: Problem, device: Device) -> Iterator[Config]:
         if problem.m < _FEWEST_TOKENS:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from autotune.values.config import Config
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Hashable, Iterable, Mapping
 
     import torch
 
@@ -79,6 +79,8 @@ class Family(ABC):
     """The kind of device that it runs on, "cuda" or "cpu"."""
     tunables: Mapping[str, tuple[int, ...]] = MappingProxyType({})
     """By name the values that a config may have; without values `misfit` checks them."""
+    deterministic = False
+    """Whether a call gives the same bits at each run."""
 
     @functools.cached_property
     def layout(self) -> Layout:
@@ -146,6 +148,18 @@ class Family(ABC):
     def space(self, problem: Problem, device: Device) -> list[Config]:
         """The valid configs worth timing, simplest first; empty when the family cannot do the problem."""
         return self.valid(problem, device)
+
+    def order(self, config: Config, layer: Layer, device: Device) -> Hashable | None:  # noqa: ARG002
+        """What fixes the order in which the products of a row are added, whatever the other rows.
+
+        Configs of one order, also those of different families, give a row the same bits, with any number of
+        tokens. None where the order depends on the number of tokens, or nobody knows.
+        """
+        return None
+
+    def ordered(self, problem: Problem, device: Device) -> Iterable[Config]:  # noqa: ARG002
+        """Valid configs that have an order, those of each that may be the fastest; worth timing or not."""
+        return ()
 
     def config(self, *values: int) -> Config:
         """The config with these values, in the order of the tunables."""

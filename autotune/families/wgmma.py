@@ -13,12 +13,13 @@ from autotune.families.gemm import (
     Defines,
     Geometry,
     ceil_div,
+    scaled_weights,
     too_large,
 )
 from autotune.families.protocol import Launch
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Hashable, Iterable, Iterator
 
     from autotune.values.config import Config
     from autotune.values.device import Device
@@ -162,9 +163,22 @@ class WgmmaFamily(CudaFamily):
     def defaults(self, problem: Problem, device: Device) -> Iterable[Config]:  # noqa: ARG002
         return self._configs(problem, _worth_scaling(problem)[:1])
 
-    def _configs(self, problem: Problem, scalings: Iterable[int]) -> Iterator[Config]:
+    def order(self, config: Config, layer: Layer, device: Device) -> Hashable | None:  # noqa: ARG002
+        """That of `prefill` too: products of 16 columns one after the other, in slices of whole units."""
+        alone = config["warpgroups_k"] == 1 and not config["scale_sums"]
+        return scaled_weights(layer, config["split_k"], 128) if alone else None
+
+    def ordered(self, problem: Problem, device: Device) -> Iterator[Config]:
+        """Also for numbers of tokens that are not worth timing."""
+        found = self._fitting(self._all(problem, (0,)), problem, device)
+        return (each.config for each in found if each.config["warpgroups_k"] == 1)
+
+    def _configs(self, problem: Problem, scalings: Iterable[int]) -> Iterable[Config]:
         if problem.m not in _TOKENS:
-            return  # fewer tokens waste most of a product, more dequantise the weights too often
+            return ()  # fewer tokens waste most of a product, more dequantise the weights too often
+        return self._all(problem, scalings)
+
+    def _all(self, problem: Problem, scalings: Iterable[int]) -> Iterator[Config]:
         tile_m = _tile_m(problem.m)
         each = product(_ALLOWED["split_k"], _ALLOWED["stages"], _SHAPES_OF[tile_m], scalings)
         for split_k, stages, shape, scaling in each:

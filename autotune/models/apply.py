@@ -23,6 +23,7 @@ from autotune.values.device import find_device
 from autotune.values.errors import AutotuneError, FormatError
 from autotune.values.layer import Problem
 from autotune.values.paths import Location
+from autotune.values.policy import Policy, policy_in_force
 
 if TYPE_CHECKING:
     from autotune.runtime.external import Kernel
@@ -35,6 +36,7 @@ def apply(
     db: Location | None = None,
     device: str | None = None,
     kernels: Sequence[Kernel] = (),
+    policy: str | None = None,
 ) -> Report:
     """Swap every int4 linear inside `model` for an `Int4Linear`; what cannot be swapped stays.
 
@@ -45,6 +47,8 @@ def apply(
     follows by `model.to`); by default it stays where its tensors are. `kernels` are those that
     `autotune.kernel` made of what the model's own modules run: a module that has the tunables of one as
     attributes, as `split_k_iters`, is given their best values for one token instead of being swapped.
+    `policy` is what to choose configs by: `fast`, `deterministic`, `batch_invariant` or `efficient`; by
+    default that of AUTOTUNE_POLICY, or `fast`.
 
     Forward hooks go over to the tuned linear, whose kernel they see as the module. A module that does more
     than multiply otherwise stays: a forward of its own, modules or parameters inside, quantized activations.
@@ -57,12 +61,13 @@ def apply(
     Raises:
         DeviceError: `device` names none that is here.
         FormatError: `model` is no module.
+        ConfigError: there is no such policy.
     """
     if not isinstance(model, torch.nn.Module):
         kind = type(model).__name__
         raise FormatError(f"apply takes a loaded model, a torch.nn.Module, not {kind}; load takes a folder")
     target = None if device is None else find_device(device)
-    work = _Work(db, target, kernels)
+    work = _Work(db, target, kernels, policy_in_force(policy))
     started = time.perf_counter()
     work.plan_all(model)
     planned = time.perf_counter()
@@ -91,8 +96,10 @@ class _Found:
 class _Work:
     """What is to be swapped, and by which plans."""
 
-    def __init__(self, db: Location | None, target: Device | None, kernels: Sequence[Kernel]) -> None:
-        self._db = db
+    def __init__(
+        self, db: Location | None, target: Device | None, kernels: Sequence[Kernel], policy: Policy
+    ) -> None:
+        self._db, self._policy = db, policy
         self._target = target
         self._kernels = kernels
         self._lookups: dict[tuple[Device, str | None], Lookup] = {}
@@ -194,7 +201,9 @@ class _Work:
         key = (device, kernel.name if kernel else None)
         if key not in self._lookups:
             name = device.torch_name
-            self._lookups[key] = kernel.lookup(name, self._db) if kernel else Lookup(device, self._db)
+            self._lookups[key] = (
+                kernel.lookup(name, self._db) if kernel else Lookup(device, self._db, policy=self._policy)
+            )
         return self._lookups[key]
 
 

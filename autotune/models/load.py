@@ -24,6 +24,7 @@ def load(
     db: Location | None = None,
     fuse: bool = True,
     dtype: torch.dtype | None = None,
+    policy: str | None = None,
 ) -> Any:
     """The causal language model in the folder `path`, for inference, its int4 linears tuned.
 
@@ -31,13 +32,15 @@ def load(
     run a tuned kernel. `device` is "auto" (a GPU if there is any), "cpu" or "cuda:N". `db` is the database
     to look in, by default the one in force; its troubles are warnings. `fuse` makes one linear of q, k and v
     and of gate and up where the architecture is known to allow it. `dtype` is what the model computes in, by
-    default what config.json says. Linears are read and packed one at a time, so memory never holds more
-    than the packed model and one unpacked linear. The files may change or go once the model is loaded.
+    default what config.json says. `policy` is as for `apply`. Linears are read and packed one at a time, so
+    memory never holds more than the packed model and one unpacked linear. The files may change or go once
+    the model is loaded.
 
     Raises:
         DeviceError: `device` is not here.
         FormatError, LayerError: the folder holds something else than a whole 4-bit checkpoint of an
             architecture that transformers has, or no kernel takes any of its linears; the message names it.
+        ConfigError: there is no such policy.
     """
     from transformers import AutoModelForCausalLM
 
@@ -45,7 +48,9 @@ def load(
     folder = _folder(path)
     told = _quantization(folder)
     config = _config(folder)
-    config.quantization_config = QuantizationConfig(db, fuse, target.torch_name, told).to_dict()
+    config.quantization_config = QuantizationConfig(
+        db, fuse, target.torch_name, told, policy=policy
+    ).to_dict()
     config.transformers_weights = find_weights(folder).name
     open_folder(folder)
     # Of a model that also sees, transformers itself would only look in the text's part.

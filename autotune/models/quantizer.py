@@ -20,6 +20,7 @@ from autotune.values.counts import counted
 from autotune.values.device import find_device
 from autotune.values.errors import AutotuneError, FormatError
 from autotune.values.paths import Location, shown
+from autotune.values.policy import policy_in_force
 
 try:
     import transformers
@@ -45,6 +46,10 @@ class QuantizationConfig(QuantizationConfigMixin):  # type: ignore[misc]
     `db` is the database to look in, by default the one in force. `fuse` makes one linear of those that read
     the same x, where the architecture is known to allow it. `device` is where the linears go, by default that
     of `device_map`. `checkpoint` is what the checkpoint's own `quantization_config` says, once it is known.
+    `policy` is what configs are chosen by, as for `apply`.
+
+    Raises:
+        ConfigError: there is no such policy.
     """
 
     def __init__(
@@ -54,16 +59,18 @@ class QuantizationConfig(QuantizationConfigMixin):  # type: ignore[misc]
         device: str | None = None,
         checkpoint: dict[str, Any] | None = None,
         quant_method: str = METHOD,
+        policy: str | None = None,
     ) -> None:
         self.db = None if db is None else shown(db)  # transformers prints and saves it
         self.fuse = fuse
         self.device = device
         self.checkpoint = checkpoint
         self.quant_method = quant_method
+        self.policy = policy_in_force(policy)
 
     def over(self, checkpoint: dict[str, Any]) -> QuantizationConfig:
         """The same for a checkpoint that says this of itself."""
-        return QuantizationConfig(self.db, self.fuse, self.device, checkpoint)
+        return QuantizationConfig(self.db, self.fuse, self.device, checkpoint, policy=self.policy)
 
 
 @register_quantizer(METHOD)
@@ -108,8 +115,9 @@ class Quantizer(HfQuantizer):  # type: ignore[misc]
             raise FormatError("config.json has no quantization_config; only 4-bit checkpoints are loaded")
         scheme = replace(detect(told), dtype=self._dtype)
         checkpoint = Checkpoint(Path(file) for file in checkpoint_files)
-        lookup = Lookup(self._device, self.quantization_config.db)
-        self._linears = Linears(checkpoint, scheme, lookup, fuse=self.quantization_config.fuse)
+        wanted = self.quantization_config
+        lookup = Lookup(self._device, wanted.db, policy=wanted.policy)
+        self._linears = Linears(checkpoint, scheme, lookup, fuse=wanted.fuse)
         read_by_us = self._linears.prepare(model, model.config.model_type)
         ignored = model._keys_to_ignore_on_load_unexpected
         ignored = [] if ignored is None else ignored

@@ -73,14 +73,19 @@ class Report:
         return sum(layer.count("default") for layer in self.layers)
 
     @property
+    def by_policy(self) -> int:
+        """Layer x bucket that runs what a policy other than `fast` asks for, measured or not."""
+        return sum(layer.count("policy") for layer in self.layers)
+
+    @property
     def coverage(self) -> float:
         """Fraction of layer x bucket answered by an exact record; 0 without any layer."""
-        return self.hit / max(1, self.hit + self.predicted + self.default)
+        return self.hit / max(1, self.hit + self.predicted + self.default + self.by_policy)
 
     @property
     def untuned(self) -> tuple[LayerReport, ...]:
-        """Layers without a single record of their own."""
-        return tuple(layer for layer in self.layers if not layer.tuned)
+        """Layers without a single record of their own, of those that records may answer."""
+        return tuple(layer for layer in self.layers if not layer.tuned and not layer.count("policy"))
 
     def __str__(self) -> str:
         seconds = f"{self.repack_s:.2f} s to repack, {self.plans_s * 1000:.0f} ms to look up and prepare"
@@ -88,7 +93,8 @@ class Report:
             f"{counted(len(self.applied), 'linear')} swapped, {counted(len(self.layers), 'layer')}, "
             f"{len(self.layers) - len(self.untuned)} tuned ({seconds})",
             f"{self.coverage:.0%} of layer x bucket from records: "
-            f"{self.hit} hit, {self.predicted} predicted, {self.default} default",
+            f"{self.hit} hit, {self.predicted} predicted, {self.default} default"
+            + (f", {self.by_policy} by the policy" if self.by_policy else ""),
         ]
         rows = [_rows(report.answers) for report in self.layers]
         widths = [max(map(len, column)) for column in zip(_HEAD, *chain.from_iterable(rows), strict=True)]

@@ -11,6 +11,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from autotune.families import registry
+from autotune.records.energy import least_energy
 from autotune.records.explanation import Explanation
 from autotune.records.misses import Tally, miss_file
 from autotune.records.sources import Sources
@@ -19,9 +20,11 @@ from autotune.values.config import Config
 from autotune.values.device import Device, driver_of, find_device
 from autotune.values.layer import BUCKETS, Layer, Problem, buckets_for
 from autotune.values.paths import Location, database_url
+from autotune.values.policy import Policy, policy_in_force
 from autotune.values.record import Record, sources_digest
 
 if TYPE_CHECKING:
+    from autotune.families.invariant import Invariant
     from autotune.prediction.predictor import Prediction, Predictor
 
     _Find = Callable[[Problem], "Answer | None"]
@@ -32,10 +35,10 @@ class Answer:
     """The config to run for a problem on a device.
 
     `source` is `exact` (a record of the user's database), `shipped` (a record that autotune carries),
-    `predicted` (what a model of time chooses) or `default`. `record` is what an `exact` or `shipped` config
-    comes from, of this layer and device, of the problem's m or of a bucket that answers it; `median_us` and
-    `default_us` are the record's. `prediction` is what a `predicted` config is expected to take. Each is None
-    for other sources. `reason` says in one line why this source answered. `unverified` says why the record's
+    `predicted` (what a model of time chooses), `default`, or `policy` (what the policy asks for). `record` is
+    what an `exact` or `shipped` config comes from, of this layer and device, of the problem's m or of a
+    bucket that answers it; `median_us` and `default_us` are the record's. `prediction` is what a `predicted`
+    config is expected to take. Each is None for other sources. `reason` says in one line why this source answered. `unverified` says why the record's
     time may not hold here, None when nothing speaks against it: a recheck is due, and the config is the best
     that is known.
     """
@@ -64,27 +67,41 @@ class Lookup:
     A record is used only when the code of today makes its kernel and its config is valid for the problem on
     this device, and a fit only for families whose kernels and estimates are those that it was made with.
 
+    All this is the policy `fast`. With `deterministic` only families that give the same bits at each run take
+    part. With `efficient` a record answers with the config of its race that takes the least energy, where
+    that was measured. With `batch_invariant` neither records nor fits answer: all configs of a layer add up
+    its rows in one order.
+
     What is read of the user's database is bounded, however large it is: a layer's records are read when it is
     first asked for, the newest 64 of each problem on this device. Of each file that autotune ships, the lines
     of the layer are parsed. Rows and lines that do not read are left out, with one warning for the file.
     """
 
     def __init__(
-        self, device: Device, db: Location | None = None, names: Collection[str] | None = None
+        self,
+        device: Device,
+        db: Location | None = None,
+        names: Collection[str] | None = None,
+        policy: Policy = "fast",
     ) -> None:
         """Read what autotune ships; `db` (None: AUTOTUNE_DB or the user's own database) is read when asked.
 
         The records are those of autotune's own families, or of the families of these `names`.
         """
         self.device = device
-        self.url, self.names = database_url(db), names
+        self.url, self.names, self.policy = database_url(db), names, policy
+        families = registry.families_of(device, names)
+        self._allowed = names
+        if policy == "deterministic":
+            self._allowed = [family.name for family in families if family.deterministic]
         self._misses = miss_file(db)
-        self._hashes = {family.name: family.source_hash() for family in registry.families_of(device, names)}
+        self._hashes = {family.name: family.source_hash() for family in families}
         self._stale: dict[Record, str | None] = {}
         self._sources = Sources(device, db)
         self._own: dict[Layer, dict[int, list[tuple[str, Record]]]] = {}
         self._answers: dict[tuple[str, Layer, int], Answer | None] = {}
         self._predicted: dict[Layer, dict[int, Prediction]] = {}
+        self._invariant: dict[Layer, Invariant] = {}
 
     def answer(self, problem: Problem) -> Answer:
         """The config for the problem, by the bucket that answers its m.
@@ -131,8 +148,16 @@ class Lookup:
         """Counts the calls of a layer, given its answers."""
         return Tally(self._misses, self.device.arch, sources_digest(self._hashes), answers)
 
+    def fallback(self, problem: Problem) -> Config | None:
+        """What runs where an answer's kernel cannot be made, None where nothing else keeps the policy."""
+        if self.policy == "batch_invariant":
+            return None
+        return registry.default_config(problem, self.device, self._allowed)
+
     def _serving(self, layer: Layer, m: int) -> Answer:
         buckets = buckets_for(m)
+        if self.policy == "batch_invariant":
+            return self._of_one_order(Problem(layer, buckets[0]))
         asked: list[tuple[_Find, int]] = [
             *((self._recorded, bucket) for bucket in buckets),
             *((self._foretold, bucket) for bucket in buckets),
@@ -173,12 +198,27 @@ class Lookup:
             return None
         from autotune.prediction.predictor import Predictor
 
-        return Predictor(fit, self.device, self.names)
+        return Predictor(fit, self.device, self._allowed)
 
     def _default(self, problem: Problem) -> Answer:
-        config = registry.default_config(problem, self.device, self.names)
+        config = registry.default_config(problem, self.device, self._allowed)
         reason = f"{self._measured(problem)[1]}, and nothing predicts one"
         return Answer(problem, self.device.name, config, "default", None, None, None, reason)
+
+    def _of_one_order(self, problem: Problem) -> Answer:
+        """The answer of the policy `batch_invariant`."""
+        layer = problem.layer
+        if layer not in self._invariant:
+            from autotune.families.invariant import invariant_configs
+
+            self._invariant[layer] = invariant_configs(layer, self.device, self._allowed)
+        found = self._invariant[layer]
+        reason = (
+            "gives a row the same bits with any number of others; such configs are estimated to take "
+            f"{found.cost:.2f} times as long as the default ones, on average over the powers of two"
+        )
+        config = found.configs[problem.m]
+        return Answer(problem, self.device.name, config, "policy", None, None, None, reason)
 
     def _measured(self, problem: Problem) -> tuple[Answer | None, str]:
         """The answer of the problem's own records on this device, or why there is none."""
@@ -191,9 +231,21 @@ class Lookup:
                     reason += f" model, pulled from {record.origin}"
                 told = (record.median_us, record.default_us, record, reason)
                 answer = Answer(problem, self.device.name, record.config, source, *told)
-                return replace(answer, unverified=self._why_unverified(record)), reason
+                answer = replace(answer, unverified=self._why_unverified(record))
+                return self._efficient(answer) if self.policy == "efficient" else answer, reason
             why = why or reason
         return None, why or "no record of this problem"
+
+    def _efficient(self, answer: Answer) -> Answer:
+        """The answer with the config of the record's race that takes the least energy."""
+        explained = self.explain(answer)
+        evidence = None if explained is None else explained.record.evidence
+        config, reason = least_energy(answer.config, evidence)
+        valid = registry.family_of(config).reject(config, answer.problem, self.device) is None
+        if config == answer.config or evidence is None or not valid:
+            return replace(answer, reason=f"{answer.reason}; {reason}")
+        median_us = dict(evidence.runners_up).get(str(config))
+        return replace(answer, config=config, median_us=median_us, reason=f"{answer.reason}; {reason}")
 
     def _own_records(self, layer: Layer) -> dict[int, list[tuple[str, Record]]]:
         """The layer's records on this device with their source, by m; of each m by the order of sources."""
@@ -232,18 +284,27 @@ class Lookup:
     def _why_stale(self, record: Record) -> str | None:
         """Why the record is not current, or not of a family that is asked for; found out once."""
         if record not in self._stale:
-            asked = record.config.family in self._hashes
+            asked = record.config.family in (self._hashes if self._allowed is None else self._allowed)
             other = None if asked else "the record is of a family that is not asked for"
             self._stale[record] = registry.why_stale(record, self.device) or other
         return self._stale[record]
 
 
-def lookup(layer: Layer, m: int = 1, device: str = "auto", db: Location | None = None) -> Answer:
+def lookup(
+    layer: Layer,
+    m: int = 1,
+    device: str = "auto",
+    db: Location | None = None,
+    policy: str | None = None,
+) -> Answer:
     """The config for `m` tokens of a layer on `device` (auto, cpu, cuda, cuda:N).
 
-    Reads the database at each call; for many layers make one `Lookup`.
+    `policy` is what to choose by, as of `Lookup`; by default that of AUTOTUNE_POLICY, or `fast`. Reads the
+    database at each call; for many layers make one `Lookup`.
 
     Raises:
         DeviceError: there is no such device, or no family of it can do the problem.
+        ConfigError: there is no such policy.
     """
-    return Lookup(find_device(device), db).answer(Problem(layer, m))
+    chosen = policy_in_force(policy)
+    return Lookup(find_device(device), db, policy=chosen).answer(Problem(layer, m))

@@ -63,7 +63,9 @@ class Maker:
         plan = self._plan(answer.config)
         if not isinstance(plan, Exception):
             return answer, plan
-        default = registry.default_config(answer.problem, self._lookup.device)
+        default = self._lookup.fallback(answer.problem)
+        if default is None:
+            raise plan
         fallback = self._plan(default)
         if isinstance(fallback, Exception):
             raise fallback

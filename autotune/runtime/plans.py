@@ -22,6 +22,7 @@ from autotune.values.device import Device, find_device
 from autotune.values.errors import AutotuneError, DeviceError
 from autotune.values.layer import BUCKETS, Layer, Problem
 from autotune.values.paths import database_url
+from autotune.values.policy import Policy, policy_in_force
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -67,7 +68,7 @@ class LayerPlans:
     def __init__(self, layer: Layer, lookup: Lookup) -> None:
         self.layer = layer
         self.device = lookup.device
-        self.url, self.names = lookup.url, lookup.names
+        self.url, self.names, self.policy = lookup.url, lookup.names, lookup.policy
         self.form = form_of(layer, self.device.kind)
         self.checked: dict[tuple[int, ...], object] = {}
         self._made: dict[Config, Plan] = {}
@@ -136,7 +137,8 @@ class LayerPlans:
     def _named(self) -> str:
         """The handle of what runs now; it leads here unless it leads to plans that were there before."""
         configs = {answer.problem.m: answer.config for answer in self.answers}
-        handle = handle_of(self.layer, self.device.kind, self.url, self.names, configs)
+        of = (self.layer, self.device.kind, self.url, self.names)
+        handle = handle_of(*of, configs, self.policy)
         # The first stay, because a captured graph may hold its kernels, and so does whoever comes later.
         _by_handle.setdefault((handle, _index(self.device)), self)
         return handle
@@ -206,10 +208,10 @@ def renew_plans(plans: Iterable[LayerPlans]) -> None:
         if lookup.url in urls:
             lookup.forget()
     alike = {_what(each) for each in asked}
-    lookups: dict[tuple[Device, str], Lookup] = {}
+    lookups: dict[tuple[Device, str, None, Policy], Lookup] = {}
     for each in asked.union(plans_alive()):
         if each.names is None and _what(each) in alike:
-            place = each.device, each.url
+            place = each.device, each.url, None, each.policy
             if place not in lookups:
                 lookups[place] = Lookup(*place)
             each.renew(lookups[place])
@@ -224,7 +226,7 @@ def _made(handle: str, index: int) -> LayerPlans:
     origin = origin_of(handle)
     check_kind(origin, "cpu" if index < 0 else "cuda")
     device = find_device("cpu" if index < 0 else f"cuda:{index}")
-    lookup = lookup_of(device, database_url(origin.db), origin.kernels)
+    lookup = lookup_of(device, database_url(origin.db), origin.kernels, origin.policy)
     return _by_handle.setdefault((handle, index), plans_for(origin.layer, lookup))
 
 
@@ -280,11 +282,15 @@ def device_of(tensor: torch.Tensor) -> Device:
 
 
 def default_lookup(device: Device) -> Lookup:
-    """The process's Lookup for linears that are made one at a time; it reads the database once."""
-    return lookup_of(device, database_url(), None)
+    """The process's Lookup for linears that are made one at a time; it reads the database once.
+
+    Raises:
+        ConfigError: AUTOTUNE_POLICY names none.
+    """
+    return lookup_of(device, database_url(), None, policy_in_force())
 
 
 @functools.cache
-def lookup_of(device: Device, url: str, kernels: tuple[str, ...] | None) -> Lookup:
+def lookup_of(device: Device, url: str, kernels: tuple[str, ...] | None, policy: Policy = "fast") -> Lookup:
     """The process's Lookup of that database, for these named kernels or for models."""
-    return Lookup(device, url, kernels)
+    return Lookup(device, url, kernels, policy)

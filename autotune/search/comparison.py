@@ -17,7 +17,9 @@ from autotune.values.device import Device
 from autotune.values.layer import Problem
 
 
-def compare_problems(problems: Sequence[Problem], lookup: Lookup) -> Iterator[tuple[Answer, Comparison]]:
+def compare_problems(
+    problems: Sequence[Problem], lookup: Lookup, energy: bool = False
+) -> Iterator[tuple[Answer, Comparison]]:
     """Measure every problem's looked-up config side by side with the others, few tokens first.
 
     A GPU that has just multiplied thousands of tokens lowers its clock for a while, so those come last.
@@ -39,7 +41,7 @@ def compare_problems(problems: Sequence[Problem], lookup: Lookup) -> Iterator[tu
 
         answer = lookup.answer(problem)
         default = registry.default_config(problem, device)
-        yield answer, compare(problem, operands[layer], answer.config, default, plan_of)
+        yield answer, compare(problem, operands[layer], answer.config, default, plan_of, energy)
 
 
 def _plan(config: Config, problem: Problem, device: Device, lookup: Lookup) -> Plan:

@@ -35,6 +35,7 @@ class SmallFamily:
     """A family as look-up sees it; split_k must divide k, and it cannot do n below 64."""
 
     kind = "cuda"
+    deterministic = False
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -51,6 +52,9 @@ class SmallFamily:
 
     def default(self, problem: Problem, device: Device) -> Config | None:  # noqa: ARG002
         return DEFAULT if problem.layer.n >= 64 else None
+
+    def ordered(self, problem: Problem, device: Device) -> tuple[Config, ...]:  # noqa: ARG002
+        return ()
 
     def estimate(self, config: Config, problem: Problem, device: Device) -> float:  # noqa: ARG002
         return 1.0

@@ -72,7 +72,7 @@ class Collector:
         )
         answers = GaugeMetricFamily(
             "autotune_answer",
-            "What answers a number of tokens of a layer: exact, shipped, predicted or default.",
+            "What answers a number of tokens of a layer: exact, shipped, predicted, default or policy.",
             labels=("layer", "worker", "m", "source"),
         )
         for worker, row in self._rows():
