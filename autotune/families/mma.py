@@ -51,6 +51,8 @@ _RING = 3
 _RESIDENT_BYTES = 64 << 10
 _PARTIAL_BYTES = 256 << 20
 _MAX_TOKENS = 4096
+_SCALED_SUMS = 1024
+"""Most sums of a warp for which scales multiply the sums of a group, and not the weights."""
 _WAVES = 6
 _SCHEDULERS = 4
 _BLOCK_REGISTERS = 65536
@@ -179,12 +181,16 @@ class MmaFamily(CudaFamily):
             return f"about {registers} registers of data per thread do not fit {warps} warps"
         return None
 
-    def order(self, config: Config, layer: Layer, device: Device) -> Hashable:  # noqa: ARG002
-        return self.name, config["warps_k"], config["split_k"]
+    def order(self, config: Config, layer: Layer, device: Device) -> Hashable | None:  # noqa: ARG002
+        """Of those that scale the sums of a group, which tiles of any number of tokens can."""
+        rows = config["tile_n"] * config["warps_k"] // config["warps"]
+        scales_sums = rows * config["tile_m"] <= _SCALED_SUMS
+        return (self.name, config["warps_k"], config["split_k"]) if scales_sums else None
 
     def ordered(self, problem: Problem, device: Device) -> Iterator[Config]:
-        found = self._fitting(self.defaults(problem, device), problem, device)
-        return (each.config for each in found)
+        candidates = (config for config in self.candidates(problem, device) if config["loads"] == 1)
+        ordered = (config for config in candidates if self.order(config, problem.layer, device))
+        return (found.config for found in self._fitting(ordered, problem, device))
 
     def candidates(self, problem: Problem, device: Device) -> Iterator[Config]:  # noqa: ARG002
         tile_m = _tile_m(problem.m)
@@ -216,7 +222,8 @@ def _tile_m(m: int) -> int:
 
 def _registers(rows: int, tile_m: int, loads: int) -> int:
     """About how many a thread needs for data: sums, tokens of half a block, and the words of two steps."""
-    return rows * tile_m // 32 * (2 if rows * tile_m <= 1024 else 1) + tile_m // 2 + rows * loads // 2
+    sums = rows * tile_m // 32 * (2 if rows * tile_m <= _SCALED_SUMS else 1)
+    return sums + tile_m // 2 + rows * loads // 2
 
 
 FAMILY = MmaFamily()

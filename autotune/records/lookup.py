@@ -38,9 +38,9 @@ class Answer:
     `predicted` (what a model of time chooses), `default`, or `policy` (what the policy asks for). `record` is
     what an `exact` or `shipped` config comes from, of this layer and device, of the problem's m or of a
     bucket that answers it; `median_us` and `default_us` are the record's. `prediction` is what a `predicted`
-    config is expected to take. Each is None for other sources. `reason` says in one line why this source answered. `unverified` says why the record's
-    time may not hold here, None when nothing speaks against it: a recheck is due, and the config is the best
-    that is known.
+    config is expected to take. Each is None for other sources. `reason` says in one line why this source
+    answered. `unverified` says why the record's time may not hold here, None when nothing speaks against it:
+    a recheck is due, and the config is the best that is known.
     """
 
     problem: Problem

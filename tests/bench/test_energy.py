@@ -2,53 +2,67 @@
 
 from __future__ import annotations
 
-import time
-
 import pytest
 
-from autotune.bench.energy import measure_energy
+from autotune.bench import energy
 from autotune.bench.monitor import monitor_for
 from autotune.values.device import find_device
 
-WATTS, CALL_US, CALLS, STEP_S = 400.0, 50.0, 20, 0.02
+WATTS, CALL_US, CALLS, STEP_S, READ_S, HOST_S = 400.0, 50.0, 20, 0.1, 0.004, 2e-5
 
 
 class KnownDevice:
-    """Takes WATTS while it computes, in real time, and its counter moves every STEP_S."""
+    """Takes WATTS while it computes and nothing else; its counter rises every STEP_S of its own time."""
 
     calls = CALLS
 
     def __init__(self) -> None:
-        self._busy_until = self._begin = time.perf_counter()
+        self.now = self._free_at = self._risen_at = 0.0
+        self._busy_s = self._told = 0.0
+
+    def perf_counter(self) -> float:
+        return self.now
 
     def start(self) -> None:
-        self._busy_until = max(self._busy_until, time.perf_counter()) + CALLS * CALL_US * 1e-6
+        self.now += HOST_S
+        self._free_at = max(self._free_at, self.now) + CALLS * CALL_US * 1e-6
+        self._busy_s += CALLS * CALL_US * 1e-6
 
     def sample_us(self) -> float:
-        while time.perf_counter() < self._busy_until:
-            pass
+        self.now = max(self.now, self._free_at) + HOST_S
         return CALL_US
 
     def joules(self) -> float:
-        steps = int((time.perf_counter() - self._begin) / STEP_S)
-        return WATTS * steps * STEP_S
+        self.now += READ_S
+        if self.now >= self._risen_at + STEP_S:
+            self._risen_at += STEP_S * int((self.now - self._risen_at) / STEP_S)
+            self._told = WATTS * (self._busy_s - max(0.0, self._free_at - self._risen_at))
+        return self._told
 
 
-def test_energy_is_power_times_the_time_of_a_call() -> None:
-    device = KnownDevice()
-    found = measure_energy(device, device.joules)
+@pytest.fixture
+def device(monkeypatch: pytest.MonkeyPatch) -> KnownDevice:
+    known = KnownDevice()
+    monkeypatch.setattr(energy, "time", known)
+    return known
+
+
+def test_energy_is_power_times_the_time_of_a_call(device: KnownDevice) -> None:
+    found = energy.measure_energy(device, device.joules)
     assert found is not None
-    assert found.power_w == pytest.approx(WATTS, rel=0.1)
-    assert found.joules.median == pytest.approx(found.power_w * found.call_us * 1e-6)
     assert found.joules.low <= found.joules.median <= found.joules.high
-    # The host's own work between batches is part of the run.
-    assert found.joules.median >= WATTS * CALL_US * 1e-6 * 0.9
+    # Pauses of the host make the power less and the time of a call longer, and leave their product.
+    assert found.call_us > CALL_US
+    assert found.joules.median == pytest.approx(WATTS * CALL_US * 1e-6, rel=0.03)
 
 
-@pytest.mark.parametrize("counter", [lambda: None, lambda: 5.0], ids=["none", "stands still"])
-def test_without_a_counter_there_is_no_energy(counter, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("autotune.bench.energy._PATIENCE_S", 0.0)
-    assert measure_energy(KnownDevice(), counter) is None
+@pytest.mark.parametrize("told", [None, 5.0], ids=["nothing", "the same"])
+def test_without_a_counter_that_rises_there_is_no_energy(device: KnownDevice, told: float | None) -> None:
+    def counter() -> float | None:
+        device.joules()
+        return told
+
+    assert energy.measure_energy(device, counter) is None
 
 
 def test_a_cpu_tells_no_energy() -> None:
