@@ -281,13 +281,13 @@ def device_of(tensor: torch.Tensor) -> Device:
     return find_device(str(tensor.device))
 
 
-def default_lookup(device: Device) -> Lookup:
+def default_lookup(device: Device, policy: Policy | None = None) -> Lookup:
     """The process's Lookup for linears that are made one at a time; it reads the database once.
 
     Raises:
         ConfigError: AUTOTUNE_POLICY names none.
     """
-    return lookup_of(device, database_url(), None, policy_in_force())
+    return lookup_of(device, database_url(), None, policy_in_force(policy))
 
 
 @functools.cache

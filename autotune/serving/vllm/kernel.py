@@ -21,7 +21,9 @@ from autotune.values.errors import AutotuneError, FormatError, LayerError
 from autotune.values.layer import Layer
 
 if TYPE_CHECKING:
+    from autotune.records.lookup import Lookup
     from autotune.serving.decide import Mode
+    from autotune.values.policy import Policy
 
 _DTYPES = {torch.float16: "fp16", torch.bfloat16: "bf16"}
 _ASKERS = frozenset(
@@ -76,12 +78,10 @@ class AutotuneLinearKernel(MPLinearKernel):  # type: ignore[misc]
         asker = engine.asker()
         if asker not in _ASKERS:
             return f"{asker} may do more than multiply by its weights"
-        if getattr(envs, "VLLM_BATCH_INVARIANT", False):
-            return "with VLLM_BATCH_INVARIANT results must not depend on the number of tokens"
         key = layer, engine.buckets(), engine.device()
         decision = report.decisions.get(key)
         if decision is None:
-            lookup = default_lookup(key[2])
+            lookup = _lookup()
             decision = decide(layer, lookup, key[1], cls.mode)
             if decision.taken:
                 plans_for(layer, lookup)  # what cannot be made is left to vLLM as well
@@ -107,7 +107,7 @@ class AutotuneLinearKernel(MPLinearKernel):  # type: ignore[misc]
         except FormatError as error:
             raise FormatError(f"a linear of {described}: {error}") from None
         if self._plans is None:
-            self._plans = plans_for(described, default_lookup(engine.device()))
+            self._plans = plans_for(described, _lookup())
             _check_place(weight.q, self._plans)
             self._gathers = order is not None
             report.took(self, described)
@@ -134,6 +134,12 @@ class AutotuneLinearKernel(MPLinearKernel):  # type: ignore[misc]
         qweight, scales = getattr(layer, self.w_q_name), getattr(layer, self.w_s_name)
         out: torch.Tensor = int4_linear(x, qweight, scales, zeros, bias, self._handle)
         return out
+
+
+def _lookup() -> Lookup:
+    """By the policy in force; where vLLM's results must not depend on the batch, ours do not either."""
+    policy: Policy | None = "batch_invariant" if getattr(envs, "VLLM_BATCH_INVARIANT", False) else None
+    return default_lookup(engine.device(), policy)
 
 
 def _layer_of(c: MPLinearLayerConfig) -> Layer:

@@ -189,10 +189,13 @@ def test_who_may_do_more_than_multiply_is_left(monkeypatch: pytest.MonkeyPatch) 
     assert "compressed_tensors_wNa8 may do more" in str(reason)
 
 
-def test_results_that_must_not_depend_on_the_batch_are_left(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_where_results_must_not_depend_on_the_batch_ours_do_not(
+    monkeypatch: pytest.MonkeyPatch, said: list[str]
+) -> None:
     monkeypatch.setattr(envs, "VLLM_BATCH_INVARIANT", True, raising=False)
     start(monkeypatch, "1")
-    assert not AutotuneLinearKernel.can_implement(config_of())[0]
+    assert AutotuneLinearKernel.can_implement(config_of())[0]
+    assert "policy m=1-" in said[0]
 
 
 def test_a_config_that_changed_leaves_all_to_vllm(monkeypatch: pytest.MonkeyPatch, said: list[str]) -> None:
