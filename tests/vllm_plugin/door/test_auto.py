@@ -27,7 +27,7 @@ class World:
         self._lookup = Lookup(find_device("cpu"), None)
         self.noted: dict[int, Any] = {}
         self.peers: dict[int, float] = {}
-        monkeypatch.setattr("autotune.serving.vllm.kernel.default_lookup", lambda _: self)
+        monkeypatch.setattr("autotune.serving.vllm.kernel.default_lookup", lambda *_: self)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._lookup, name)
