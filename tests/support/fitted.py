@@ -12,6 +12,7 @@ from autotune.families import registry
 from autotune.prediction.fit import Choices, FamilyFit, Fit, Probe
 from autotune.prediction.forest import Forest
 from autotune.values.config import Config
+from autotune.values.device import Device
 from autotune.values.layer import Layer, Problem
 
 PROBLEM = Problem(Layer(n=9216, k=3072, group_size=128), 16)
@@ -24,16 +25,20 @@ def constant(value: float) -> Forest:
 
 
 def fit_of(
-    factors: Mapping[str, float], choices: tuple[Config, ...], spread: tuple[float, float] = (0.9, 1.1)
+    factors: Mapping[str, float],
+    choices: tuple[Config, ...],
+    spread: tuple[float, float] = (0.9, 1.1),
+    problem: Problem = PROBLEM,
+    device: Device = H200,
 ) -> Fit:
-    """For an H200: the families' estimates times their factors; `choices` are those of PROBLEM."""
+    """The families' estimates times their factors; `choices` are those of the problem."""
     families = {}
     for name, factor in factors.items():
-        some = registry.families()[name].space(PROBLEM, H200)[0]
-        probes = (Probe.of(PROBLEM, some, H200),)
+        some = registry.families()[name].space(problem, device)[0]
+        probes = (Probe.of(problem, some, device),)
         families[name] = FamilyFit(tuple(some), probes, spread, constant(math.log(factor)))
-    size = PROBLEM.layer.n, PROBLEM.layer.k
-    return Fit(H200.name, H200.arch, 1, 1, families, Choices.of({PROBLEM.m: {size: choices}}))
+    size = problem.layer.n, problem.layer.k
+    return Fit(device.name, device.arch, 1, 1, families, Choices.of({problem.m: {size: choices}}))
 
 
 def space() -> list[Config]:
