@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from heapq import nsmallest
-from math import log2
+from math import inf, log2
 
 import numpy as np
 
@@ -59,6 +59,13 @@ class Predictor:
         """Whether a fit tells more of the config than its family's estimate does."""
         family = self._fits.get(config.family)
         return family is not None and family.tunables == tuple(config)
+
+    def spread(self, config: Config) -> float:
+        """The ratio of the times between which eight of ten lie; infinite where no fit corrects it."""
+        if not self.corrects(config):
+            return inf
+        low, high = self._fits[config.family].spread
+        return high / low
 
     def times_us(self, pairs: Sequence[tuple[Problem, Config]]) -> list[float]:
         """What each valid config takes for its problem; the plain estimate where the family has no fit."""

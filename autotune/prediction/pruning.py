@@ -20,9 +20,10 @@ def far(predictor: Predictor, problem: Problem, configs: Iterable[Config]) -> di
     """The valid configs that are not worth timing, each with the reason in a few words.
 
     Worth it are the first of those that are predicted to be near the fastest, the fastest of each family if
-    it is near, and at least four. What no fit corrects is always worth it.
+    it is near, and at least four. What no fit corrects, or one too unsure to tell who is near, is worth it
+    too.
     """
-    known = [config for config in configs if predictor.corrects(config)]
+    known = [config for config in configs if predictor.spread(config) <= _NEAR]
     times = dict(zip(known, predictor.times_us([(problem, config) for config in known]), strict=True))
     ordered = sorted(known, key=lambda config: times[config])
     if not ordered:

@@ -45,7 +45,8 @@ def test_a_family_that_is_near_is_kept_by_its_best() -> None:
         assert (other not in far(predictor, PROBLEM, [*many, other])) == kept
 
 
-def test_without_a_fit_of_its_family_nothing_is_left_out() -> None:
+def test_without_a_fit_that_is_sure_of_its_family_nothing_is_left_out() -> None:
     other = other_family()
+    assert far(Predictor(fit_of({OWN: 1.0}, (), spread=(0.8, 1.1)), H200), PROBLEM, SPACE) == {}
     assert far(Predictor(None, H200), PROBLEM, SPACE) == {}
     assert far(Predictor(fit_of({other.family: 0.01}, ()), H200), PROBLEM, [*SPACE, other]) == {}

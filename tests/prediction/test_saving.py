@@ -18,7 +18,7 @@ from autotune.values.layer import Problem
 FAST, *_, SLOW = space()
 
 
-def predictor(*choices: Config, spread: tuple[float, float] = (0.9, 1.1)) -> Predictor:
+def predictor(*choices: Config, spread: tuple[float, float] = (0.95, 1.05)) -> Predictor:
     return Predictor(fit_of({FAST.family: 1.0}, choices, spread), H200)
 
 
@@ -45,7 +45,7 @@ def test_it_is_more_the_slower_what_runs_and_the_less_sure_the_fit() -> None:
     chosen = saving_us(predictor(FAST, SLOW), PROBLEM, None)
     assert chosen == saving_us(predictor(FAST, SLOW), PROBLEM, FAST)
     slow, unsure = (
-        saving_us(predictor(FAST, SLOW, spread=s), PROBLEM, SLOW) for s in ((0.9, 1.1), (0.5, 1.5))
+        saving_us(predictor(FAST, SLOW, spread=s), PROBLEM, SLOW) for s in ((0.95, 1.05), (0.5, 1.5))
     )
     assert chosen is not None
     assert slow is not None

@@ -27,7 +27,7 @@ def constant(value: float) -> Forest:
 def fit_of(
     factors: Mapping[str, float],
     choices: tuple[Config, ...],
-    spread: tuple[float, float] = (0.9, 1.1),
+    spread: tuple[float, float] = (0.95, 1.05),
     problem: Problem = PROBLEM,
     device: Device = H200,
 ) -> Fit:
