@@ -142,7 +142,7 @@ def _show_kept(found: Sequence[Judged]) -> None:
     for each in found:
         for one in each.kept:
             kind = _kind(one.pick.problem)
-            for name in (f"{each.model} {kind}", f"all {kind}"):
+            for name in (f"all {kind}", f"{each.model} {kind}"):
                 groups[name].append(one)
     rows = []
     for name, own in groups.items():
@@ -159,7 +159,7 @@ def _show_savings(found: Sequence[Judged]) -> None:
     for each in found:
         for way, savings in each.savings.items():
             for saving in savings:
-                for name in (str(saving.problem.m), "all"):
+                for name in ("all", str(saving.problem.m)):
                     if saving.problem.m in COARSE:
                         groups[name, way].append(saving)
     rows = [

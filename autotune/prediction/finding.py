@@ -5,12 +5,14 @@ from __future__ import annotations
 import functools
 import warnings
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from autotune.prediction.files import fit_files
-from autotune.prediction.fit import read
-from autotune.prediction.predictor import Predictor
 from autotune.values.device import Device
 from autotune.values.errors import DatabaseError
+
+if TYPE_CHECKING:
+    from autotune.prediction.predictor import Predictor
 
 
 def predictor_for(device: Device, database: Path | None = None) -> Predictor:
@@ -24,6 +26,9 @@ def predictor_for(device: Device, database: Path | None = None) -> Predictor:
 
 @functools.lru_cache(maxsize=16)
 def _predictor(device: Device, files: tuple[tuple[Path, int], ...]) -> Predictor:
+    from autotune.prediction.fit import read  # these need numpy
+    from autotune.prediction.predictor import Predictor
+
     for path, _ in files:
         try:
             fit = read(path, device)

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from math import ceil
+from typing import TYPE_CHECKING
 
-from autotune.prediction.predictor import Predictor
 from autotune.values.config import Config
 from autotune.values.layer import Problem
+
+if TYPE_CHECKING:
+    from autotune.prediction.predictor import Predictor
 
 _NEAR = 1.15
 """Times the best predicted time, up to which a config is near it."""

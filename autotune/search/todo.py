@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from autotune.families import registry
-from autotune.prediction.predictor import Predictor
 from autotune.prediction.pruning import far
 from autotune.search.fleet import Task
 from autotune.search.incremental import candidates_to_do, last_record, neighbours, wants_peer
@@ -14,6 +14,9 @@ from autotune.values.config import Config
 from autotune.values.device import Device
 from autotune.values.layer import Problem
 from autotune.values.record import DEFAULT_MODE, Environment, Mode, Trial
+
+if TYPE_CHECKING:
+    from autotune.prediction.predictor import Predictor
 
 
 def task_to_do(
