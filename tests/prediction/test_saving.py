@@ -10,6 +10,7 @@ import pytest
 from fitted import PROBLEM, estimate_us, fit_of, space
 from store_samples import H200
 
+from autotune.families import registry
 from autotune.prediction.predictor import Predictor
 from autotune.prediction.saving import saving_us
 from autotune.values.config import Config
@@ -62,5 +63,6 @@ def test_a_fit_that_is_sure_expects_the_difference_alone() -> None:
 def test_where_no_fit_tells_nothing_is_expected() -> None:
     assert saving_us(Predictor(None, H200), PROBLEM, None) is None
     assert saving_us(predictor(FAST), Problem(PROBLEM.layer, 64), None) is None
-    foreign = Config.of("mma" if FAST.family != "mma" else "decode", tile=1)
+    defaults = (each.default(PROBLEM, H200) for each in registry.families_of(H200))
+    foreign = next(config for config in defaults if config is not None and config.family != FAST.family)
     assert saving_us(predictor(FAST), PROBLEM, foreign) is None

@@ -106,9 +106,9 @@ def test_the_default_and_the_incumbent_are_always_raced(store: Store) -> None:
 def test_a_sweep_stores_what_it_leaves_out_and_has_nothing_left_to_do(store: Store) -> None:
     device, problem = cpu_device(), Problem(Layer(n=256, k=512, group_size=64), 16)
     assert store.database.path is not None
-    own = fit_of({"cpu": 1.0}, (), problem=problem, device=device)
-    write(own, own_fit(store.database.path, device.name))
     whole = set(candidates_of(problem, device))
+    own = fit_of({config.family: 1.0 for config in whole}, (), problem=problem, device=device)
+    write(own, own_fit(store.database.path, device.name))
     with LocalExecutor(device, entry=work, allow_busy=True) as executor:
         (first,) = sweep([problem], store, [executor])
         trials = store.trials(problem, device)
