@@ -68,8 +68,9 @@ def command() -> None:
 def list_jobs(state: str | None, device: str | None, as_json: bool, db: str | None) -> None:
     """Show jobs in the order in which they are claimed.
 
-    The priority is how many microseconds a record may save over all calls that models made; what a user added
-    comes first, and has `user` there. A job that failed three times is parked, with its last reason.
+    The priority is how many microseconds a record is expected to save over all calls that models made; what a
+    user added comes first, and has `user` there. A job that failed three times is parked, with its last
+    reason.
     """
     with _opened(db) as (_, queue):
         jobs = queue.jobs(state, None if device is None else _model_name(device))

@@ -315,6 +315,7 @@ def _fields(outcome: Outcome, device: Device) -> dict[str, Any]:
         "resumed": outcome.resumed,
         "trials": outcome.trials,
         "failed": outcome.failed,
+        "pruned": outcome.pruned,
         "elapsed_s": round(outcome.elapsed_s, 3),
         "noisy": outcome.noisy,
         "note": outcome.note,
@@ -356,10 +357,12 @@ def _summary(outcomes: Sequence[Outcome], seconds: float) -> str:
     resumed = sum(outcome.resumed for outcome in outcomes)
     trials, failed = sum(each.trials for each in outcomes), sum(each.failed for each in outcomes)
     noisy = sum(outcome.noisy for outcome in outcomes)
+    pruned = sum(each.pruned for each in outcomes)
+    untried = f", {pruned} left out, as predicted to be slow" if pruned else ""
     late = sum(outcome.note == OUT_OF_TIME for outcome in outcomes)
     left = [f"{noisy} noisy"] * bool(noisy) + [f"{late} not begun"] * bool(late)
     again = f"\nleft to do: {', '.join(left)}; run the same command again" if left else ""
     return (
         f"{stored} of {counted(len(outcomes), 'problem')} stored, {resumed} of them from before; "
-        f"{counted(trials, 'config')} tried, {failed} failed, {seconds:.0f} s{again}"
+        f"{counted(trials, 'config')} tried, {failed} failed{untried}, {seconds:.0f} s{again}"
     )

@@ -6,19 +6,13 @@ import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from autotune.prediction.finding import predictor_for
 from autotune.search.binary import binary_of
 from autotune.search.executor import Executor
 from autotune.search.fleet import Task
-from autotune.search.incremental import (
-    candidates_to_do,
-    current_record,
-    current_records,
-    last_record,
-    neighbours,
-    outlasts,
-    wanted,
-)
+from autotune.search.incremental import current_record, current_records, outlasts
 from autotune.search.recheck import judge, superseded_by, task_of
+from autotune.search.todo import task_to_do
 from autotune.search.tune import compile_candidates
 from autotune.store.store import Store
 from autotune.values.job import Job
@@ -80,11 +74,9 @@ class Tuner:
         if records:
             return JobPlan(task_of(records, device, store, environment), records[-1], records)
         known = current_record(problem, device, store, environment, DEFAULT_MODE)
-        around = neighbours(problem, device, store, environment, DEFAULT_MODE)
-        candidates = candidates_to_do(problem, device, store, environment, DEFAULT_MODE, around=around)
-        learned_from = [record.problem.m for record in around]
-        extra = wanted(last_record(problem, device, store, environment), device)
-        return JobPlan(Task(problem, candidates or (), DEFAULT_MODE, extra, learned_from), known)
+        predictor = predictor_for(device, store.database.path)
+        task = task_to_do(problem, device, store, environment, DEFAULT_MODE, predictor)
+        return JobPlan(task or Task(problem, ()), known)
 
     def tune(self, job: Job, plan: JobPlan) -> Result:
         """Measure the candidates.
@@ -133,7 +125,7 @@ class Tuner:
         if outlasts(plan.known, task.candidates, tuned.trials):
             return Result(tuned.trials, plan.known, note=tuned.note)
         binary = binary_of(tuned.record, device, cubins)
-        result = Result(tuned.trials, tuned.record, tuned.record, binary, tuned.note)
+        result = Result(task.trials(tuned), tuned.record, tuned.record, binary, tuned.note)
         if plan.known is None or not plan.rechecked:
             return result
         judged = judge(plan.known, task.candidates, tuned)

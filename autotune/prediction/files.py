@@ -21,3 +21,9 @@ def own_fit(database: Path, device: str) -> Path:
 def shipped_fit(device: str) -> Path:
     """The fit of the device model that autotune ships, if it does."""
     return shipped("db") / file_name(device)
+
+
+def fit_files(device: str, database: Path | None) -> list[Path]:
+    """Those of the device model that are there: the user's own beside the database, then the shipped one."""
+    own = [] if database is None else [own_fit(database, device)]
+    return [path for path in (*own, shipped_fit(device)) if path.is_file()]

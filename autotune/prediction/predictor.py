@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from heapq import nsmallest
-from math import log2
+from math import inf, log2
 
 import numpy as np
 
@@ -46,7 +46,7 @@ class Predictor:
         }
         self._choices = Choices((), (), {}) if fit is None else fit.choices
         self._usable = [
-            self._fitted(config) and (names is None or config.family in names)
+            self.corrects(config) and (names is None or config.family in names)
             for config in self._choices.configs
         ]
 
@@ -54,6 +54,18 @@ class Predictor:
     def families(self) -> tuple[str, ...]:
         """The families whose estimates are corrected."""
         return tuple(self._fits)
+
+    def corrects(self, config: Config) -> bool:
+        """Whether a fit tells more of the config than its family's estimate does."""
+        family = self._fits.get(config.family)
+        return family is not None and family.tunables == tuple(config)
+
+    def spread(self, config: Config) -> float:
+        """The ratio of the times between which eight of ten lie; infinite where no fit corrects it."""
+        if not self.corrects(config):
+            return inf
+        low, high = self._fits[config.family].spread
+        return high / low
 
     def times_us(self, pairs: Sequence[tuple[Problem, Config]]) -> list[float]:
         """What each valid config takes for its problem; the plain estimate where the family has no fit."""
@@ -63,13 +75,19 @@ class Predictor:
         times = np.array(estimates)
         places: dict[str, list[int]] = defaultdict(list)
         for place, (_, config) in enumerate(pairs):
-            if self._fitted(config):
+            if self.corrects(config):
                 places[config.family].append(place)
         for name, own in places.items():
             problems, configs = zip(*(pairs[place] for place in own), strict=True)
             rows = features(problems, configs, times[own], self.device)
             times[own] *= np.exp(self._fits[name].forest.values(rows))
         return [float(each) for each in times]
+
+    def prediction(self, problem: Problem, config: Config) -> Prediction | None:
+        """What the valid config takes for the problem, None where its family has no fit."""
+        if not self.corrects(config):
+            return None
+        return self._told(self.times_us([(problem, config)])[0], config)
 
     def best(self, layer: Layer, tokens: Iterable[int]) -> dict[int, Prediction]:
         """For each m the config that is expected to be the fastest; none where no fit tells.
@@ -119,10 +137,6 @@ class Predictor:
     def _told(self, us: float, config: Config) -> Prediction:
         low, high = self._fits[config.family].spread
         return Prediction(config, us, us * low, us * high)
-
-    def _fitted(self, config: Config) -> bool:
-        family = self._fits.get(config.family)
-        return family is not None and family.tunables == tuple(config)
 
 
 @lru_cache(maxsize=256)

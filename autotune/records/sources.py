@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from autotune.jit.compiler import cached_by
-from autotune.prediction.files import own_fit, shipped_fit
+from autotune.prediction.files import fit_files
 from autotune.records.explanation import Explanation, explain
 from autotune.store.reading import shipped_files, user_binary, user_records
 from autotune.store.rows import in_short
@@ -64,8 +64,7 @@ class Sources:
 
     def fit(self) -> Fit | None:
         """What predicts times on the device: the user's own fit, else the one that autotune ships."""
-        own = None if self._path is None else own_fit(self._path, self._device.name)
-        paths = [path for path in (own, shipped_fit(self._device.name)) if path is not None and path.exists()]
+        paths = fit_files(self._device.name, self._path)
         if not paths:
             return None
         from autotune.prediction.fit import read

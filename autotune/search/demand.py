@@ -11,12 +11,12 @@ import time
 import uuid
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from math import log2
 from pathlib import Path
-from statistics import fmean
 
 from autotune.families import registry
+from autotune.prediction.finding import predictor_for
 from autotune.records.misses import UNVERIFIED, Miss, read
+from autotune.search.saving import saved_us
 from autotune.search.stale import stale_problems
 from autotune.store.queue import Queue
 from autotune.store.reading import shipped_files
@@ -34,24 +34,22 @@ RECHECK = -ASKED
 """Priority of a recheck, plus calls: behind all that tunes, what is called most first."""
 STALE = 0.0
 """Priority of what a new autotune made stale: behind all that models ran."""
-_OPERATIONS_PER_BYTE = 200
-"""GPUs multiply 150 to 300 16-bit numbers in the time in which they read a byte."""
-_BYTES_PER_US = 1e6
-_LEAST_SHARE = 0.005
 _CONFIRMED_S = 86_400.0
 """A record is not measured again so soon, whatever hosts say that have not pulled it yet."""
 
 _Model = tuple[str, str, str]
 """Of a job: device, arch and source hash."""
+_Calls = dict[tuple[Problem, str], int]
+"""By problem and what answered it."""
 
 
 def queue_misses(store: Store, file: Path) -> int:
     """Queue what the file notes, of every device model, and take it out of the file; how many jobs are new.
 
-    The priority of a problem is its calls times the microseconds that a record may save at each. Left out is
-    what other kernel sources ran, and what has a record by now. What ran an unverified record is queued for a
-    recheck, unless it was measured within a day. The file is put aside before it is read and deleted when the
-    jobs are stored, so a kill loses nothing: at worst notes are read twice, by two processes
+    The priority of a problem is its calls times the microseconds that a record is expected to save at each.
+    Left out is what other kernel sources ran, and what has a record by now. What ran an unverified record is
+    queued for a recheck, unless it was measured within a day. The file is put aside before it is read and
+    deleted when the jobs are stored, so a kill loses nothing: at worst notes are read twice, by two processes
     or by the next, which changes no job.
 
     Raises:
@@ -60,14 +58,13 @@ def queue_misses(store: Store, file: Path) -> int:
     """
     try:
         taken = {each: _size(each) for each in _take(file)}
-        calls: dict[_Model, dict[Problem, int]] = defaultdict(lambda: defaultdict(int))
-        unverified: dict[_Model, dict[Problem, int]] = defaultdict(lambda: defaultdict(int))
+        calls: dict[_Model, _Calls] = defaultdict(lambda: defaultdict(int))
+        unverified: dict[_Model, _Calls] = defaultdict(lambda: defaultdict(int))
         for miss in _misses_of(taken):
             kind = unverified if miss.source == UNVERIFIED else calls
-            kind[miss.device, miss.arch, miss.source_hash][miss.problem] += miss.calls
-        new = sum(_queue(store, model, problems) for model, problems in calls.items())
-        for model, problems in unverified.items():
-            new += _queue_rechecks(store, model, problems)
+            kind[miss.device, miss.arch, miss.source_hash][miss.problem, miss.source] += miss.calls
+        new = sum(_queue(store, model, counts) for model, counts in calls.items())
+        new += sum(_queue_rechecks(store, model, counts) for model, counts in unverified.items())
         for each, size in taken.items():
             # Who had it open when it was put aside may have written since: then it is read again next time.
             if _size(each) == size:
@@ -151,25 +148,6 @@ def models_named(store: Store, name: str) -> list[Device]:
     return named
 
 
-def saved_us(problem: Problem, records: Sequence[Record]) -> float:
-    """What a record of the problem may save at each call, going by records of its device.
-
-    That is the time of the default config times the share of it that tuning takes away. The time is that of
-    the nearest record's default config (in octaves of m, n and k together), in proportion to the work: among
-    the shipped records of a H200, each left out in turn, it is right within a factor of 1.3 for nine of ten.
-    The share is the mean of the bucket's records, or of all where it has none; a mean and not a median,
-    because the sum over many problems is what counts. What is not tried may always gain a little.
-    """
-    work = _work_bytes(problem)
-    if not records:
-        return _LEAST_SHARE * work / _BYTES_PER_US
-    near = min(records, key=lambda record: _octaves(record.problem, problem))
-    default_us = near.default_us * work / _work_bytes(near.problem)
-    alike = [record for record in records if record.problem.m == problem.m] or records
-    share = fmean(1 - record.median_us / record.default_us for record in alike)
-    return default_us * max(share, _LEAST_SHARE)
-
-
 def _take(file: Path) -> list[Path]:
     """Put the file aside, under a name of its own, beside what earlier processes left when they ended."""
     with contextlib.suppress(FileNotFoundError):  # there is none, or another daemon was faster
@@ -197,33 +175,36 @@ def _misses_of(files: Iterable[Path]) -> list[Miss]:
     return misses
 
 
-def _queue(store: Store, model: _Model, calls: dict[Problem, int]) -> int:
-    device, arch, source_hash = model
+def _queue(store: Store, model: _Model, calls: _Calls) -> int:
+    name, arch, source_hash = model
     known = _records(store, arch)
-    mine = [record for record in known if record.device == device]
-    done = _done(mine, [*store.devices(), *cuda_devices(), cpu_device()])
-    jobs = [
-        (problem, min(count * saved_us(problem, mine or known), ASKED / 2))
-        for problem, count in calls.items()
-        if problem not in done
-    ]
-    return Queue(store).add(jobs, device, arch, source_hash)
+    mine = [record for record in known if record.device == name]
+    devices = {(each.name, each.arch): each for each in (*store.devices(), *cuda_devices(), cpu_device())}
+    done = _done(mine, devices.values())
+    device = devices.get((name, arch))
+    predictor = None if device is None else predictor_for(device, store.database.path)
+    savings: dict[Problem, float] = defaultdict(float)
+    for (problem, source), count in calls.items():
+        if problem not in done:
+            savings[problem] += count * saved_us(problem, source, mine or known, predictor)
+    jobs = [(problem, min(saving, ASKED / 2)) for problem, saving in savings.items()]
+    return Queue(store).add(jobs, name, arch, source_hash)
 
 
-def _queue_rechecks(store: Store, model: _Model, calls: dict[Problem, int]) -> int:
+def _queue_rechecks(store: Store, model: _Model, calls: _Calls) -> int:
     device, arch, _ = model
     since = time.time() - _CONFIRMED_S
     known = (record for record in _records(store, arch) if record.device == device)
     fresh = {record.problem for record in known if unix_s(record.created_at) > since}
     jobs = [
         (problem, min(RECHECK + count, RECHECK / 2))
-        for problem, count in calls.items()
+        for (problem, _), count in calls.items()
         if problem not in fresh
     ]
     return Queue(store).add(jobs, *model, again=True)
 
 
-def _done(records: Sequence[Record], devices: Sequence[Device]) -> set[Problem]:
+def _done(records: Sequence[Record], devices: Iterable[Device]) -> set[Problem]:
     """The problems of today's records; whether a record is of today is known where its device is."""
     known = {(device.name, device.arch): device for device in devices}
     placed = ((record, known.get((record.device, record.arch))) for record in records)
@@ -242,12 +223,3 @@ def _hashes(kind: str) -> dict[str, str]:
     return {
         family.name: family.source_hash() for family in registry.families().values() if family.kind == kind
     }
-
-
-def _work_bytes(problem: Problem) -> float:
-    return max(problem.moved_bytes, problem.operations / _OPERATIONS_PER_BYTE)
-
-
-def _octaves(a: Problem, b: Problem) -> float:
-    ratios = ((a.m, b.m), (a.layer.n, b.layer.n), (a.layer.k, b.layer.k))
-    return sum(abs(log2(one / other)) for one, other in ratios)

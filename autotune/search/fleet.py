@@ -20,7 +20,7 @@ from autotune.values.config import Config
 from autotune.values.errors import DeviceError
 from autotune.values.extra import TIMES_ONLY, Extra
 from autotune.values.layer import Problem
-from autotune.values.record import DEFAULT_MODE, Mode
+from autotune.values.record import DEFAULT_MODE, Mode, Trial
 
 _LOG = logging.getLogger(__name__)
 
@@ -31,7 +31,7 @@ OUT_OF_TIME = "the time budget ended before its turn"
 class Task:
     """What is to be measured of a problem: the candidates, the first of which is the default config.
 
-    `learned_from` is as of the record's evidence.
+    `learned_from` is as of the record's evidence. `pruned` are trials of configs that are left out.
     """
 
     problem: Problem
@@ -39,6 +39,11 @@ class Task:
     mode: Mode = DEFAULT_MODE
     extra: Extra = TIMES_ONLY
     learned_from: Sequence[int] = ()
+    pruned: Sequence[Trial] = ()
+
+    def trials(self, tuned: Tuned) -> Sequence[Trial]:
+        """Those to store of what came of it: what was left out is not missing once there is a winner."""
+        return tuned.trials if tuned.record is None else (*tuned.trials, *self.pruned)
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,20 +7,18 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from autotune.bench.budget import Budget
+from autotune.prediction.finding import predictor_for
 from autotune.search.binary import binary_of
 from autotune.search.executor import Executor
 from autotune.search.fleet import Task, sweeps_of, tune_all
 from autotune.search.incremental import (
-    candidates_to_do,
     current_record,
     current_records,
-    last_record,
-    neighbours,
     outlasts,
     superseded,
-    wanted,
     was_for_nothing,
 )
+from autotune.search.todo import task_to_do
 from autotune.search.tune import Progress
 from autotune.store.store import Store
 from autotune.values.extra import TIMES_ONLY, Extra
@@ -35,7 +33,8 @@ _CPU_BUDGET_S = 90.0
 class Outcome:
     """What became of one problem; `record` is None when there is none, and `note` says why.
 
-    Of a `noisy` one nothing could be believed: a record from before stays, and the next sweep measures again.
+    `trials` counts the configs that were tried, `pruned` those that are predicted to be slow and were not. Of
+    a `noisy` one nothing could be believed: a record from before stays, and the next sweep measures again.
     """
 
     problem: Problem
@@ -46,6 +45,7 @@ class Outcome:
     elapsed_s: float
     note: str = ""
     noisy: bool = False
+    pruned: int = 0
 
 
 def default_budget_s(kind: str) -> float | None:
@@ -65,7 +65,8 @@ def sweep(
     """Measure every problem on one of the executors; store trials, record and binary, each problem at once.
 
     Yields outcomes as problems finish. What was measured with the running kernels is not measured again: of a
-    problem that has a record only what is new is raced, against the incumbent and the default. Timings of
+    problem that has a record only what is new is raced, against the incumbent and the default. What a fit of
+    the device, the user's own or a shipped one, predicts to be far from the fastest is left out. Timings of
     different modes are never compared, and a record of another `mode` stays. Finer buckets come last and race
     what did best at the powers of two around them, where these have records. What was yielded is stored,
     whatever happens to the iterator. `budget_s` is shared by the problems that are still to do; those that do
@@ -96,21 +97,19 @@ def _sweep(
 ) -> Iterator[Outcome]:
     """`sweep`, without what the problems may learn from each other."""
     device, environment = executors[0].device, executors[0].environment
+    predictor = predictor_for(device, store.database.path)
     tasks: list[Task] = []
     known: dict[Problem, Record | None] = {}
     for problem in problems:
         known[problem] = current_record(problem, device, store, environment, mode)
-        more = wanted(last_record(problem, device, store, environment), device, extra)
-        around = neighbours(problem, device, store, environment, mode)
-        candidates = candidates_to_do(problem, device, store, environment, mode, more, around)
-        if candidates is None:
+        task = task_to_do(problem, device, store, environment, mode, predictor, extra)
+        if task is None:
             yield Outcome(problem, known[problem], True, 0, 0, 0.0)
             continue
         if not tasks:
             for executor in executors:
                 executor.start()  # they get ready while the other problems are looked up
-        learned_from = [record.problem.m for record in around]
-        tasks.append(Task(problem, candidates, mode, more, learned_from))
+        tasks.append(task)
     if not tasks:
         return
     arguments = {"mode": mode, "problems": [str(problem) for problem in problems]}
@@ -128,9 +127,15 @@ def _sweep(
                 else ()
             )
             dropped = superseded(winner, stored)
-            store.add_result(sweep_of(done.executor), tuned.trials, winner, binary, dropped)
-            record = record if stays else winner
-            trials = len(tuned.trials)
+            store.add_result(sweep_of(done.executor), task.trials(tuned), winner, binary, dropped)
             yield Outcome(
-                task.problem, record, False, trials, tuned.failed, done.elapsed_s, tuned.note, tuned.noisy
+                task.problem,
+                record if stays else winner,
+                False,
+                len(tuned.trials),
+                tuned.failed,
+                done.elapsed_s,
+                tuned.note,
+                tuned.noisy,
+                len(task.pruned),
             )

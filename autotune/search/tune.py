@@ -169,9 +169,9 @@ def tune(
 
 def _promising(problem: Problem, device: Device, others: Sequence[Config]) -> list[Config]:
     """The first, which may be the stored winner; then those that are predicted to be the fastest."""
-    from autotune.prediction.shipped import shipped_predictor
+    from autotune.prediction.finding import predictor_for
 
-    return [*others[:1], *shipped_predictor(device).ordered(problem, others[1:])]
+    return [*others[:1], *predictor_for(device).ordered(problem, others[1:])]
 
 
 def _in_order(measured: Measured, configs: Sequence[Config]) -> Measured:

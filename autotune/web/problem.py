@@ -112,7 +112,7 @@ def _role(attempt: SeenTrial, winner: SeenRecord | None, newest: int) -> str:
     """What the config is to the record."""
     config, status = attempt.trial.config, attempt.trial.status
     if status != "ok":
-        return "screened" if status == "pruned" else status
+        return "screened" if status == "pruned" and _time_us(attempt) is not None else status
     if winner is None or attempt.sweep != newest:
         return "timed"
     record = winner.record

@@ -6,15 +6,18 @@ import json
 import urllib.request
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from autotune.daemon.endpoint import HOST, PORT
+from autotune.prediction.finding import predictor_for
 from autotune.records.misses import Miss, miss_file, read
-from autotune.search.demand import ASKED, saved_us
+from autotune.search.demand import ASKED
+from autotune.search.saving import saved_us
 from autotune.store.pages import Pages
 from autotune.values.device import Device
 from autotune.values.job import STATES, Job, Worker
+from autotune.values.paths import sqlite_path
 from autotune.web import svg
 from autotune.web.query import Query
 
@@ -83,31 +86,24 @@ def _workers(pages: Pages, now: float) -> list[Working]:
 
 def _misses(site: Site, pages: Pages) -> Sequence[Missed]:
     """What the file beside the database notes, what would save most first."""
-    calls: Counter[tuple[Miss, str]] = Counter()
-    example: dict[Any, Miss] = {}
+    calls: Counter[Miss] = Counter()
     try:
         for miss in read(miss_file(site.url)):
-            key: Any = (miss.problem, miss.device, miss.arch)
-            calls[key] += miss.calls
-            example[key] = miss
+            calls[replace(miss, source_hash="", calls=0)] += miss.calls
     except OSError:
         return []  # there is no such file, which is as it should be
     known = {(device.name, device.arch): device for device in pages.devices()}
-    top = calls.most_common(_MISSES)
+    top = [(miss, count, known.get((miss.device, miss.arch))) for miss, count in calls.most_common(_MISSES)]
     wanted: dict[Device, set[int]] = {}
-    for key, _ in top:
-        device = known.get((example[key].device, example[key].arch))
+    for miss, _, device in top:
         if device is not None:
-            wanted.setdefault(device, set()).add(example[key].problem.m)
-    records = {(d.name, d.arch): pages.like(d, tokens) for d, tokens in wanted.items()}
-    found = [
-        Missed(
-            miss := example[key],
-            count,
-            count * saved_us(miss.problem, records.get((miss.device, miss.arch), [])) / 1e6,
-        )
-        for key, count in top
-    ]
+            wanted.setdefault(device, set()).add(miss.problem.m)
+    records = {device: pages.like(device, tokens) for device, tokens in wanted.items()}
+    predictors = {device: predictor_for(device, sqlite_path(site.url)) for device in wanted}
+    found = []
+    for miss, count, device in top:
+        told = ([],) if device is None else (records[device], predictors[device])
+        found.append(Missed(miss, count, count * saved_us(miss.problem, miss.source, *told) / 1e6))
     return sorted(found, key=lambda missed: -missed.saved_s)
 
 

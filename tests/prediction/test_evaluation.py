@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
+import fitted
 import pytest
+from store_samples import H200
 
-from autotune.prediction.evaluation import Losses, halved, picks, unseen
+from autotune.prediction.evaluation import Losses, expected, kept, picks, unseen
 from autotune.prediction.fitting import Timing
 from autotune.prediction.predictor import Predictor
+from autotune.prediction.pruning import far
+from autotune.prediction.saving import saving_us
 from autotune.values.config import Config
-from autotune.values.device import cpu_device
 from autotune.values.layer import Layer, Problem
 
 SMALL, LARGE = (Problem(Layer(n=n, k=256, group_size=64), 4) for n in (64, 512))
@@ -49,10 +50,23 @@ def test_a_size_is_left_out_in_every_scheme() -> None:
     assert own == [*TIMINGS[:2], other]
 
 
-def test_half_a_sweep_keeps_what_is_estimated_to_be_fast() -> None:
-    """Without a fit the estimates decide: two threads are estimated to be faster than one."""
-    problem = Problem(Layer(n=512, k=1024, group_size=64), 4)
-    both = Config.of("cpu", tile_n=64, split_k=1, unpack_m=0, threads=2)
-    timings = [Timing(problem, FIRST, 5.0), Timing(problem, both, 6.0)]
-    (pick,) = halved(timings, Predictor(None, replace(cpu_device(), cores=2)))
-    assert (pick.config, pick.loss) == (both, pytest.approx(0.2))
+SPACE = fitted.space()
+
+
+def test_what_is_kept_of_a_sweep_is_what_is_predicted_to_be_near_and_the_default() -> None:
+    """Times against the prediction: of what is left out the slowest to be expected is the fastest."""
+    predictor = Predictor(fitted.fit_of({SPACE[0].family: 1.0}, ()), H200)
+    timings = [Timing(fitted.PROBLEM, config, 100.0 - place) for place, config in enumerate(SPACE)]
+    (found,) = kept(timings, predictor)
+    left_out = far(predictor, fitted.PROBLEM, SPACE)
+    last = max(place for place, config in enumerate(SPACE) if config not in left_out)
+    assert (found.pick.config, found.kept, found.configs) == (SPACE[last], last + 1, len(SPACE))
+    assert found.pick.loss == pytest.approx((100.0 - last) / (101.0 - len(SPACE)) - 1)
+
+
+def test_what_is_expected_stands_beside_what_was_found() -> None:
+    predictor = Predictor(fitted.fit_of({SPACE[0].family: 1.0}, (SPACE[0], SPACE[-1])), H200)
+    timings = [Timing(fitted.PROBLEM, config, us) for config, us in ((SPACE[0], 10.0), (SPACE[-1], 8.0))]
+    (found,) = expected(picks(lambda _: [SPACE[0]], timings), timings, predictor)
+    assert found.found == pytest.approx(0.2)
+    assert found.expected == saving_us(predictor, fitted.PROBLEM, SPACE[0]) / 10.0  # type: ignore[operator]

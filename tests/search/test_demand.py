@@ -13,6 +13,7 @@ from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+import fitted
 import pytest
 import torch
 from databases import query
@@ -21,8 +22,13 @@ from store_samples import H100, H200, as_ordinary_user, reachable_folder, record
 
 from autotune.families import registry
 from autotune.models.apply import apply
+from autotune.prediction.files import own_fit
+from autotune.prediction.finding import predictor_for
+from autotune.prediction.fit import write
+from autotune.prediction.saving import saving_us
 from autotune.records.misses import Miss, append, miss_file
-from autotune.search.demand import ASKED, ask, device_here, models_named, queue_misses, saved_us
+from autotune.search.demand import ASKED, ask, device_here, models_named, queue_misses
+from autotune.search.saving import saved_us
 from autotune.store.queue import Queue
 from autotune.store.store import Store
 from autotune.values.device import cpu_device
@@ -119,7 +125,7 @@ def test_calls_of_all_notes_times_what_each_may_save_is_the_priority(store: Stor
     priorities = {job.problem: job.priority for job in Queue(store).jobs()}
     expected = {Problem(LAYER, 1): 80, Problem(LAYER, 2): 2, Problem(WIDE, 1): 3}
     for problem, calls in expected.items():
-        assert priorities[problem] == pytest.approx(calls * saved_us(problem, []))
+        assert priorities[problem] == pytest.approx(calls * saved_us(problem, "default", []))
     assert [job.problem.layer for job in Queue(store).jobs()] == [WIDE, LAYER, LAYER]
 
 
@@ -159,7 +165,7 @@ def test_a_queued_problem_is_not_queued_again_but_moves_up(store: Store, file: P
     append(file, miss(calls=5))
     assert queue_misses(store, file) == 0
     (job,) = Queue(store).jobs()
-    assert job.priority == pytest.approx(5 * saved_us(job.problem, []))
+    assert job.priority == pytest.approx(5 * saved_us(job.problem, "default", []))
 
 
 def test_no_file_or_a_foreign_one_is_no_job(store: Store, file: Path) -> None:
@@ -249,9 +255,11 @@ def test_saved_time_follows_the_nearest_default_and_the_mean_share_of_its_bucket
     near = replace(record(m=1), median_us=9.0, default_us=10.0)
     far = replace(record(m=64), median_us=5.0, default_us=20.0)
     problem, same_work = Problem(Layer(8192, 4096), 1), near.problem
-    assert saved_us(same_work, [near, far]) == pytest.approx(10.0 * 0.1)
-    assert saved_us(problem, [near, far]) == pytest.approx(1.0 * problem.moved_bytes / same_work.moved_bytes)
-    assert saved_us(Problem(near.problem.layer, 2), [near, far]) == pytest.approx(
+    assert saved_us(same_work, "default", [near, far]) == pytest.approx(10.0 * 0.1)
+    assert saved_us(problem, "default", [near, far]) == pytest.approx(
+        1.0 * problem.moved_bytes / same_work.moved_bytes
+    )
+    assert saved_us(Problem(near.problem.layer, 2), "default", [near, far]) == pytest.approx(
         10.0 * (0.1 + 0.75) / 2, rel=0.01
     )
 
@@ -259,8 +267,27 @@ def test_saved_time_follows_the_nearest_default_and_the_mean_share_of_its_bucket
 def test_something_may_always_be_saved_and_more_of_more_work() -> None:
     useless = replace(record(m=1), median_us=7.0, default_us=7.0)
     for records in ([], [useless]):
-        small, large = (saved_us(Problem(Layer(n, 4096), 16), records) for n in (256, 8192))
+        small, large = (saved_us(Problem(Layer(n, 4096), 16), "default", records) for n in (256, 8192))
         assert 0 < small < large
+
+
+def test_where_a_fit_knows_the_device_it_says_what_is_saved_by_what_ran(tmp_path: Path) -> None:
+    """Calls of one problem by two answers: each has its own saving, and the job has their sum."""
+    db, file = tmp_path / "mine.db", tmp_path / "notes"
+    fast, slow = fitted.space()[0], fitted.space()[-1]
+    write(fitted.fit_of({fast.family: 1.0}, (fast, slow)), own_fit(db, H200.name))
+    predictor = predictor_for(H200, db)
+    running = {"predicted": None, "default": registry.default_config(fitted.PROBLEM, H200)}
+    expected = {source: saving_us(predictor, fitted.PROBLEM, config) for source, config in running.items()}
+    for source, calls in (("predicted", 7), ("default", 5)):
+        mine = (H200.name, H200.arch, digest("cuda"), source, calls)
+        append(file, Miss(fitted.PROBLEM, *mine))
+    with Store.open(db) as store:
+        store.add_device(H200)
+        assert queue_misses(store, file) == 1
+        (job,) = Queue(store).jobs()
+    assert job.priority == pytest.approx(7 * expected["predicted"] + 5 * expected["default"])
+    assert job.priority != pytest.approx(12 * saved_us(fitted.PROBLEM, "default", []))
 
 
 def test_asking_is_of_what_a_family_can_do(store: Store) -> None:

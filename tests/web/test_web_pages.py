@@ -17,10 +17,12 @@ from autotune.records.misses import Miss, append, miss_file
 from autotune.search.demand import ASKED
 from autotune.store.queue import Queue
 from autotune.store.store import Store
+from autotune.values.config import Config
 from autotune.values.errors import DatabaseError
 from autotune.values.job import Worker
 from autotune.values.layer import COARSE, Layer, Problem
 from autotune.values.paths import shipped
+from autotune.values.record import Trial
 from autotune.web import queue as queue_page
 from autotune.web.query import Query, device_key
 from autotune.web.site import VIEWS, Site
@@ -109,6 +111,17 @@ def test_a_problem_shows_every_trial_and_its_evidence(url):
         ("winner", "5.00"), ("screened", "9.25"), ("wrong", ""), ("failed", ""),
     ]  # fmt: skip
     assert f"autotune sweep --recheck --shapes {LAYER} --m 1 --db " in said
+
+
+def test_a_config_that_was_never_timed_says_why(url):
+    won, reason = record(Problem(LAYER, 1)), "not timed: 9.00 us predicted, 5.00 us for the fastest"
+    sweep = fill(url, [won])
+    slow = Trial(won.problem, Config.of(won.config.family, slow=2), "pruned", error=reason, mode="model")
+    with Store.open(url) as store:
+        store.add_result(sweep, [slow], None, None)
+    page = shown(url, "problem", *of_problem())
+    assert reason in text(page)
+    assert '<tr class="pruned">' in page
 
 
 def test_what_others_wrote_is_shown_as_text(url):
