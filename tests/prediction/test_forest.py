@@ -10,7 +10,9 @@ import pytest
 from autotune.prediction.boosting import Growth, grow
 from autotune.prediction.forest import Forest
 
-RANDOM = np.random.default_rng(7)
+
+def some(count: int, seed: int) -> np.ndarray:
+    return np.random.default_rng(seed).random((count, 4))
 
 
 def walked(forest: Forest, row: np.ndarray) -> float:
@@ -29,22 +31,22 @@ def steps(rows: np.ndarray) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def forest() -> Forest:
-    rows = RANDOM.random((800, 4))
+    rows = some(800, seed=7)
     return grow(rows, steps(rows), np.ones(800), Growth(depth=4))
 
 
 def test_its_values_are_those_of_a_walk(forest: Forest) -> None:
-    rows = RANDOM.random((50, 4))
+    rows = some(50, seed=1)
     assert forest.values(rows) == pytest.approx([walked(forest, row) for row in rows])
 
 
 def test_it_learns_steps_and_products(forest: Forest) -> None:
-    rows = RANDOM.random((400, 4))
+    rows = some(400, seed=2)
     assert np.abs(forest.values(rows) - steps(rows)).mean() < 0.1 * steps(rows).std()
 
 
 def test_it_is_the_same_after_json(forest: Forest) -> None:
-    rows = RANDOM.random((50, 4))
+    rows = some(50, seed=1)
     read = Forest.of_row(json.loads(json.dumps(forest.as_row())))
     assert read.values(rows) == pytest.approx(forest.values(rows), abs=1e-3)
     again = Forest.of_row(json.loads(json.dumps(read.as_row())))
