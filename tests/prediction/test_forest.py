@@ -42,7 +42,7 @@ def test_its_values_are_those_of_a_walk(forest: Forest) -> None:
 
 def test_it_learns_steps_and_products(forest: Forest) -> None:
     rows = some(400, seed=2)
-    assert np.abs(forest.values(rows) - steps(rows)).mean() < 0.1 * steps(rows).std()
+    assert np.abs(forest.values(rows) - steps(rows)).mean() < 0.2 * steps(rows).std()
 
 
 def test_it_is_the_same_after_json(forest: Forest) -> None:
