@@ -11,7 +11,7 @@ import pytest
 from command_line import autotune
 from databases import rows
 from killed import killed_at
-from lookup_world import make_small_world, store
+from lookup_world import store
 from store_samples import ENVIRONMENT, EVIDENCE, H200, binary, config, evident_trials, record
 
 from autotune.bundles.format import BundleContents
@@ -29,16 +29,12 @@ EVIDENT = replace(record(), evidence=EVIDENCE)
 MORE = replace(EVIDENCE, rounds=EVIDENCE.rounds + 1)
 OTHER = config(16)
 
+pytestmark = pytest.mark.usefixtures("database")
+
 
 @pytest.fixture
 def undisturbed() -> None:
     """No time is measured here, and some are not to be believed."""
-
-
-@pytest.fixture(autouse=True)
-def database(tmp_path, monkeypatch) -> Path:
-    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
-    return make_small_world(tmp_path, monkeypatch)
 
 
 def bundle(folder: Path, *records, cubin=None, attempts=(), key=None, device=H200) -> Path:
