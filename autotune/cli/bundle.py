@@ -33,7 +33,9 @@ def command() -> None:
     "--folder", type=click.Path(path_type=Path, file_okay=False), default=".", help="Where.  [default: .]"
 )
 @click.option("--key", help="Sign with this key of autotune keys.  [default: no signature]")
-@click.option("--expires", type=click.IntRange(min=1), metavar="DAYS", help="The signature counts so long.")
+@click.option(
+    "--expires", type=click.IntRange(1, 36_500), metavar="DAYS", help="The signature counts so long."
+)
 @click.option("--binaries", is_flag=True, help="With the winners' compiled kernels.")
 @click.option("--samples", is_flag=True, help="With every trial and its samples.")
 @wanted_options
@@ -52,6 +54,8 @@ def create(
 
     The same records under the same name make the same file. Its path goes to stdout.
     """
+    if expires is not None and key is None:
+        raise click.UsageError("--expires is of a signature; give the --key that signs.")
     from autotune.bundles.collect import collected
     from autotune.bundles.keys import signing_key
     from autotune.bundles.trust import create as write
