@@ -62,6 +62,8 @@ def import_file(store: Store, path: Path, trusted: Sequence[PublicKey] = (), dry
 def is_bundle(path: Path) -> bool:
     """Whether the file begins as bundles do."""
     try:
+        if not path.is_file():  # a pipe would be waited for
+            return False
         with path.open("rb") as file:
             return file.read(len(_BUNDLE)) == _BUNDLE
     except OSError:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from autotune.bundles.format import (
@@ -28,20 +30,24 @@ def create(
     """Write the bundle to `NAME-HASH.bundle` in the folder, signed by the key, if any, for `valid_s`.
 
     Raises:
-        BundleError: there is nothing to write, the bundle is there already, or it cannot be written.
+        BundleError: there is nothing to write, the bundle is there already, or it cannot be written; then
+            nothing is left of it.
     """
     content = encode(name, contents)
     data = content if key is None else content + signature_line(sign(content, key, valid_s))
     bundle = decode(data, name)
     path = folder / f"{bundle.id.replace('@', '-')}.bundle"
+    if path.exists():
+        remedy = "use it" if key is None else f"move it away to have one that {key.public.name} signs"
+        raise BundleError(f"{path} is there already, with these very records; {remedy}")
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with path.open("xb") as file:
-            file.write(data)
-    except FileExistsError:
-        raise BundleError(f"{path} is there already, with these very records") from None
+        partial.write_bytes(data)
+        partial.replace(path)  # so that a kill leaves none that is cut off
     except OSError as error:
-        path.unlink(missing_ok=True)
+        with suppress(OSError):
+            partial.unlink()
         raise BundleError(f"{path} cannot be written ({error.strerror})") from error
     return bundle, path
 

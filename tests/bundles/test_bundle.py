@@ -83,9 +83,11 @@ def test_a_file_is_named_by_its_content_and_never_overwritten(tmp_path, key):
     assert path.name == f"mine-{bundle.digest[:12]}.bundle"
     assert read_bundle(path) == bundle
     before = path.read_bytes()
-    with pytest.raises(BundleError, match="is there already"):
-        create("mine", CONTENTS, tmp_path, None)
+    for again, remedy in ((None, "use it"), (key, "move it away to have one that release signs")):
+        with pytest.raises(BundleError, match=f"is there already, with these very records; {remedy}"):
+            create("mine", CONTENTS, tmp_path, again)
     assert path.read_bytes() == before
+    assert [each.name for each in tmp_path.iterdir() if each.is_file()] == [path.name]
 
 
 def test_the_signature_is_one_of_ed25519(key):

@@ -79,7 +79,8 @@ def test_a_rollback_brings_the_former_answer_back(tmp_path):
         assert pulled.roll_back(here) == (replace(second, rolled_back=True), first)
     assert [answer(m).config for m in (1, 2)] == [FAST, FAST]
     assert answer(4).source == "default"
-    assert pulls(central, again=False).changed is None
+    kept = pulls(central, again=False)
+    assert (kept.changed, kept.undone) == (None, True)
     assert answer().config == FAST
     assert pulls(central).changed.name == second.name
     assert answer().config == SLOW
@@ -135,6 +136,28 @@ def test_a_source_must_be_another_one_that_is_there(tmp_path, database):
     store(database, record())
     with pytest.raises(DatabaseError, match="pulled from itself"):
         pulls(database)
+
+
+def test_a_source_that_is_neither_a_bundle_nor_a_database(tmp_path):
+    (tmp_path / "text.jsonl").write_text('{"device":"NVIDIA H200"}\n')
+    os.mkfifo(tmp_path / "pipe")
+    for name, why in (
+        ("text.jsonl", "is neither a bundle nor a database; autotune import takes files of records"),
+        ("pipe", "is no file"),
+        (".", "is no file"),
+        ("a\nb", "is no name to remember"),
+        ("a" * 1000, "is no name to remember"),
+    ):
+        with pytest.raises((BundleError, DatabaseError), match=why):
+            pulls(tmp_path / name)
+
+
+def test_who_has_none_of_the_devices_is_told_which_there_are(tmp_path, signed):
+    store(tmp_path / "central.db", record(), record(device=A100))
+    found = pulls(tmp_path / "central.db", Wanted({"NVIDIA B200"}))
+    assert (found.offered, list(found.devices)) == (0, [A100.name, H200.name])
+    assert list(pulls(tmp_path / "central.db", Wanted({A100.name})).devices) == []
+    assert list(pulls(signed("mine", record()), Wanted({A100.name})).devices) == [H200.name]
 
 
 def test_models_read_files_only(postgres, template, tmp_path):
@@ -202,6 +225,10 @@ def test_watch_goes_on_until_sigterm(tmp_path):
         assert "1 new, 1 record " in watch.stdout.readline()
         store(central, record(m=2))
         assert "1 new, 2 records " in watch.stdout.readline()
+        with Store.open(str(here)) as opened:
+            pulled.roll_back(opened)
+        while not (line := watch.stderr.readline()).startswith("a rollback undid this"):
+            assert line.startswith("nothing new")
         central.rename(tmp_path / "away.db")
         while not (line := watch.stderr.readline()).startswith("warning"):
             pass
