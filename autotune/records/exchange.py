@@ -162,7 +162,8 @@ def _write(path: Path, lines: Iterable[dict[str, Any]]) -> None:
 
 
 def _rounded(value: Any) -> Any:
-    return round(value, 3) if isinstance(value, float) else value
+    """To 1 ns; what is less keeps its digits, because no time is 0."""
+    return (round(value, 3) or _digits(value)) if isinstance(value, float) else value
 
 
 def _digits(value: float) -> float:
