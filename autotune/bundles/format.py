@@ -2,7 +2,7 @@
 
 A line of its own begins the file and says how much there is; another one begins each group of records of one
 device model and environment. Binaries are lines too. Nothing in a bundle names a path and nothing in it is
-compressed, so that reading one writes no file and takes no more memory than its size.
+compressed, so that reading one writes no file and takes no more memory than a few times its size.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import re
 import stat
 import struct
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -57,21 +57,27 @@ class Signed:
 
 
 @dataclass(frozen=True, slots=True)
-class Bundle:
-    """A bundle as its file says; whether that can be trusted is another question.
+class Seal:
+    """What is known of a bundle before its lines are read, which only those of a friend deserve.
 
     `digest` is the SHA-256 of the content, which the signatures sign.
     """
 
     name: str
     digest: str
-    contents: BundleContents
-    signatures: tuple[Signed, ...] = field(default=())
+    signatures: tuple[Signed, ...]
 
     @property
     def id(self) -> str:
         """`llama-h200@1f2e3d4c5b6a`."""
         return f"{self.name}@{self.digest[:_DIGEST_DIGITS]}"
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle(Seal):
+    """A bundle as its file says; whether that can be trusted is another question."""
+
+    contents: BundleContents
 
 
 def encode(name: str, contents: BundleContents) -> bytes:
@@ -146,14 +152,7 @@ def decode(data: bytes, where: str) -> Bundle:
     Raises:
         BundleError: as `read_bundle`.
     """
-    begin = data.find(b"\n", 0, _LARGEST_END) + 1
-    header = _header(data[:begin], where)
-    end = begin + header["bytes"]
-    if len(data) < end:
-        raise BundleError(f"{where} is cut off: it has {len(data)} bytes of {end}; fetch it again")
-    if len(data) - end > _LARGEST_END:
-        raise BundleError(f"{where} has {len(data) - end} bytes behind its end; it is damaged")
-    signatures = tuple(_signed(line, where) for line in data[end:].splitlines())
+    seal, (begin, end), header = _sealed(data, where)
     try:
         contents = _Parser().parse(data[begin:end].splitlines(keepends=True))
     except Exception as error:  # whatever is in it
@@ -162,7 +161,29 @@ def decode(data: bytes, where: str) -> Bundle:
     for size, name in zip(sizes, ("records", "trials", "binaries"), strict=True):
         if size != header[name]:
             raise BundleError(f"{where} is damaged: it has {size} {name}, and tells of {header[name]}")
-    return Bundle(header["name"], digest_of(data[:end]), contents, signatures)
+    return Bundle(seal.name, seal.digest, seal.signatures, contents)
+
+
+def seal_of(data: bytes, where: str) -> Seal:
+    """The seal of the bundle of these bytes.
+
+    Raises:
+        BundleError: it is cut off, of a newer autotune, or no bundle.
+    """
+    return _sealed(data, where)[0]
+
+
+def _sealed(data: bytes, where: str) -> tuple[Seal, tuple[int, int], dict[str, Any]]:
+    """The seal, where the lines of the content begin and end, and the first line."""
+    begin = data.find(b"\n", 0, _LARGEST_END) + 1
+    header = _header(data[:begin], where)
+    end = begin + header["bytes"]
+    if len(data) < end:
+        raise BundleError(f"{where} is cut off: it has {len(data)} bytes of {end}; fetch it again")
+    if len(data) - end > _LARGEST_END:
+        raise BundleError(f"{where} has {len(data) - end} bytes behind its end; it is damaged")
+    signatures = tuple(_signed(line, where) for line in data[end:].splitlines())
+    return Seal(header["name"], digest_of(data[:end]), signatures), (begin, end), header
 
 
 def _header(line: bytes, where: str) -> dict[str, Any]:

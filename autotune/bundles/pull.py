@@ -11,10 +11,10 @@ from typing import TypeVar
 from filelock import FileLock
 
 from autotune.bundles.download import Download
-from autotune.bundles.format import Bundle, decode, read_bundle, read_bytes
+from autotune.bundles.format import read_bytes
 from autotune.bundles.keys import trusted_keys
 from autotune.bundles.taking import is_bundle
-from autotune.bundles.trust import signer
+from autotune.bundles.trust import open_trusted
 from autotune.families import registry
 from autotune.store import channels, pulled
 from autotune.store.entries import Entry, Wanted, entries_by_id, outlines
@@ -76,22 +76,22 @@ def pull(
 
 def _pull_bundle(store: Store, source: str, wanted: Wanted, again: bool) -> PullResult:
     if not _HTTP.match(source):
-        return _apply_bundle(store, None, read_bundle(Path(source)), wanted, again)
+        return _apply_bundle(store, None, read_bytes(Path(source)), source, wanted, again)
     download = Download(source)
     content = read_bytes(download.fetch())
     try:
-        return _apply_bundle(store, None, decode(content, shown(source)), wanted, again)
+        return _apply_bundle(store, None, content, shown(source), wanted, again)
     except BundleError:
         download.forget()  # or the same bytes would be refused for ever
         raise
 
 
 def _apply_bundle(
-    store: Store, channel: str | None, bundle: Bundle, wanted: Wanted, again: bool
+    store: Store, channel: str | None, content: bytes, where: str, wanted: Wanted, again: bool
 ) -> PullResult:
     """A channel's bundle takes the place of its former one, any other that of one of the same name."""
+    bundle, key = open_trusted(content, where, trusted_keys())
     origin = channel or f"bundle {bundle.name}"
-    key = signer(bundle, trusted_keys())
     by = f"{key.name} ({key.fingerprint})"
     offered = {version_of(entry): entry for entry in bundle.contents.entries if _is_meant(entry, wanted)}
     done = _apply(store, origin, offered, list, again, bundle.id, by)
@@ -111,7 +111,7 @@ def _pull_database(store: Store, source: str, wanted: Wanted, channel: str | Non
         if channel is not None:
             origin = f"{central.name} {channel}"
             name, content = channels.content(central, channel)
-            return _apply_bundle(store, origin, decode(content, f"bundle {name} of {origin}"), wanted, again)
+            return _apply_bundle(store, origin, content, f"bundle {name} of {origin}", wanted, again)
         offered = {
             version_of(entry): row_id
             for row_id, entry in outlines(central, wanted).items()

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from autotune.bench.ceilings import KnownFloors
 from autotune.bench.noise import why_impossible, why_noisy
-from autotune.bundles.format import Bundle, BundleContents, read_bundle
+from autotune.bundles.format import BundleContents, decode, read_bytes, seal_of
 from autotune.bundles.keys import PublicKey
-from autotune.bundles.trust import check_signatures, signer
+from autotune.bundles.trust import check_signatures, open_trusted
 from autotune.families import registry
 from autotune.store.entries import Entry, TrialEntry
 from autotune.store.merging import Merged, merge
@@ -122,12 +122,11 @@ def without_binaries(contents: BundleContents) -> tuple[BundleContents, int]:
 def _contents(path: Path, trusted: Sequence[PublicKey]) -> tuple[BundleContents, int]:
     """What the file or folder has, and how many binaries of it are dropped."""
     if is_bundle(path):
-        bundle: Bundle = read_bundle(path)
+        content = read_bytes(path)
         if trusted:
-            signer(bundle, trusted)
-            return bundle.contents, 0
-        check_signatures(bundle)
-        return without_binaries(bundle.contents)
+            return open_trusted(content, str(path), trusted)[0].contents, 0
+        check_signatures(seal_of(content, str(path)))
+        return without_binaries(decode(content, str(path)).contents)
     if trusted:
         raise BundleError(f"{path} is no bundle, so nobody signed it; leave --trust out")
     files = sorted(path.glob("*.jsonl")) if path.is_dir() else [path]

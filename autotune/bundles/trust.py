@@ -11,10 +11,12 @@ from pathlib import Path
 from autotune.bundles.format import (
     Bundle,
     BundleContents,
+    Seal,
     Signed,
     decode,
     digest_of,
     encode,
+    seal_of,
     signature_line,
 )
 from autotune.bundles.keys import PublicKey, SigningKey
@@ -59,7 +61,19 @@ def sign(content: bytes, key: SigningKey, valid_s: float | None = None) -> Signe
     return Signed(unsigned.key, key.sign(unsigned.message(digest_of(content))), at, unsigned.until)
 
 
-def signer(bundle: Bundle, keys: Sequence[PublicKey], now: float | None = None) -> PublicKey:
+def open_trusted(data: bytes, where: str, keys: Sequence[PublicKey]) -> tuple[Bundle, PublicKey]:
+    """The bundle of these bytes, which `where` calls, and the one of the keys that signed it.
+
+    Its lines are read only then.
+
+    Raises:
+        BundleError: none of the keys signed it, or it does not read.
+    """
+    key = signer(seal_of(data, where), keys)
+    return decode(data, where), key
+
+
+def signer(bundle: Seal, keys: Sequence[PublicKey], now: float | None = None) -> PublicKey:
     """The first of the keys with a signature that counts at `now`, Unix seconds.
 
     Raises:
@@ -84,7 +98,7 @@ def signer(bundle: Bundle, keys: Sequence[PublicKey], now: float | None = None) 
     raise BundleError(f"bundle {bundle.id} is not trusted: {why}")
 
 
-def check_signatures(bundle: Bundle) -> None:
+def check_signatures(bundle: Seal) -> None:
     """Whether it is what was signed, by whomever.
 
     Raises:

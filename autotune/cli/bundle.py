@@ -73,12 +73,11 @@ def create(
 @click.argument("file", type=_FILE)
 def verify(file: Path) -> None:
     """Check that FILE is whole and signed by a trusted key; exits 1 and says why when it is not."""
-    from autotune.bundles.format import read_bundle
+    from autotune.bundles.format import read_bytes
     from autotune.bundles.keys import trusted_keys
-    from autotune.bundles.trust import signer
+    from autotune.bundles.trust import open_trusted
 
-    bundle = read_bundle(file)
-    key = signer(bundle, trusted_keys())
+    bundle, key = open_trusted(read_bytes(file), str(file), trusted_keys())
     click.echo(f"{bundle.id} is whole and signed by {key.name} ({key.fingerprint})")
 
 

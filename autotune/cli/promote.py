@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from autotune.cli.options import database_option, reason_option
+from autotune.values.paths import database_url
 
 _EXAMPLES = """\b
 Examples:
@@ -35,12 +36,11 @@ def command(file: Path, channel: str, force: bool, reason: str | None, db: str |
     """
     if force != (reason is not None):
         raise click.UsageError("--force and --reason go together.")
-    from autotune.bundles.format import decode, read_bytes
+    from autotune.bundles.format import read_bytes
     from autotune.bundles.promotion import promote
     from autotune.store.store import Store
 
     content = read_bytes(file)
-    bundle = decode(content, str(file))
-    with Store.open(db) as store:
-        why = promote(store, bundle, content, channel, reason)
+    with Store.open_existing(database_url(db)) as store:
+        bundle, why = promote(store, content, str(file), channel, reason)
         click.echo(f"{channel} is {bundle.id}: {why}")

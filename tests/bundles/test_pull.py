@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -196,11 +197,15 @@ def test_what_is_not_trusted_changes_nothing(signed, tmp_path, database):
     edited.write_bytes(good.read_bytes().replace(b"tile_m=16", b"tile_m=24", 1))
     cut = tmp_path / "cut.bundle"
     cut.write_bytes(good.read_bytes()[:-700])
+    strange = tmp_path / "strange.bundle"
+    head = good.read_bytes().splitlines(keepends=True)[0]
+    strange.write_bytes(head + b"[" * json.loads(head)["bytes"])
     for path, why in (
         (signed("none", record(best=FAST), key=None), "has no signature"),
         (signed("other", record(best=FAST), key="stranger"), "nobody here trusts its key"),
         (edited, "it was edited"),
         (cut, "cut off"),
+        (strange, "has no signature"),  # before anybody reads what is in it
     ):
         with pytest.raises(BundleError, match=why):
             pulls(path)
