@@ -99,9 +99,10 @@ class Download:
 
     def _state(self) -> _State:
         try:
-            return _State(**json.loads(self._state_file.read_bytes()))
+            state = _State(**json.loads(self._state_file.read_bytes()))
         except (OSError, ValueError, TypeError):
             return _State()
+        return state if isinstance(state.tag, str | None) else _State()
 
     def _fetch(self) -> None:
         state, have = self._state(), self._have()
@@ -120,7 +121,9 @@ class Download:
             if error.code == http.client.REQUESTED_RANGE_NOT_SATISFIABLE:
                 self.forget()
                 raise _LostError("what was here is not what the server has") from error
-            raise BundleError(f"{shown(self._url)}: {error.code} {error.reason}") from error
+            raise BundleError(
+                f"{shown(self._url)}: {error.code} {in_short(Exception(error.reason))}"
+            ) from error
         except (ValueError, http.client.InvalidURL) as error:  # a redirection may lead anywhere
             raise BundleError(f"{shown(self._url)} answers what does not read ({in_short(error)})") from error
         except (urllib.error.URLError, http.client.HTTPException, ConnectionError, TimeoutError) as error:
@@ -188,7 +191,8 @@ def _read(response: Any) -> bytes:
 
 
 def _why(error: object) -> str:
-    return (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
+    told = (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
+    return in_short(Exception(told))  # a server may say a lot
 
 
 def _why_no_address(url: str) -> str | None:

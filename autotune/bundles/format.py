@@ -30,6 +30,8 @@ LARGEST_BYTES = 256 << 20
 """No bundle is larger: 15 times one with the records and binaries of eight presets on a GPU."""
 LONGEST_LINE = 16 << 20
 _LARGEST_END = 64 << 10
+_LAST_MOMENT = 253_402_300_799
+"""The end of the year 9999, after which no date reads."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _DIGEST_DIGITS = 12
 
@@ -209,7 +211,8 @@ def _signed(line: bytes, where: str) -> Signed:
     try:
         row = json.loads(line)
         signed = Signed(bytes.fromhex(row["key"]), bytes.fromhex(row["signature"]), row["at"], row["until"])
-        whole = type(signed.at) is int and (signed.until is None or type(signed.until) is int)
+        moments = [signed.at] if signed.until is None else [signed.at, signed.until]
+        whole = all(type(each) is int and 0 <= each <= _LAST_MOMENT for each in moments)
     except Exception:
         whole = False
     if not whole:

@@ -106,7 +106,8 @@ def _pull_database(store: Store, source: str, wanted: Wanted, channel: str | Non
             f"{shown(source)} is neither a bundle nor a database; autotune import takes files of records"
         )
     with Store.open_existing(url) as central:
-        if central.name == store.name:
+        path = central.database.path
+        if path is not None and store.database.path is not None and path.samefile(store.database.path):
             raise DatabaseError(f"{store.name} is pulled from itself; give another source or --db")
         if channel is not None:
             origin = f"{central.name} {channel}"

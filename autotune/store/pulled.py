@@ -28,7 +28,7 @@ KEPT_SETS = 8
 
 
 def version_of(entry: Entry) -> str:
-    """Names the record: what differs in anything but its evidence has another."""
+    """Names the record and its kernel: what differs in anything but its evidence has another."""
     record = entry.record
     times = (record.median_us, record.low_us, record.high_us, record.default_us)
     told = {
@@ -38,6 +38,8 @@ def version_of(entry: Entry) -> str:
         "created_at": record.created_at,
         "environment": entry.environment.digest,
     }
+    if entry.binary is not None:
+        told["binary"] = entry.binary.sha256
     return hashlib.sha256(json.dumps(told).encode()).hexdigest()[:32]
 
 

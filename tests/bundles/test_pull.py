@@ -135,8 +135,11 @@ def test_a_source_must_be_another_one_that_is_there(tmp_path, database):
         pulls(missing)
     assert not missing.exists()
     store(database, record())
-    with pytest.raises(DatabaseError, match="pulled from itself"):
-        pulls(database)
+    link = tmp_path / "link.db"
+    link.symlink_to(database)
+    for itself in (database, link, f"{database.parent}/./{database.name}"):
+        with pytest.raises(DatabaseError, match="pulled from itself"):
+            pulls(itself)
 
 
 def test_a_source_that_is_neither_a_bundle_nor_a_database(tmp_path):
@@ -179,6 +182,14 @@ def test_a_signed_bundle_brings_its_binaries(signed):
         assert Lookup(H200).binary("unit") == binary().cubin
         pulled.roll_back(here)
         assert prune(here)["kernel"] == 1
+
+
+def test_kernels_that_come_later_are_brought(signed):
+    pulls(signed("mine", record(best=FAST)))
+    assert Lookup(H200).binary("unit") is None
+    outcome = pulls(signed("mine", record(best=FAST), cubin=binary()))
+    assert outcome.changed is not None
+    assert Lookup(H200).binary("unit") == binary().cubin
 
 
 def test_a_bundle_takes_the_place_of_one_of_its_name(signed):
