@@ -121,9 +121,7 @@ class Download:
             if error.code == http.client.REQUESTED_RANGE_NOT_SATISFIABLE:
                 self.forget()
                 raise _LostError("what was here is not what the server has") from error
-            raise BundleError(
-                f"{shown(self._url)}: {error.code} {in_short(Exception(error.reason))}"
-            ) from error
+            raise BundleError(f"{shown(self._url)}: {error.code} {_why(error.reason)}") from error
         except (ValueError, http.client.InvalidURL) as error:  # a redirection may lead anywhere
             raise BundleError(f"{shown(self._url)} answers what does not read ({in_short(error)})") from error
         except (urllib.error.URLError, http.client.HTTPException, ConnectionError, TimeoutError) as error:

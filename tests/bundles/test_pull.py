@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import subprocess
+import threading
 from dataclasses import replace
 
 import pytest
@@ -90,6 +91,27 @@ def test_a_rollback_brings_the_former_answer_back(tmp_path):
         assert pulled.roll_back(here)[1] is None
         with pytest.raises(DatabaseError, match="keeps no pulled set"):
             pulled.roll_back(here)
+    assert answer().source == "default"
+
+
+def test_rollbacks_at_once_undo_one_set_each(tmp_path):
+    names = set()
+    for at in range(4):
+        store(tmp_path / "central.db", record(best=config(8 * (at + 1)), at=at))
+        names.add(pulls(tmp_path / "central.db").changed.name)
+    together, undone = threading.Barrier(4), []
+
+    def one() -> None:
+        with Store.open() as here:
+            together.wait()
+            undone.append(pulled.roll_back(here)[0].name)
+
+    threads = [threading.Thread(target=one) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(undone) == sorted(names)
     assert answer().source == "default"
 
 
