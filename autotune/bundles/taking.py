@@ -52,7 +52,8 @@ def import_file(store: Store, path: Path, trusted: Sequence[PublicKey] = (), dry
     taken = _Taken(store)
     entries = [entry for entry in contents.entries if taken.has(entry)]
     attempts = [attempt for attempt in contents.attempts if taken.has(attempt)]
-    merged = merge(store, entries, attempts, {"import": shown(path)}, dry_run)
+    name = shown(path).encode(errors="backslashreplace").decode()  # a name need not be UTF-8
+    merged = merge(store, entries, attempts, {"import": name}, dry_run)
     kept = {each.entry.binary.unit_key for each in merged if each.is_taken and each.entry.binary}
     return Import(merged, taken.unknown, taken.unbelievable, len(kept), found)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 from dataclasses import replace
 from pathlib import Path
@@ -221,6 +222,12 @@ def test_a_dry_run_makes_no_database(tmp_path, capsys):
     assert main(["import", str(path), "--dry-run", "--db", str(tmp_path / "none.db")]) == 0
     assert capsys.readouterr().err == "would be: 1 new, 0 better, 0 worse, 0 same\n"
     assert not (tmp_path / "none.db").exists()
+
+
+def test_a_file_may_have_any_name(url, tmp_path):
+    path = tmp_path / os.fsdecode(b"o\xffd\n.bundle")
+    bundle(tmp_path, record()).rename(path)
+    assert [each.verdict for each in imports(path, url).merged] == ["new"]
 
 
 def test_what_is_known_of_a_device_stays(tmp_path, database):
