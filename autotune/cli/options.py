@@ -51,6 +51,13 @@ def seconds(_: click.Context, __: click.Parameter, text: str | None) -> float | 
         raise click.BadParameter(str(error)) from None
 
 
+def not_blank(_: click.Context, __: click.Parameter, text: str) -> str:
+    """The callback of an argument for which nothing shall stand, as an unset variable of a shell would."""
+    if not text.strip():
+        raise click.BadParameter("it is blank; give a path or an address")
+    return text
+
+
 def _reason(_: click.Context, __: click.Parameter, text: str | None) -> str | None:
     """A reason that a database can keep and a line can show."""
     if text is not None and not (text.strip() and text.isprintable() and len(text) <= _LONGEST_REASON):

@@ -6,7 +6,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from autotune.cli.options import channel_option, database_option, wanted_options, wanted_records, watch_option
+from autotune.cli.options import (
+    channel_option,
+    database_option,
+    not_blank,
+    wanted_options,
+    wanted_records,
+    watch_option,
+)
 from autotune.cli.watching import repeated
 from autotune.values.counts import counted
 
@@ -21,7 +28,7 @@ Examples:
 
 
 @click.command(epilog=_EXAMPLES)
-@click.argument("source")
+@click.argument("source", callback=not_blank)
 @channel_option
 @wanted_options
 @watch_option

@@ -104,6 +104,8 @@ def test_a_host_pulls_for_its_own_devices_without_being_told(run, tmp_path):
         ("history --channel stable --device cpu", "leave out what is of records"),
         ("history --channel stable --dtype bf16", "leave out what is of records"),
         ("pull central.db --watch 99999h", "is longer than a year"),
+        ("pull ''", "it is blank"),
+        ("push ' '", "it is blank"),
         ("push central.db --watch 0s", "is not a duration"),
     ],
 )
