@@ -48,13 +48,22 @@ def spread(estimate: Estimate) -> str:
     return f"{estimate.median:.1f} us has an interval of {estimate.low:.1f} to {estimate.high:.1f} us"
 
 
-def why_noisy(record: Record) -> str | None:
-    """Why the record's time cannot be believed, in one line; None when it can."""
+def why_noisy(record: Record, known_floor_us: float = 0.0) -> str | None:
+    """Why the record's time cannot be believed, in one line; None when it can.
+
+    It must be possible by the roofline of its evidence, and by what else is known of its device.
+    """
     evidence = record.evidence
     estimate = Estimate(record.median_us, record.low_us, record.high_us)
     holds = estimate.low <= estimate.median <= estimate.high
     if not holds or not is_narrow(estimate):
         return spread(estimate)
-    if evidence is not None and not is_possible(record.median_us, evidence.floor_us, record.mode):
-        return f"{record.median_us:.1f} us is not possible: the roofline's time is {evidence.floor_us:.1f} us"
-    return None
+    told_us = (evidence.floor_us if evidence else None) or 0.0
+    return why_impossible(record.median_us, max(told_us, known_floor_us), record.mode)
+
+
+def why_impossible(median_us: float, floor_us: float, mode: Mode) -> str | None:
+    """Why no device does that in this time, in one line; None when it may."""
+    if is_possible(median_us, floor_us, mode):
+        return None
+    return f"{median_us:.2f} us is not possible: the roofline's time is {floor_us:.2f} us"

@@ -6,21 +6,26 @@ import hashlib
 import http.client
 import json
 import os
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
+from urllib.parse import urlsplit
 
 import autotune.bundles.format as format_
+from autotune.store.rows import in_short
 from autotune.values.errors import BundleError
 from autotune.values.paths import download_folder, shown
 
 _AT_ONCE = 1 << 16
 _TIMEOUT_S = 30.0
+_SLOW_S = 120.0
+"""No server takes so long for _AT_ONCE bytes but one that means to keep its clients."""
 _ATTEMPTS = 5
-"""In a row that bring nothing."""
+"""In a row that bring less than _AT_ONCE bytes."""
 
 
 class _LostError(Exception):
@@ -39,9 +44,15 @@ class Download:
     """The file behind an address, in the cache of the user.
 
     One process at a time may fetch; `bundles.pull` sees to that.
+
+    Raises:
+        BundleError: the address is none.
     """
 
     def __init__(self, url: str) -> None:
+        reason = _why_no_address(url)
+        if reason is not None:
+            raise BundleError(f"{shown(url)} is no address of a bundle ({reason})")
         self._url = url
         name = hashlib.sha256(url.encode()).hexdigest()[:32]
         self.path = download_folder() / name
@@ -60,14 +71,18 @@ class Download:
                 self._fetch()
                 return self.path
             except _LostError as lost:
-                last = str(lost)
-                have = self._have()
-                fruitless = 0 if have > most else fruitless + 1
-                most = max(most, have)
+                last, fruitless = str(lost), fruitless + 1
+                if self._have() >= most + _AT_ONCE:
+                    fruitless, most = 0, self._have()
             except OSError as error:
                 raise BundleError(f"{self.path} cannot be written ({error.strerror})") from error
+        have = self._have()
+        if not have:
+            raise BundleError(
+                f"{shown(self._url)} gives nothing ({last}); check the address or pull again later"
+            )
         raise BundleError(
-            f"{shown(self._url)}: the connection was lost after {self._have()} bytes ({last}); "
+            f"{shown(self._url)}: the connection was lost after {have} bytes ({last}); "
             "pull again to go on from there"
         )
 
@@ -84,9 +99,10 @@ class Download:
 
     def _state(self) -> _State:
         try:
-            return _State(**json.loads(self._state_file.read_bytes()))
+            state = _State(**json.loads(self._state_file.read_bytes()))
         except (OSError, ValueError, TypeError):
             return _State()
+        return state if isinstance(state.tag, str | None) else _State()
 
     def _fetch(self) -> None:
         state, have = self._state(), self._have()
@@ -105,11 +121,11 @@ class Download:
             if error.code == http.client.REQUESTED_RANGE_NOT_SATISFIABLE:
                 self.forget()
                 raise _LostError("what was here is not what the server has") from error
-            raise BundleError(f"{shown(self._url)}: {error.code} {error.reason}") from error
-        except (ValueError, http.client.InvalidURL) as error:
-            raise BundleError(f"{shown(self._url)} is no address ({error})") from error
+            raise BundleError(f"{shown(self._url)}: {error.code} {_why(error.reason)}") from error
+        except (ValueError, http.client.InvalidURL) as error:  # a redirection may lead anywhere
+            raise BundleError(f"{shown(self._url)} answers what does not read ({in_short(error)})") from error
         except (urllib.error.URLError, http.client.HTTPException, ConnectionError, TimeoutError) as error:
-            raise _LostError(str(getattr(error, "reason", error)) or type(error).__name__) from error
+            raise _LostError(_why(getattr(error, "reason", error))) from error
 
     def _take(self, response: Any, have: int) -> None:
         headers: Mapping[str, str] = response.headers
@@ -138,27 +154,58 @@ class Download:
             raise _LostError(f"{got} bytes of {size} came")
 
     def _copy(self, response: Any, file: BinaryIO, begin: int) -> int:
-        copied = 0
+        copied, due = 0, time.monotonic() + _SLOW_S
         while data := _read(response):
+            if (copied + len(data)) // _AT_ONCE > copied // _AT_ONCE:
+                due = time.monotonic() + _SLOW_S
             copied += len(data)
             if begin + copied > format_.LARGEST_BYTES:
                 self.forget()
                 raise BundleError(f"{shown(self._url)} has more than {format_.LARGEST_BYTES} bytes")
             file.write(data)
             file.flush()
+            if time.monotonic() > due:
+                raise BundleError(
+                    f"{shown(self._url)} sent fewer than {_AT_ONCE} bytes in {_SLOW_S:.0f} s; "
+                    "pull again to go on from there"
+                )
         return copied
 
     def _note(self, state: _State) -> None:
         partial = self._state_file.with_name(f"{self._state_file.name}.{os.getpid()}")
-        partial.write_text(json.dumps(asdict(state)), encoding="utf-8")
-        partial.replace(self._state_file)
+        try:
+            partial.write_text(json.dumps(asdict(state)), encoding="utf-8")
+            partial.replace(self._state_file)
+        except OSError:
+            partial.unlink(missing_ok=True)
+            raise
 
 
 def _read(response: Any) -> bytes:
     try:
-        return bytes(response.read(_AT_ONCE))
+        return bytes(response.read1(_AT_ONCE))
     except (OSError, http.client.HTTPException) as error:
-        raise _LostError(str(error) or type(error).__name__) from error
+        raise _LostError(_why(error)) from error
+
+
+def _why(error: object) -> str:
+    told = (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
+    return in_short(Exception(told))  # a server may say a lot
+
+
+def _why_no_address(url: str) -> str | None:
+    """Why nothing can be fetched there, None when it can."""
+    try:
+        parts = urlsplit(url)
+        host, _ = parts.hostname, parts.port
+    except ValueError:
+        return "its host or port does not read"
+    if not url.isascii() or not url.isprintable() or " " in url:
+        return "a character in it has to be written as %XX"
+    if not host:
+        return "it names no host"
+    # What is signed needs no password, and one in an address ends up in logs.
+    return "it has a user's name; leave that out" if "@" in parts.netloc else None
 
 
 def _rest(have: int, tag: str) -> dict[str, str]:

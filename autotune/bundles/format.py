@@ -2,7 +2,7 @@
 
 A line of its own begins the file and says how much there is; another one begins each group of records of one
 device model and environment. Binaries are lines too. Nothing in a bundle names a path and nothing in it is
-compressed, so that reading one writes no file and takes no more memory than its size.
+compressed, so that reading one writes no file and takes no more memory than a few times its size.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import re
 import stat
 import struct
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,8 @@ LARGEST_BYTES = 256 << 20
 """No bundle is larger: 15 times one with the records and binaries of eight presets on a GPU."""
 LONGEST_LINE = 16 << 20
 _LARGEST_END = 64 << 10
+_LAST_MOMENT = 253_402_300_799
+"""The end of the year 9999, after which no date reads."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _DIGEST_DIGITS = 12
 
@@ -57,21 +59,27 @@ class Signed:
 
 
 @dataclass(frozen=True, slots=True)
-class Bundle:
-    """A bundle as its file says; whether that can be trusted is another question.
+class Seal:
+    """What is known of a bundle before its lines are read, which only those of a friend deserve.
 
     `digest` is the SHA-256 of the content, which the signatures sign.
     """
 
     name: str
     digest: str
-    contents: BundleContents
-    signatures: tuple[Signed, ...] = field(default=())
+    signatures: tuple[Signed, ...]
 
     @property
     def id(self) -> str:
         """`llama-h200@1f2e3d4c5b6a`."""
         return f"{self.name}@{self.digest[:_DIGEST_DIGITS]}"
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle(Seal):
+    """A bundle as its file says; whether that can be trusted is another question."""
+
+    contents: BundleContents
 
 
 def encode(name: str, contents: BundleContents) -> bytes:
@@ -146,14 +154,7 @@ def decode(data: bytes, where: str) -> Bundle:
     Raises:
         BundleError: as `read_bundle`.
     """
-    begin = data.find(b"\n", 0, _LARGEST_END) + 1
-    header = _header(data[:begin], where)
-    end = begin + header["bytes"]
-    if len(data) < end:
-        raise BundleError(f"{where} is cut off: it has {len(data)} bytes of {end}; fetch it again")
-    if len(data) - end > _LARGEST_END:
-        raise BundleError(f"{where} has {len(data) - end} bytes behind its end; it is damaged")
-    signatures = tuple(_signed(line, where) for line in data[end:].splitlines())
+    seal, (begin, end), header = _sealed(data, where)
     try:
         contents = _Parser().parse(data[begin:end].splitlines(keepends=True))
     except Exception as error:  # whatever is in it
@@ -162,7 +163,29 @@ def decode(data: bytes, where: str) -> Bundle:
     for size, name in zip(sizes, ("records", "trials", "binaries"), strict=True):
         if size != header[name]:
             raise BundleError(f"{where} is damaged: it has {size} {name}, and tells of {header[name]}")
-    return Bundle(header["name"], digest_of(data[:end]), contents, signatures)
+    return Bundle(seal.name, seal.digest, seal.signatures, contents)
+
+
+def seal_of(data: bytes, where: str) -> Seal:
+    """The seal of the bundle of these bytes.
+
+    Raises:
+        BundleError: it is cut off, of a newer autotune, or no bundle.
+    """
+    return _sealed(data, where)[0]
+
+
+def _sealed(data: bytes, where: str) -> tuple[Seal, tuple[int, int], dict[str, Any]]:
+    """The seal, where the lines of the content begin and end, and the first line."""
+    begin = data.find(b"\n", 0, _LARGEST_END) + 1
+    header = _header(data[:begin], where)
+    end = begin + header["bytes"]
+    if len(data) < end:
+        raise BundleError(f"{where} is cut off: it has {len(data)} bytes of {end}; fetch it again")
+    if len(data) - end > _LARGEST_END:
+        raise BundleError(f"{where} has {len(data) - end} bytes behind its end; it is damaged")
+    signatures = tuple(_signed(line, where) for line in data[end:].splitlines())
+    return Seal(header["name"], digest_of(data[:end]), signatures), (begin, end), header
 
 
 def _header(line: bytes, where: str) -> dict[str, Any]:
@@ -188,7 +211,8 @@ def _signed(line: bytes, where: str) -> Signed:
     try:
         row = json.loads(line)
         signed = Signed(bytes.fromhex(row["key"]), bytes.fromhex(row["signature"]), row["at"], row["until"])
-        whole = type(signed.at) is int and (signed.until is None or type(signed.until) is int)
+        moments = [signed.at] if signed.until is None else [signed.at, signed.until]
+        whole = all(type(each) is int and 0 <= each <= _LAST_MOMENT for each in moments)
     except Exception:
         whole = False
     if not whole:

@@ -10,20 +10,27 @@ import binascii
 import hashlib
 import os
 import re
+import shlex
+import stat
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from filelock import FileLock
+
+from autotune.store.rows import in_short
 from autotune.values.errors import TrustError
-from autotune.values.paths import config_folder
+from autotune.values.paths import config_folder, lock_folder
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 _KIND = "autotune-ed25519"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}")
-_LARGEST_LIST = 1 << 20
+_LARGEST = 1 << 20
+"""Bytes of a file with keys."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,17 +47,12 @@ class PublicKey:
         Raises:
             TrustError: it is none.
         """
-        parts = line.split()
-        try:
-            kind, text, name = parts
-            raw = base64.b64decode(text, validate=True)
-        except (ValueError, binascii.Error):
-            kind, raw, name = "", b"", ""
-        if kind != _KIND or len(raw) != 32 or not _NAME.fullmatch(name):
+        key = _parsed(line)
+        if key is None:
             raise TrustError(
                 f"{line.strip()[:80]!r} is no public key; give a line as autotune keys list shows"
             )
-        return cls(raw, name)
+        return key
 
     @property
     def fingerprint(self) -> str:
@@ -99,11 +101,15 @@ def new_key(name: str) -> PublicKey:
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(text)
     except FileExistsError:
         raise TrustError(f"key {name} is there already, in {path}; take another name") from None
     except OSError as error:
+        raise TrustError(f"key {path} cannot be written ({error.strerror})") from error
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(text)
+    except OSError as error:
+        path.unlink()
         raise TrustError(f"key {path} cannot be written ({error.strerror})") from error
     return SigningKey(name, private).public
 
@@ -112,24 +118,26 @@ def signing_key(name: str) -> SigningKey:
     """The key of the name.
 
     Raises:
-        TrustError: it is not there, or does not read.
+        TrustError: it is not there, does not read, or others may read it too.
     """
-    ed25519, serialization = _library()
     path = _private_file(name)
-    try:
-        private = serialization.load_pem_private_key(path.read_bytes(), None)
-        if not isinstance(private, ed25519.Ed25519PrivateKey):
-            raise ValueError("it is no Ed25519 key")
-        return SigningKey(name, private)
-    except FileNotFoundError:
-        raise TrustError(f"key {name} is not in {path.parent}; run: autotune keys new {name}") from None
-    except (OSError, ValueError, TypeError) as error:
-        raise TrustError(f"key {path} does not read ({error})") from error
+    key = _loaded(path)
+    mode = stat.S_IMODE(path.stat().st_mode)
+    if mode & 0o077:
+        raise TrustError(
+            f"key {path} may be read by others (mode {mode:04o}), who could sign as {name}; "
+            f"run: chmod 600 {shlex.quote(str(path))}"
+        )
+    return key
 
 
 def own_keys() -> list[PublicKey]:
-    """The public halves of the keys that sign here, by name."""
-    return [signing_key(path.stem).public for path in sorted(_folder().glob("*.key"))]
+    """The public halves of the keys that sign here, by name.
+
+    Raises:
+        TrustError: one does not read.
+    """
+    return [_loaded(path).public for path in sorted(_folder().glob("*.key"))]
 
 
 def trusted_keys() -> list[PublicKey]:
@@ -138,26 +146,18 @@ def trusted_keys() -> list[PublicKey]:
     Raises:
         TrustError: the list cannot be read, or a line of it.
     """
-    path = _trusted_file()
-    try:
-        with path.open("rb") as file:
-            text = file.read(_LARGEST_LIST).decode()
-    except FileNotFoundError:
-        return []
-    except (OSError, UnicodeError) as error:
-        raise TrustError(f"the list of trusted keys, {path}, cannot be read ({error})") from error
-    lines = (line for line in text.splitlines() if line.strip() and not line.startswith("#"))
-    return [PublicKey.parse(line) for line in lines]
+    return [key for _, key in _trusted_lines() if key is not None]
 
 
 def trust(key: PublicKey) -> None:
-    """Add the key to the list; one that is there keeps its place and gets the new name.
+    """Add the key to the list; one that is there gets the new name.
 
     Raises:
         TrustError: the list cannot be read or written.
     """
-    others = [each for each in trusted_keys() if each.raw != key.raw]
-    _write_trusted([*others, key])
+    with _changing():
+        lines = [line for line, each in _trusted_lines() if each is None or each.raw != key.raw]
+        _write_trusted([*lines, str(key)])
 
 
 def distrust(which: str) -> PublicKey:
@@ -166,49 +166,119 @@ def distrust(which: str) -> PublicKey:
     Raises:
         TrustError: the list has no such key, or several.
     """
-    known = trusted_keys()
-    found = [key for key in known if which in (key.name, key.fingerprint)]
-    if len(found) != 1:
-        why = (
-            f"{len(found)} trusted keys have that name; give the fingerprint"
-            if found
-            else "it is not trusted"
-        )
-        raise TrustError(f"key {which!r}: {why}; see: autotune keys list")
-    _write_trusted(key for key in known if key is not found[0])
-    return found[0]
+    with _changing():
+        found = _trusted(which)
+        if found is None:
+            raise TrustError(f"key {which!r} is not trusted; see: autotune keys list")
+        _write_trusted(line for line, each in _trusted_lines() if each != found)
+    return found
 
 
 def find_trusted(which: str) -> PublicKey:
     """The key of a line, of a file with the line, or of a trusted key's name or fingerprint.
 
     Raises:
-        TrustError: there is none such.
+        TrustError: there is none such, or several keys have the name.
     """
     if which.startswith(f"{_KIND} "):
         return PublicKey.parse(which)
-    for key in trusted_keys():
-        if which in (key.name, key.fingerprint):
-            return key
+    if (key := _trusted(which)) is not None:
+        return key
     try:
-        with open(which, "rb") as file:
-            return PublicKey.parse(file.read(_LARGEST_LIST).decode(errors="replace"))
-    except OSError as error:
+        key = _parsed(_read(Path(which)).decode(errors="replace"))
+    except (OSError, ValueError) as error:
         raise TrustError(
-            f"key {which!r} is no trusted key's name or fingerprint, and no file ({error.strerror}); "
+            f"key {which!r} is no trusted key's name or fingerprint, and no file ({_why(error)}); "
             "see: autotune keys list"
         ) from error
+    if key is None:  # what it holds may be a private key, so it is not shown
+        raise TrustError(f"{which} holds no public key; give a line as autotune keys list shows")
+    return key
 
 
-def _write_trusted(keys: Iterable[PublicKey]) -> None:
+def _trusted(which: str) -> PublicKey | None:
+    """The trusted key of the name or fingerprint, if any; TrustError where several have the name."""
+    found = [key for key in trusted_keys() if which in (key.name, key.fingerprint)]
+    if len(found) > 1:
+        raise TrustError(f"key {which!r}: {len(found)} trusted keys have that name; give the fingerprint")
+    return next(iter(found), None)
+
+
+def _parsed(line: str) -> PublicKey | None:
+    """The key of the line, None where there is none in it."""
+    try:
+        kind, text, name = line.split()
+        raw = base64.b64decode(text, validate=True)
+    except (ValueError, binascii.Error):
+        return None
+    sound = kind == _KIND and len(raw) == 32 and _NAME.fullmatch(name)
+    return PublicKey(raw, name) if sound else None
+
+
+def _trusted_lines() -> list[tuple[str, PublicKey | None]]:
+    """The list's lines, each with its key; a comment and an empty line have none."""
     path = _trusted_file()
+    try:
+        text = _read(path).decode()
+    except FileNotFoundError:
+        return []
+    except (OSError, ValueError) as error:
+        raise TrustError(f"the list of trusted keys, {path}, cannot be read ({_why(error)})") from error
+    found = []
+    for number, line in enumerate(text.splitlines(), start=1):
+        words = line.strip()
+        key = _parsed(line)
+        if key is None and words and not words.startswith("#"):
+            raise TrustError(f"{path}, line {number}: {words[:80]!r} is no public key; remove that line")
+        found.append((line, key))
+    return found
+
+
+def _write_trusted(lines: Iterable[str]) -> None:
+    path = _trusted_file().resolve()  # a link to a list that hosts share stays one
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        partial.write_text("".join(f"{key}\n" for key in keys), encoding="utf-8")
+        partial.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
         partial.replace(path)
     except OSError as error:
+        with suppress(OSError):
+            partial.unlink()
         raise TrustError(f"the list of trusted keys, {path}, cannot be written ({error.strerror})") from error
+
+
+def _changing() -> FileLock:
+    """Held while the list is read and written again: another process may add a key meanwhile."""
+    return FileLock(lock_folder() / "keys.lock")
+
+
+def _loaded(path: Path) -> SigningKey:
+    ed25519, serialization = _library()
+    try:
+        private = serialization.load_pem_private_key(_read(path), None)
+        if not isinstance(private, ed25519.Ed25519PrivateKey):
+            raise ValueError("it is no Ed25519 key")
+        return SigningKey(path.stem, private)
+    except FileNotFoundError:
+        name = path.stem
+        raise TrustError(f"key {name} is not in {path.parent}; run: autotune keys new {name}") from None
+    except (OSError, ValueError, TypeError) as error:
+        raise TrustError(f"key {path} does not read ({_why(error)})") from error
+
+
+def _read(path: Path) -> bytes:
+    """What is in a regular file; of a pipe a reader would wait for ever."""
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise ValueError("it is no file")
+    with path.open("rb") as file:
+        text = file.read(_LARGEST + 1)
+    if len(text) > _LARGEST:
+        raise ValueError(f"it has more than {_LARGEST} bytes")
+    return text
+
+
+def _why(error: Exception) -> str:
+    return (error.strerror if isinstance(error, OSError) else None) or in_short(error)
 
 
 def _private_file(name: str) -> Path:

@@ -6,7 +6,7 @@ from collections import defaultdict
 
 from autotune.bundles.format import Bundle
 from autotune.bundles.keys import trusted_keys
-from autotune.bundles.trust import signer
+from autotune.bundles.trust import open_trusted
 from autotune.store import channels
 from autotune.store.history import history
 from autotune.store.rows import unix_s
@@ -14,17 +14,19 @@ from autotune.store.store import Store
 from autotune.values.errors import BundleError
 
 
-def promote(store: Store, bundle: Bundle, content: bytes, channel: str, force_reason: str | None) -> str:
-    """Have the channel of the store's database name the bundle, whose bytes are `content`; why it may.
+def promote(
+    store: Store, content: bytes, where: str, channel: str, force_reason: str | None
+) -> tuple[Bundle, str]:
+    """Have the channel of the store's database name the bundle of these bytes; the bundle, and why it may.
 
     A trusted key must have signed it. For `stable` the history of the store must confirm it, as `confirmed`
     says, or there is a `force_reason`. The reason is kept with the channel.
 
     Raises:
-        BundleError: it is not trusted, or not confirmed.
+        BundleError: it does not read, is not trusted, or not confirmed.
         DatabaseError: the store cannot be written.
     """
-    signer(bundle, trusted_keys())
+    bundle, _ = open_trusted(content, where, trusted_keys())
     if force_reason is not None:
         reason = f"forced: {force_reason}"
     elif channel == "stable":
@@ -32,7 +34,7 @@ def promote(store: Store, bundle: Bundle, content: bytes, channel: str, force_re
     else:
         reason = "a candidate"
     channels.promote(store, channel, bundle.digest, bundle.id, content, reason)
-    return reason
+    return bundle, reason
 
 
 def confirmed(store: Store, bundle: Bundle) -> str:

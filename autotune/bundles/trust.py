@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from autotune.bundles.format import (
     Bundle,
     BundleContents,
+    Seal,
     Signed,
     decode,
     digest_of,
     encode,
+    seal_of,
     signature_line,
 )
 from autotune.bundles.keys import PublicKey, SigningKey
@@ -28,20 +32,24 @@ def create(
     """Write the bundle to `NAME-HASH.bundle` in the folder, signed by the key, if any, for `valid_s`.
 
     Raises:
-        BundleError: there is nothing to write, the bundle is there already, or it cannot be written.
+        BundleError: there is nothing to write, the bundle is there already, or it cannot be written; then
+            nothing is left of it.
     """
     content = encode(name, contents)
     data = content if key is None else content + signature_line(sign(content, key, valid_s))
     bundle = decode(data, name)
     path = folder / f"{bundle.id.replace('@', '-')}.bundle"
+    if path.exists():
+        remedy = "use it" if key is None else f"move it away to have one that {key.public.name} signs"
+        raise BundleError(f"{path} is there already, with these very records; {remedy}")
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with path.open("xb") as file:
-            file.write(data)
-    except FileExistsError:
-        raise BundleError(f"{path} is there already, with these very records") from None
+        partial.write_bytes(data)
+        partial.replace(path)  # so that a kill leaves none that is cut off
     except OSError as error:
-        path.unlink(missing_ok=True)
+        with suppress(OSError):
+            partial.unlink()
         raise BundleError(f"{path} cannot be written ({error.strerror})") from error
     return bundle, path
 
@@ -53,7 +61,19 @@ def sign(content: bytes, key: SigningKey, valid_s: float | None = None) -> Signe
     return Signed(unsigned.key, key.sign(unsigned.message(digest_of(content))), at, unsigned.until)
 
 
-def signer(bundle: Bundle, keys: Sequence[PublicKey], now: float | None = None) -> PublicKey:
+def open_trusted(data: bytes, where: str, keys: Sequence[PublicKey]) -> tuple[Bundle, PublicKey]:
+    """The bundle of these bytes, which `where` calls, and the one of the keys that signed it.
+
+    Its lines are read only then.
+
+    Raises:
+        BundleError: none of the keys signed it, or it does not read.
+    """
+    key = signer(seal_of(data, where), keys)
+    return decode(data, where), key
+
+
+def signer(bundle: Seal, keys: Sequence[PublicKey], now: float | None = None) -> PublicKey:
     """The first of the keys with a signature that counts at `now`, Unix seconds.
 
     Raises:
@@ -78,7 +98,7 @@ def signer(bundle: Bundle, keys: Sequence[PublicKey], now: float | None = None) 
     raise BundleError(f"bundle {bundle.id} is not trusted: {why}")
 
 
-def check_signatures(bundle: Bundle) -> None:
+def check_signatures(bundle: Seal) -> None:
     """Whether it is what was signed, by whomever.
 
     Raises:

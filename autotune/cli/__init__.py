@@ -77,4 +77,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _line(message: object) -> str:
-    return " ".join(str(message).split())
+    """The message in one line; what a file's name or content would make a terminal do is shown instead."""
+    line = " ".join(str(message).split())
+    return "".join(each if each.isprintable() else ascii(each)[1:-1] for each in line)

@@ -33,7 +33,9 @@ def command() -> None:
     "--folder", type=click.Path(path_type=Path, file_okay=False), default=".", help="Where.  [default: .]"
 )
 @click.option("--key", help="Sign with this key of autotune keys.  [default: no signature]")
-@click.option("--expires", type=click.IntRange(min=1), metavar="DAYS", help="The signature counts so long.")
+@click.option(
+    "--expires", type=click.IntRange(1, 36_500), metavar="DAYS", help="The signature counts so long."
+)
 @click.option("--binaries", is_flag=True, help="With the winners' compiled kernels.")
 @click.option("--samples", is_flag=True, help="With every trial and its samples.")
 @wanted_options
@@ -52,6 +54,8 @@ def create(
 
     The same records under the same name make the same file. Its path goes to stdout.
     """
+    if expires is not None and key is None:
+        raise click.UsageError("--expires is of a signature; give the --key that signs.")
     from autotune.bundles.collect import collected
     from autotune.bundles.keys import signing_key
     from autotune.bundles.trust import create as write
@@ -69,12 +73,11 @@ def create(
 @click.argument("file", type=_FILE)
 def verify(file: Path) -> None:
     """Check that FILE is whole and signed by a trusted key; exits 1 and says why when it is not."""
-    from autotune.bundles.format import read_bundle
+    from autotune.bundles.format import read_bytes
     from autotune.bundles.keys import trusted_keys
-    from autotune.bundles.trust import signer
+    from autotune.bundles.trust import open_trusted
 
-    bundle = read_bundle(file)
-    key = signer(bundle, trusted_keys())
+    bundle, key = open_trusted(read_bytes(file), str(file), trusted_keys())
     click.echo(f"{bundle.id} is whole and signed by {key.name} ({key.fingerprint})")
 
 

@@ -8,7 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from autotune.cli.options import channel_option, database_option, wanted_options, wanted_records
+from autotune.cli.options import (
+    channel_option,
+    database_option,
+    names_no_layer,
+    wanted_options,
+    wanted_records,
+)
 from autotune.cli.output import problem_fields
 from autotune.console.text import layer_name, microseconds, table
 from autotune.values.counts import counted
@@ -35,17 +41,26 @@ _REQUIREMENT_NOT_MET = 3
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object per event.")
 @database_option
-def command(channel: str | None, require: str | None, as_json: bool, db: str | None, **wanted: Any) -> None:
+def command(
+    channel: str | None,
+    require: str | None,
+    as_json: bool,
+    db: str | None,
+    device: tuple[str, ...],
+    **layers: Any,
+) -> None:
     """Show each time that records were measured.
 
     The oldest is first. `kept`, `replaced` and `dropped` are verdicts of rechecks. A change is the time over
     the one before, of the same kernel, where their 95 % intervals are disjoint and they differ by 3 % or
     more.
     """
+    if channel is not None and (require or device or not names_no_layer(**layers)):
+        raise click.UsageError("--channel shows what a channel named; leave out what is of records.")
     from autotune.store.history import history
     from autotune.store.store import Store
 
-    which = wanted_records(**wanted)
+    which = wanted_records(device=device, **layers)
     with Store.open_existing(database_url(db)) as store:
         if channel is not None:
             _show_channel(store, channel, as_json)

@@ -58,11 +58,9 @@ def command(path: Path, dry_run: bool, trust: str | None, as_json: bool, db: str
     counts = (f"{sum(each.verdict == verdict for each in done.merged)} {verdict}" for verdict in _VERDICTS)
     would = "would be: " if dry_run else ""
     click.echo(f"{would}{', '.join(counts)}", err=True)
-    for family, count in sorted(done.unknown.items()):
-        click.echo(f"left out: {counted(count, 'record')} of the unknown family {family}", err=True)
-    if done.noisy:
-        left_out = counted(len(done.noisy), "record")
-        click.echo(f"left out: {left_out} that cannot be believed; the first: {done.noisy[0]}", err=True)
+    for reasons, why in ((done.unknown, "not known here"), (done.unbelievable, "not to be believed")):
+        if reasons:
+            click.echo(f"left out as {why}: {len(reasons)}; the first: {reasons[0]}", err=True)
     if done.dropped_binaries:
         dropped = counted(done.dropped_binaries, "compiled kernel")
         click.echo(f"dropped: {dropped}, to be compiled here on first use; see --trust", err=True)

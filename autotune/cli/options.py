@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 _DEVICE = re.compile(r"auto|cpu|cuda(:[0-9]+)?")
+_LONGEST_REASON = 500
 
 
 def _tokens(_: click.Context, __: click.Parameter, text: str | None) -> tuple[int, ...] | None:
@@ -49,6 +50,20 @@ def seconds(_: click.Context, __: click.Parameter, text: str | None) -> float | 
         return seconds_of(text)
     except BudgetError as error:
         raise click.BadParameter(str(error)) from None
+
+
+def not_blank(_: click.Context, __: click.Parameter, text: str) -> str:
+    """The callback of an argument for which nothing shall stand, as an unset variable of a shell would."""
+    if not text.strip():
+        raise click.BadParameter("it is blank; give a path or an address")
+    return text
+
+
+def _reason(_: click.Context, __: click.Parameter, text: str | None) -> str | None:
+    """A reason that a database can keep and a line can show."""
+    if text is not None and not (text.strip() and text.isprintable() and len(text) <= _LONGEST_REASON):
+        raise click.BadParameter(f"give one line of text, of at most {_LONGEST_REASON} characters")
+    return text
 
 
 _TOKENS = click.option(
@@ -125,6 +140,9 @@ _PLACES = (
 )
 _CHANNEL = click.option(
     "--channel", type=click.Choice(("stable", "candidate")), help="A channel of a fleet's database."
+)
+_REASON = click.option(
+    "--reason", callback=_reason, help="Why; it is kept with the channel, and autotune history shows it."
 )
 _WATCH = click.option(
     "--watch",
@@ -221,6 +239,11 @@ def channel_option(command: Command) -> Command:
     return _CHANNEL(command)
 
 
+def reason_option(command: Command) -> Command:
+    """--reason, None or a line of text."""
+    return _REASON(command)
+
+
 def watch_option(command: Command) -> Command:
     """--watch."""
     return _WATCH(command)
@@ -244,9 +267,11 @@ def wanted_records(
     """The records that `wanted_options` name; without a device all, or those of `devices_here`.
 
     Raises:
-        UsageError: as `chosen_shapes`.
+        UsageError: as `chosen_shapes`, or a device is blank, or stands beside all of them.
         DeviceError: there is no such device.
     """
+    if not all(map(str.strip, device)) or ("all" in device and len(device) > 1):
+        raise click.UsageError("--device is the name of a model or of a device here; all stands alone")
     from autotune.store.entries import Wanted
     from autotune.values.device import cpu_device, cuda_devices, find_device
 

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import click
 
-from autotune.cli.options import database_option
+from autotune.cli.options import database_option, reason_option
+from autotune.values.paths import database_url
 
 _EXAMPLES = """\b
 Examples:
@@ -23,7 +24,7 @@ Examples:
     help="Which.  [default: stable]",
 )
 @click.option("--force", is_flag=True, help="Without a recheck that confirms it; needs a --reason.")
-@click.option("--reason", help="Why it is forced; it is kept with the channel.")
+@reason_option
 @database_option
 def command(file: Path, channel: str, force: bool, reason: str | None, db: str | None) -> None:
     """Have a channel of the database name a bundle.
@@ -33,14 +34,13 @@ def command(file: Path, channel: str, force: bool, reason: str | None, db: str |
     since it was measured, and none may have refuted one. `autotune rollback --channel` goes back; `autotune
     history --channel` shows what it named, and why.
     """
-    if force != bool(reason):
+    if force != (reason is not None):
         raise click.UsageError("--force and --reason go together.")
-    from autotune.bundles.format import decode, read_bytes
+    from autotune.bundles.format import read_bytes
     from autotune.bundles.promotion import promote
     from autotune.store.store import Store
 
     content = read_bytes(file)
-    bundle = decode(content, str(file))
-    with Store.open(db) as store:
-        why = promote(store, bundle, content, channel, reason)
+    with Store.open_existing(database_url(db)) as store:
+        bundle, why = promote(store, content, str(file), channel, reason)
         click.echo(f"{channel} is {bundle.id}: {why}")

@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from autotune.cli.options import channel_option, database_option, wanted_options, wanted_records, watch_option
+from autotune.cli.options import (
+    channel_option,
+    database_option,
+    not_blank,
+    wanted_options,
+    wanted_records,
+    watch_option,
+)
 from autotune.cli.watching import repeated
 from autotune.values.counts import counted
+
+if TYPE_CHECKING:
+    from autotune.bundles.pull import PullResult
 
 _EXAMPLES = """\b
 Examples:
@@ -18,7 +28,7 @@ Examples:
 
 
 @click.command(epilog=_EXAMPLES)
-@click.argument("source")
+@click.argument("source", callback=not_blank)
 @channel_option
 @wanted_options
 @watch_option
@@ -35,14 +45,28 @@ def command(source: str, channel: str | None, watch: float | None, db: str | Non
     from autotune.store.store import Store
 
     which = wanted_records(devices_here=True, **wanted)
+    said = ""
 
     def once() -> None:
+        nonlocal said
         with Store.open(db) as store:
             done = pull(store, source, which, channel, again=watch is None)
-        have = f"{counted(done.offered, 'record')} from {done.origin}"
-        if done.changed is None:
-            click.echo(f"nothing new: {have}", err=watch is not None)
-        else:
-            click.echo(f"set {done.changed.name}: {done.records} new, {have}")
+        now = _told(done)
+        if watch is None or done.changed is not None:
+            click.echo(now)
+        elif now != said:
+            click.echo(now, err=True)
+        said = now
 
     repeated(once, watch)
+
+
+def _told(done: PullResult) -> str:
+    have = f"{counted(done.offered, 'record')} from {done.origin}"
+    if done.undone:
+        return f"a rollback undid this, and autotune pull without --watch brings it back: {have}"
+    if done.devices:
+        have += f", which has some of {', '.join(done.devices)}: see --device and --shapes"
+    if done.changed is None:
+        return f"nothing new: {have}"
+    return f"set {done.changed.name}: {done.records} new, {have}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from autotune.cli.options import database_option, watch_option
+from autotune.cli.options import database_option, not_blank, watch_option
 from autotune.cli.watching import repeated
 from autotune.values.counts import counted
 
@@ -15,7 +15,7 @@ Examples:
 
 
 @click.command(epilog=_EXAMPLES)
-@click.argument("target")
+@click.argument("target", callback=not_blank)
 @watch_option
 @database_option
 def command(target: str, watch: float | None, db: str | None) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from autotune.cli.options import channel_option, database_option
+from autotune.cli.options import channel_option, database_option, reason_option
 
 _EXAMPLES = """\b
 Examples:
@@ -14,9 +14,9 @@ Examples:
 
 @click.command(epilog=_EXAMPLES)
 @channel_option
-@click.option("--reason", default="", help="Why; it is kept with the channel.")
+@reason_option
 @database_option
-def command(channel: str | None, reason: str, db: str | None) -> None:
+def command(channel: str | None, reason: str | None, db: str | None) -> None:
     """Undo the last pull or promotion.
 
     That is the last pull into the local database or, with --channel, the last promotion. Models that load
@@ -24,6 +24,8 @@ def command(channel: str | None, reason: str, db: str | None) -> None:
     come to its former bundle with their next pull. `autotune pull --watch` does not bring back what was
     undone here, until its source offers something else.
     """
+    if channel is None and reason is not None:
+        raise click.UsageError("--reason is kept with a channel; give it with --channel.")
     from autotune.store import channels, pulled
     from autotune.store.store import Store
     from autotune.values.paths import database_url
@@ -34,5 +36,5 @@ def command(channel: str | None, reason: str, db: str | None) -> None:
             now = f"set {before.name} of {before.origin}" if before else "nothing that was pulled"
             click.echo(f"set {undone.name} of {undone.origin} is undone; in force is {now}")
         else:
-            left, now_named = channels.roll_back(store, channel, f"rollback {reason}".strip())
+            left, now_named = channels.roll_back(store, channel, f"rollback {reason or ''}".rstrip())
             click.echo(f"{channel} is {now_named.bundle} again, no longer {left.bundle}")

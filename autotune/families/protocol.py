@@ -129,14 +129,18 @@ class Family(ABC):
         """Why the config, whose tunables have allowed values, does not fit the problem or device, or None."""
         return None
 
-    def reject(self, config: Config, problem: Problem, device: Device) -> str | None:
-        """Why the config is not valid for the problem on the device, or None when it is."""
+    def unknown(self, config: Config) -> str | None:
+        """Why the family has no such config, whatever the problem, or None when it has."""
         if tuple(config) != tuple(self.tunables):
             return f"its tunables are {', '.join(self.tunables) or 'none'}"
         for name, values in self.tunables.items():
             if values and config[name] not in values:
                 return f"{name}={config[name]} is not one of {', '.join(map(str, values))}"
-        return self.cannot(problem, device) or self.misfit(config, problem, device)
+        return None
+
+    def reject(self, config: Config, problem: Problem, device: Device) -> str | None:
+        """Why the config is not valid for the problem on the device, or None when it is."""
+        return self.unknown(config) or self.cannot(problem, device) or self.misfit(config, problem, device)
 
     def valid(self, problem: Problem, device: Device) -> list[Config]:
         """Every valid candidate, simplest first, whether or not it is worth timing."""

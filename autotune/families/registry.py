@@ -82,6 +82,15 @@ def family_of(config: Config) -> Family:
     return found
 
 
+def why_unknown(config: Config) -> str | None:
+    """Why no problem has such a config here, be it for its family or its tunables; None when there is one."""
+    try:
+        reason = family_of(config).unknown(config)
+    except ConfigError as error:
+        return str(error)
+    return None if reason is None else f"config {config}: {reason}"
+
+
 def kernel_hash(config: Config, problem: Problem, device: Device) -> str:
     """Names what the config runs for the problem: the unit's content and its launches, in 16 hex digits each.
 

@@ -8,6 +8,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -161,11 +162,14 @@ def _write(path: Path, lines: Iterable[dict[str, Any]]) -> None:
         partial.write_text(text, encoding="utf-8")
         partial.replace(path)
     except OSError as error:
+        with suppress(OSError):
+            partial.unlink()
         raise DatabaseError(f"{path} cannot be written ({error.strerror})") from error
 
 
 def _rounded(value: Any) -> Any:
-    return round(value, 3) if isinstance(value, float) else value
+    """To 1 ns; what is less keeps its digits, because no time is 0."""
+    return (round(value, 3) or _digits(value)) if isinstance(value, float) else value
 
 
 def _digits(value: float) -> float:

@@ -19,6 +19,11 @@ def promotions(store: Store, channel: str) -> list[Promotion]:
     Raises:
         DatabaseError: the store cannot be read.
     """
+    with store.database.transaction() as connection:
+        return _promotions(connection, channel)
+
+
+def _promotions(connection: sa.Connection, channel: str) -> list[Promotion]:
     query = sa.select(
         CHANNEL.c.id,
         CHANNEL.c.name.label("channel"),
@@ -28,8 +33,7 @@ def promotions(store: Store, channel: str) -> list[Promotion]:
         CHANNEL.c.reason,
     )
     query = query.join(BUNDLE).where(CHANNEL.c.name == channel).order_by(CHANNEL.c.id.desc())
-    with store.database.transaction() as connection:
-        return [promotion_of(row) for row in connection.execute(query).mappings()]
+    return [promotion_of(row) for row in connection.execute(query).mappings()]
 
 
 def promote(store: Store, channel: str, digest: str, name: str, content: bytes, reason: str) -> None:
@@ -65,7 +69,7 @@ def roll_back(store: Store, channel: str, reason: str) -> tuple[Promotion, Promo
             raise DatabaseError(f"{store.name}: channel {channel} names no bundle before its present one")
         row = {"name": channel, "bundle_id": stack[-2], "at": now(), "reason": reason}
         connection.execute(sa.insert(CHANNEL).values(row))
-    newest, former, *_ = promotions(store, channel)
+        newest, former, *_ = _promotions(connection, channel)
     return former, newest
 
 

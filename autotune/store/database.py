@@ -22,6 +22,8 @@ from autotune.values.urls import server, why_no_database
 # What drivers raise for a text that is no UTF-8 or JSON, a number that is none, or nesting without an end.
 _UNREADABLE = (ValueError, TypeError, OverflowError, RecursionError)
 
+_WRITE = "BEGIN IMMEDIATE"
+
 INSERT: dict[str, Callable[[sa.Table], Any]] = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}
 
 
@@ -173,37 +175,39 @@ def _sqlite_engine(path: Path) -> sa.Engine:
         # The driver's own transactions begin too late to queue writers; `begin` below starts them.
         connection.isolation_level = None
         connection.execute("PRAGMA foreign_keys=ON")
-        connection.execute("PRAGMA journal_mode=WAL")
+        # While another process makes the file a WAL one, SQLite refuses at once and does not wait.
+        _when_unlocked(connection, "PRAGMA journal_mode=WAL")
         connection.execute("PRAGMA synchronous=NORMAL")
 
     @sa.event.listens_for(engine, "begin")
     def begin(connection: sa.Connection) -> None:
-        if connection.get_execution_options().get("write"):
-            _wait_for_writers(connection)
-        else:
+        if not connection.get_execution_options().get("write"):
             connection.exec_driver_sql("BEGIN")
+            return
+        try:
+            _when_unlocked(connection.connection.driver_connection, _WRITE)
+        except sqlite3.Error as error:
+            raise sa.exc.DBAPIError.instance(_WRITE, None, error, sqlite3.Error) from error
 
     return engine
 
 
-def _wait_for_writers(connection: sa.Connection) -> None:
-    """Begin to write when no other process does.
+def _when_unlocked(driver: Any, statement: str) -> None:
+    """Run the statement as soon as no other process keeps the file locked.
 
     SQLite's own waits grow to 0.1 s, so whoever has waited longest looks least often. Equal waits as short as
     a transaction are fair.
     """
-    driver: Any = connection.connection.driver_connection
     end = time.monotonic() + BUSY_S
     driver.execute("PRAGMA busy_timeout=0")
     try:
-        while time.monotonic() < end:
+        while True:
             try:
-                driver.execute("BEGIN IMMEDIATE")
+                driver.execute(statement)
                 return
             except sqlite3.OperationalError as error:
-                if "is locked" not in str(error):
-                    break
+                if "is locked" not in str(error) or time.monotonic() >= end:
+                    raise
             time.sleep(random.uniform(0.5e-3, 2e-3))
-        connection.exec_driver_sql("BEGIN IMMEDIATE")
     finally:
         driver.execute(f"PRAGMA busy_timeout={BUSY_S * 1000}")

@@ -10,7 +10,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from autotune.store.entries import Entry, TrialEntry, Wanted, read_entries
-from autotune.store.results import close_sweep, learn_device, open_sweep, write_result
+from autotune.store.results import close_sweep, learn_device, open_sweep, write_records, write_result
 from autotune.store.rows import unix_s
 from autotune.store.store import Store
 from autotune.values.device import Device
@@ -112,8 +112,8 @@ def _write(
         device_id = learn_device(connection, device)
         sweep_id = open_sweep(connection, device_id, environment, arguments)
         write_result(connection, sweep_id, [attempt.trial for attempt in its_attempts], None, None)
-        for entry in its_entries:
-            write_result(connection, sweep_id, (), entry.record, entry.binary, event="import")
+        records = [(entry.record, entry.binary) for entry in its_entries]
+        write_records(connection, sweep_id, records, "import")
         close_sweep(connection, sweep_id, "finished")
 
 

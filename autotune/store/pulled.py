@@ -28,7 +28,7 @@ KEPT_SETS = 8
 
 
 def version_of(entry: Entry) -> str:
-    """Names the record: what differs in anything but its evidence has another."""
+    """Names the record and its kernel: what differs in anything but its evidence has another."""
     record = entry.record
     times = (record.median_us, record.low_us, record.high_us, record.default_us)
     told = {
@@ -38,6 +38,8 @@ def version_of(entry: Entry) -> str:
         "created_at": record.created_at,
         "environment": entry.environment.digest,
     }
+    if entry.binary is not None:
+        told["binary"] = entry.binary.sha256
     return hashlib.sha256(json.dumps(told).encode()).hexdigest()[:32]
 
 
@@ -58,10 +60,8 @@ def sets(store: Store) -> list[Pulled]:
     Raises:
         DatabaseError: the store cannot be read.
     """
-    query = sa.select(PULLED_SET, ORIGIN.c.name.label("origin")).join(ORIGIN).order_by(PULLED_SET.c.id.desc())
     with store.database.transaction() as connection:
-        rows = connection.execute(query.limit(2 * KEPT_SETS)).mappings()
-        return [pulled_of(row) for row in rows]
+        return _sets(connection)
 
 
 def count_in_force(store: Store) -> int:
@@ -130,16 +130,25 @@ def roll_back(store: Store) -> tuple[Pulled, Pulled | None]:
     Raises:
         DatabaseError: there is none, or the store cannot be written.
     """
-    newest = next((each for each in sets(store) if not each.rolled_back), None)
     with store.database.transaction(write=True) as connection:
+        newest = _newest(connection)
         if newest is None or newest.id < _oldest_kept(connection):
             raise DatabaseError(f"{store.name} keeps no pulled set to undo; autotune pull gets one")
         connection.execute(sa.delete(PULLED).where(PULLED.c.since == newest.id))
         connection.execute(sa.update(PULLED).where(PULLED.c.until == newest.id).values(until=None))
         undone = sa.update(PULLED_SET).where(PULLED_SET.c.id == newest.id).values(rolled_back=True)
         connection.execute(undone)
-    before = next((each for each in sets(store) if not each.rolled_back), None)
-    return replace(newest, rolled_back=True), before
+        return replace(newest, rolled_back=True), _newest(connection)
+
+
+def _sets(connection: sa.Connection) -> list[Pulled]:
+    query = sa.select(PULLED_SET, ORIGIN.c.name.label("origin")).join(ORIGIN).order_by(PULLED_SET.c.id.desc())
+    return [pulled_of(row) for row in connection.execute(query.limit(2 * KEPT_SETS)).mappings()]
+
+
+def _newest(connection: sa.Connection) -> Pulled | None:
+    """The newest set that is in force."""
+    return next((each for each in _sets(connection) if not each.rolled_back), None)
 
 
 def digest_of(versions: Iterable[str]) -> str:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
 import sqlalchemy as sa
 
 from autotune.store.clock import now
-from autotune.store.database import put
+from autotune.store.database import INSERT, put
 from autotune.store.rows import PROBLEM_FIELDS, problem_row, record_row, trial_row
 from autotune.store.tables import BINARY, DEVICE, ENVIRONMENT, HISTORY, RECORD, SWEEP, TRIAL
 from autotune.values.device import Device
+from autotune.values.layer import Problem
 from autotune.values.record import Binary, Checked, Environment, Record, Trial
 
 _RECORD_KEY = ("device_id", *PROBLEM_FIELDS, "mode", "source_hash")
@@ -67,12 +68,10 @@ def write_result(
     binary: Binary | None,
     dropped: Sequence[Record] = (),
     checked: Checked | None = None,
-    event: str = "sweep",
 ) -> None:
     """Write the trials, the record with its binary, and drop records, as `Store.add_result` says.
 
-    History gets what became of the record that was `checked`, and the record, with the `event`, unless that
-    was the one.
+    History gets what became of the record that was `checked`, and the record, unless that was the one.
     """
     if trials:
         connection.execute(sa.insert(TRIAL), [{"sweep_id": sweep_id} | trial_row(each) for each in trials])
@@ -82,37 +81,66 @@ def write_result(
         gone = key | problem_row(each.problem)
         connection.execute(sa.delete(RECORD).filter_by(**gone))
     measured = {name: sweep[name] for name in ("device_id", "environment_id")}
+    rows = []
     if checked is not None:
-        _write_history(connection, measured, checked.verdict, checked.record, checked.trial_among(trials))
+        rows.append(_history_row(measured, checked.verdict, checked.record, checked.trial_among(trials)))
     if record is not None and (checked is None or checked.verdict != "kept"):
-        _write_history(connection, measured, event, record, record)
-    if record is None:
-        return
-    row = record_row(record) | {
-        **measured,
-        "trial_id": _trial_id(connection, sweep_id, record),
-        "binary_id": _put_binary(connection, binary) if binary else None,
-    }
-    key = {name: row.pop(name) for name in _RECORD_KEY}
-    put(connection, RECORD, key, row)
+        rows.append(_history_row(measured, "sweep", record, record))
+    if rows:
+        connection.execute(sa.insert(HISTORY).values(at=now()), rows)
+    if record is not None:
+        _put_records(connection, sweep_id, measured, [(record, binary)])
 
 
-def _trial_id(connection: sa.Connection, sweep_id: int, record: Record) -> int | None:
-    query = sa.select(sa.func.max(TRIAL.c.id)).filter_by(
-        sweep_id=sweep_id, config=str(record.config), status="ok", **problem_row(record.problem)
-    )
-    found: int | None = connection.scalar(query)
-    return found
-
-
-def _write_history(
-    connection: sa.Connection,
-    measured: dict[str, Any],
-    event: str,
-    record: Record,
-    timed: Record | Trial | None,
+def write_records(
+    connection: sa.Connection, sweep_id: int, records: Sequence[tuple[Record, Binary | None]], event: str
 ) -> None:
-    """Add to the record's history what happened to it, and its time now, if it has one."""
+    """Write records of a sweep, each with its binary, and the event for each, in few statements."""
+    sweep = connection.execute(sa.select(SWEEP).filter_by(id=sweep_id)).mappings().one()
+    measured = {name: sweep[name] for name in ("device_id", "environment_id")}
+    if records:
+        rows = [_history_row(measured, event, record, record) for record, _ in records]
+        connection.execute(sa.insert(HISTORY).values(at=now()), rows)
+        _put_records(connection, sweep_id, measured, records)
+
+
+def _put_records(
+    connection: sa.Connection,
+    sweep_id: int,
+    measured: dict[str, Any],
+    records: Sequence[tuple[Record, Binary | None]],
+) -> None:
+    """Insert the records, or put each in the place of the one of its device, problem, mode and kernel."""
+    binaries = {each.unit_key: each for _, each in records if each is not None}
+    binary_ids = {unit_key: _put_binary(connection, each) for unit_key, each in binaries.items()}
+    trial_ids = _trial_ids(connection, sweep_id, {record.problem for record, _ in records})
+    rows = [
+        record_row(record)
+        | measured
+        | {"trial_id": trial_ids.get((*problem_row(record.problem).values(), str(record.config)))}
+        | {"binary_id": None if binary is None else binary_ids[binary.unit_key]}
+        for record, binary in records
+    ]
+    insert = INSERT[connection.dialect.name](RECORD)
+    values = {name: insert.excluded[name] for name in rows[0] if name not in _RECORD_KEY}
+    connection.execute(insert.on_conflict_do_update(index_elements=_RECORD_KEY, set_=values), rows)
+
+
+def _trial_ids(
+    connection: sa.Connection, sweep_id: int, problems: Collection[Problem]
+) -> dict[tuple[Any, ...], int]:
+    """The last trial that passed in the sweep, by the columns of its problem and its config."""
+    what = [TRIAL.c[name] for name in (*PROBLEM_FIELDS, "config")]
+    query = sa.select(*what, sa.func.max(TRIAL.c.id)).filter_by(sweep_id=sweep_id, status="ok")
+    if len(problems) == 1:  # as with each result of a sweep, which may have a million trials
+        query = query.filter_by(**problem_row(next(iter(problems))))
+    return {tuple(row[:-1]): row[-1] for row in connection.execute(query.group_by(*what))}
+
+
+def _history_row(
+    measured: dict[str, Any], event: str, record: Record, timed: Record | Trial | None
+) -> dict[str, Any]:
+    """What happened to the record, and its time now, if it has one."""
     evidence = timed.evidence if isinstance(timed, Record) else record.evidence
     clock_mhz = timed.clock_mhz if isinstance(timed, Trial) else evidence and evidence.clock_mhz
     row = problem_row(record.problem) | {
@@ -121,12 +149,11 @@ def _write_history(
         "mode": record.mode,
         "source_hash": record.source_hash,
         "event": event,
-        "at": now(),
         "clock_mhz": clock_mhz,
         "temperature_c": evidence and evidence.temperature_c,
     }
     times = {name: getattr(timed, name) if timed else None for name in ("median_us", "low_us", "high_us")}
-    connection.execute(sa.insert(HISTORY).values(row | times))
+    return row | times
 
 
 def _put_binary(connection: sa.Connection, binary: Binary) -> int:

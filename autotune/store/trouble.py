@@ -19,7 +19,7 @@ _REASONS = {
     "malformed": f"is damaged; {DAMAGED}",
     "is locked": f"stayed locked by another process for {BUSY_S} s; end that process or use another --db",
     "disk is full": "cannot grow: its disk is full; free some space or use another --db",
-    "disk I/O": "cannot be read, because its disk fails; use another --db",
+    "disk I/O": "cannot be read or written, because its disk fails; use another --db",
     "codec can't decode": f"is damaged; {DAMAGED}",
     "Could not decode": f"holds a text that is no UTF-8; {DAMAGED}",
     "too big": f"holds a value that is too big; {DAMAGED}",

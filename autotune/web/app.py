@@ -77,9 +77,14 @@ def _listener(host: str, port: int) -> socket.socket:
         AutotuneError: the address cannot be had.
     """
     try:
-        family, *_, where = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[
-            0
-        ]
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except (OSError, UnicodeError) as error:
+        why = getattr(error, "strerror", None) or "it is no name of a host"
+        raise AutotuneError(
+            f"--host {host!r} is no address here ({why}); give 127.0.0.1, or an address of this machine"
+        ) from None
+    family, *_, where = found[0]
+    try:
         listener = socket.socket(family, socket.SOCK_STREAM)
         try:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

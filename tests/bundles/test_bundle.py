@@ -19,7 +19,15 @@ from store_samples import (
 )
 
 from autotune.bundles import format as format_
-from autotune.bundles.format import Bundle, BundleContents, decode, encode, read_bundle, signature_line
+from autotune.bundles.format import (
+    Bundle,
+    BundleContents,
+    Signed,
+    decode,
+    encode,
+    read_bundle,
+    signature_line,
+)
 from autotune.bundles.keys import PublicKey, SigningKey, new_key, signing_key
 from autotune.bundles.trust import create, sign, signer
 from autotune.store.entries import Entry, TrialEntry
@@ -83,9 +91,11 @@ def test_a_file_is_named_by_its_content_and_never_overwritten(tmp_path, key):
     assert path.name == f"mine-{bundle.digest[:12]}.bundle"
     assert read_bundle(path) == bundle
     before = path.read_bytes()
-    with pytest.raises(BundleError, match="is there already"):
-        create("mine", CONTENTS, tmp_path, None)
+    for again, remedy in ((None, "use it"), (key, "move it away to have one that release signs")):
+        with pytest.raises(BundleError, match=f"is there already, with these very records; {remedy}"):
+            create("mine", CONTENTS, tmp_path, again)
     assert path.read_bytes() == before
+    assert [each.name for each in tmp_path.iterdir() if each.is_file()] == [path.name]
 
 
 def test_the_signature_is_one_of_ed25519(key):
@@ -161,6 +171,9 @@ def test_bad_files():
         (begins(name="../../etc/passwd"), "first line does not read"),
         (begins(records=1), "tells of"),
         (content + b"x" * 100_000, "behind its end"),
+        (content + signature_line(Signed(b"", b"", 10**30, None)), "a signature in it does not read"),
+        (content + signature_line(Signed(b"", b"", 0, 10**30)), "a signature in it does not read"),
+        (content + signature_line(Signed(b"", b"", -1, None)), "a signature in it does not read"),
         (with_body(content, *body, entry), "does not read"),
         (with_body(content, *body, cubin), "is there twice"),
         (with_body(content, body[0], entry, entry), "is there twice"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 
 import pytest
@@ -78,4 +79,43 @@ def test_a_bundle_from_its_making_to_a_host_and_back(run, tmp_path):
 
 def test_a_host_pulls_for_its_own_devices_without_being_told(run, tmp_path):
     store(tmp_path / "central.db", record())
-    assert run("pull", tmp_path / "central.db").startswith("nothing new: 0 records")
+    told = run("pull", tmp_path / "central.db")
+    assert told.startswith("nothing new: 0 records")
+    assert f"which has some of {H200.name}: see --device" in told
+
+
+@pytest.mark.parametrize(
+    ("arguments", "why"),
+    [
+        ("bundle create mine --expires 3", "give the --key that signs"),
+        ("bundle create mine --key release --expires 99999", "is not in the range"),
+        ("bundle create mine --device all --device cpu", "all stands alone"),
+        ("bundle create mine --device ' '", "is the name of a model"),
+        ("promote mine.bundle --reason why", "--force and --reason go together"),
+        ("promote mine.bundle --force", "--force and --reason go together"),
+        ("promote mine.bundle --reason ''", "give one line of text"),
+        ("promote mine.bundle --force --reason ' '", "give one line of text"),
+        ("promote mine.bundle --force --reason 'two\nlines'", "give one line of text"),
+        (f"promote mine.bundle --force --reason {'a' * 501}", "give one line of text"),
+        ("rollback --reason why", "give it with --channel"),
+        ("rollback --channel stable --reason ''", "give one line of text"),
+        ("history --channel stable --require steady", "leave out what is of records"),
+        ("history --channel stable --shapes llama7b", "leave out what is of records"),
+        ("history --channel stable --device cpu", "leave out what is of records"),
+        ("history --channel stable --dtype bf16", "leave out what is of records"),
+        ("pull central.db --watch 99999h", "is longer than a year"),
+        ("pull ''", "it is blank"),
+        ("push ' '", "it is blank"),
+        ("push central.db --watch 0s", "is not a duration"),
+    ],
+)
+def test_what_would_do_nothing_is_wrong_usage(run, tmp_path, arguments, why):
+    (tmp_path / "mine.bundle").touch()
+    assert why in run(*shlex.split(arguments), code=2)
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["mine.bundle", "shipped"]
+
+
+def test_what_a_name_holds_does_nothing_to_a_terminal(run, tmp_path):
+    hostile = tmp_path / "a\x1b[31m\nb"
+    hostile.write_text("no bundle")
+    assert r"a\x1b[31m b" in run("import", hostile, code=1)

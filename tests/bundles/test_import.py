@@ -3,42 +3,42 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from command_line import autotune
 from databases import rows
 from killed import killed_at
-from lookup_world import make_small_world, store
-from store_samples import ENVIRONMENT, EVIDENCE, H200, binary, config, evident_trials, record
+from lookup_world import ship, store
+from store_samples import ENVIRONMENT, EVIDENCE, H200, LAYER, binary, config, evident_trials, record
 
 from autotune.bundles.format import BundleContents
 from autotune.bundles.keys import new_key, signing_key, trust, trusted_keys
 from autotune.bundles.taking import import_file
 from autotune.bundles.trust import create
+from autotune.cli import main
 from autotune.records.exchange import export
 from autotune.store.entries import Entry, TrialEntry, Wanted, entries
 from autotune.store.history import history
 from autotune.store.store import Store
 from autotune.store.tables import RECORD
+from autotune.values.config import Config
 from autotune.values.errors import BundleError, DatabaseError
+from autotune.values.record import Record
 
 EVIDENT = replace(record(), evidence=EVIDENCE)
 MORE = replace(EVIDENCE, rounds=EVIDENCE.rounds + 1)
 OTHER = config(16)
+STRANGE = config(family="warp_drive")
+
+pytestmark = pytest.mark.usefixtures("database")
 
 
 @pytest.fixture
 def undisturbed() -> None:
     """No time is measured here, and some are not to be believed."""
-
-
-@pytest.fixture(autouse=True)
-def database(tmp_path, monkeypatch) -> Path:
-    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
-    return make_small_world(tmp_path, monkeypatch)
 
 
 def bundle(folder: Path, *records, cubin=None, attempts=(), key=None, device=H200) -> Path:
@@ -161,7 +161,7 @@ def test_of_two_records_in_one_folder_the_better_stays(tmp_path):
 @pytest.mark.parametrize(
     ("changed", "why"),
     [
-        ({"median_us": 0.1, "low_us": 0.1, "high_us": 0.1}, "is not possible"),
+        ({"median_us": 0.9, "low_us": 0.9, "high_us": 0.9}, "0.90 us is not possible"),
         ({"median_us": 9.0}, "has an interval of"),
     ],
 )
@@ -170,9 +170,42 @@ def test_what_cannot_be_believed_takes_the_place_of_nothing(tmp_path, database, 
     evidence = replace(EVIDENT.evidence, rounds=10**6, floor_us=2.0)
     done = imports(bundle(tmp_path, replace(EVIDENT, evidence=evidence, **changed)))
     assert list(done.merged) == []
-    assert [why in each for each in done.noisy] == [True]
+    assert [why in each for each in done.unbelievable] == [True]
     with Store.open() as opened:
         assert opened.records() == [record()]
+
+
+def edited(median_us: float, floor_us: float | None, m: int = 2) -> Record:
+    """A record whose time and floor are as somebody wants them."""
+    times = {"median_us": median_us, "low_us": median_us, "high_us": median_us}
+    evidence = None if floor_us is None else replace(EVIDENCE, rounds=10**6, floor_us=floor_us)
+    return replace(record(m=m), evidence=evidence, **times)
+
+
+@pytest.mark.parametrize("floor_us", [0.001, None])
+def test_an_edited_floor_makes_no_time_possible(tmp_path, database, floor_us):
+    # The device reads 4.9 TB/s at most, and by the record that is here at most 2.5 TB/s.
+    at_most = {"empty": 0.5 * LAYER.weight_bytes / 4_900e3, "known": 0.5 * EVIDENCE.floor_us}
+    store(database, EVIDENT)
+    for name, url in (("empty", str(tmp_path / "empty.db")), ("known", str(database))):
+        for median_us, is_possible in ((0.99 * at_most[name], False), (1.02 * at_most[name], True)):
+            done = imports(bundle(tmp_path / name / str(is_possible), edited(median_us, floor_us)), url)
+            assert [bool(done.merged), bool(done.unbelievable)] == [is_possible, not is_possible]
+
+
+def test_what_ships_tells_of_the_device_too(tmp_path):
+    ship(tmp_path, replace(EVIDENT, evidence=replace(EVIDENCE, floor_us=4.0)))
+    assert "the roofline's time is 4.0" in imports(bundle(tmp_path, edited(1.9, 0.001))).unbelievable[0]
+
+
+def test_trials_are_judged_as_records_are(tmp_path):
+    good = evident_trials(EVIDENT)
+    bad = [replace(good[1], median_us=0.01, low_us=0.01, high_us=0.01), replace(good[0], config=STRANGE)]
+    attempts = [TrialEntry(trial, H200, ENVIRONMENT) for trial in (*good, *bad)]
+    done = imports(bundle(tmp_path, EVIDENT, attempts=attempts))
+    assert (len(done.unbelievable), len(done.unknown)) == (1, 1)
+    with Store.open() as opened:
+        assert sorted(opened.trials(EVIDENT.problem, H200), key=str) == sorted(good, key=str)
 
 
 def test_a_date_that_does_not_read_is_the_files(tmp_path, database):
@@ -184,11 +217,17 @@ def test_a_date_that_does_not_read_is_the_files(tmp_path, database):
         imports(text)
 
 
-def test_a_dry_run_makes_no_database(tmp_path):
+def test_a_dry_run_makes_no_database(tmp_path, capsys):
     path = bundle(tmp_path, record())
-    ended = autotune("import", str(path), "--dry-run", "--db", "none.db", cwd=tmp_path)
-    assert (ended.returncode, ended.stderr) == (0, "would be: 1 new, 0 better, 0 worse, 0 same\n")
+    assert main(["import", str(path), "--dry-run", "--db", str(tmp_path / "none.db")]) == 0
+    assert capsys.readouterr().err == "would be: 1 new, 0 better, 0 worse, 0 same\n"
     assert not (tmp_path / "none.db").exists()
+
+
+def test_a_file_may_have_any_name(url, tmp_path):
+    path = tmp_path / os.fsdecode(b"o\xffd\n.bundle")
+    bundle(tmp_path, record()).rename(path)
+    assert [each.verdict for each in imports(path, url).merged] == ["new"]
 
 
 def test_what_is_known_of_a_device_stays(tmp_path, database):
@@ -199,12 +238,31 @@ def test_what_is_known_of_a_device_stays(tmp_path, database):
         assert len(opened.records(H200)) == 2
 
 
-def test_an_unknown_family_is_left_out(tmp_path):
-    strange = replace(record(m=2, best=config(family="mma")), config=config(family="warp_drive"))
-    done = imports(bundle(tmp_path, record(), strange))
-    assert done.unknown == {"warp_drive": 1}
+@pytest.mark.parametrize(
+    ("strange", "why"),
+    [
+        (STRANGE, "family is one of mma, dequant_matmul"),
+        (Config.of("mma", tile_m=8, warp=9), "its tunables are tile_m, split_k"),
+        (Config.of("mma", tile_m=8), "its tunables are tile_m, split_k"),
+    ],
+)
+def test_an_unknown_config_is_left_out(tmp_path, strange, why):
+    path = bundle(tmp_path, record(), replace(record(m=2), config=strange))
+    done = imports(path)
+    assert [f"has config {strange}: " in each and why in each for each in done.unknown] == [True]
     with Store.open() as opened:
         assert opened.records() == [record()]
+
+
+def test_the_command_says_what_is_left_out(tmp_path, capsys):
+    path = bundle(
+        tmp_path, record(), *(replace(record(m=m), config=STRANGE) for m in (2, 4)), edited(9.0, 1e6, m=8)
+    )
+    assert main(["import", str(path)]) == 0
+    told = capsys.readouterr().err.splitlines()
+    assert told[0] == "1 new, 0 better, 0 worse, 0 same"
+    assert told[1].startswith("left out as not known here: 2; the first: m=2,")
+    assert told[2].startswith("left out as not to be believed: 1; the first: m=8,")
 
 
 def test_a_bad_file_changes_nothing(tmp_path, database):
@@ -233,7 +291,7 @@ def test_a_bad_file_changes_nothing(tmp_path, database):
 def test_a_kill_leaves_all_or_nothing(tmp_path, database):
     store(database, record(best=OTHER))
     path = bundle(tmp_path, replace(record(at=5), evidence=EVIDENCE), record(m=2), record(m=4))
-    for write in (1, 4, 7, 99):
+    for write in (1, 3, 4, 5, 99):
         code = killed_at(write, "import", str(path))
         assert code == (0 if write == 99 else -signal.SIGKILL)
         with Store.open() as opened:
@@ -242,7 +300,7 @@ def test_a_kill_leaves_all_or_nothing(tmp_path, database):
     assert len(rows(str(database), RECORD.name)) == 3
 
 
-def test_the_command_tells_conflicts(tmp_path, database):
+def test_the_command_tells_conflicts(tmp_path, database, capsys):
     store(database, record(best=config(family="dequant_matmul", tile_m=8)))
     with Store.open() as opened:
         (text,) = export(opened, tmp_path / "text")
@@ -250,8 +308,8 @@ def test_the_command_tells_conflicts(tmp_path, database):
     there.write_text(
         text.read_text().replace('"median_us":5.25', '"median_us":5.2').replace(":00+00", ":09+00")
     )
-    ended = autotune("import", str(there), "--dry-run", "--json", "--db", str(database), cwd=tmp_path)
-    assert ended.returncode == 0, ended.stderr
-    told = json.loads(ended.stdout)
+    assert main(["import", str(there), "--dry-run", "--json"]) == 0
+    shown = capsys.readouterr()
+    told = json.loads(shown.out)
     assert (told["verdict"], told["here"]["median_us"], told["there"]["median_us"]) == ("better", 5.25, 5.2)
-    assert "would be: 0 new, 1 better, 0 worse, 0 same" in ended.stderr
+    assert "would be: 0 new, 1 better, 0 worse, 0 same" in shown.err

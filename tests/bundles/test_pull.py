@@ -2,72 +2,35 @@
 
 from __future__ import annotations
 
+import json
 import os
-import re
 import signal
 import subprocess
-import sys
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 
 import pytest
 from command_line import PROGRAM
 from databases import change
 from killed import killed_at
-from lookup_world import make_small_world, store
+from lookup_world import store
+from pulling import ALL, FAST, SLOW, answer, pulls
 from store_samples import A100, ENVIRONMENT, EVIDENCE, H200, LAYER, binary, config, record
 
-from autotune.bundles import format as format_
 from autotune.bundles.collect import collected
-from autotune.bundles.download import Download
-from autotune.bundles.format import BundleContents
-from autotune.bundles.keys import new_key, signing_key, trust
+from autotune.bundles.keys import new_key
 from autotune.bundles.pull import pull
-from autotune.bundles.trust import create
 from autotune.records.lookup import Lookup
 from autotune.serving.sets import hand_on_set
 from autotune.store import pulled
-from autotune.store.entries import Entry, Wanted
+from autotune.store.entries import Wanted
 from autotune.store.prune import prune
 from autotune.store.reading import pulled_set, user_evidence, user_records
 from autotune.store.store import Store
 from autotune.values.errors import BundleError, DatabaseError
-from autotune.values.layer import BUCKETS, Layer, Problem
+from autotune.values.layer import Layer
 
-ALL = Wanted()
-FAST, SLOW = config(16), config(32)
-
-
-@pytest.fixture(autouse=True)
-def database(tmp_path, monkeypatch) -> Path:
-    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
-    monkeypatch.setenv("AUTOTUNE_CACHE", str(tmp_path / "cache"))
-    return make_small_world(tmp_path, monkeypatch)
-
-
-@pytest.fixture
-def signed(tmp_path):
-    """Makes bundles that a trusted key signed."""
-    trust(new_key("release"))
-
-    def make(name: str, *records, cubin=None, key: str | None = "release") -> Path:
-        entries = [Entry(each, H200, ENVIRONMENT, cubin) for each in records]
-        return create(name, BundleContents(entries), tmp_path / "bundles", key and signing_key(key))[1]
-
-    return make
-
-
-def pulls(source: object, wanted: Wanted = ALL, **more):
-    with Store.open() as opened:
-        return pull(opened, str(source), wanted, **more)
-
-
-def answer(m: int = 1):
-    return Lookup(H200).answer(Problem(LAYER, m))
+pytestmark = pytest.mark.usefixtures("database")
 
 
 def test_what_a_database_knows_answers_here(url, database):
@@ -118,7 +81,8 @@ def test_a_rollback_brings_the_former_answer_back(tmp_path):
         assert pulled.roll_back(here) == (replace(second, rolled_back=True), first)
     assert [answer(m).config for m in (1, 2)] == [FAST, FAST]
     assert answer(4).source == "default"
-    assert pulls(central, again=False).changed is None
+    kept = pulls(central, again=False)
+    assert (kept.changed, kept.undone) == (None, True)
     assert answer().config == FAST
     assert pulls(central).changed.name == second.name
     assert answer().config == SLOW
@@ -127,6 +91,27 @@ def test_a_rollback_brings_the_former_answer_back(tmp_path):
         assert pulled.roll_back(here)[1] is None
         with pytest.raises(DatabaseError, match="keeps no pulled set"):
             pulled.roll_back(here)
+    assert answer().source == "default"
+
+
+def test_rollbacks_at_once_undo_one_set_each(tmp_path):
+    names = set()
+    for at in range(4):
+        store(tmp_path / "central.db", record(best=config(8 * (at + 1)), at=at))
+        names.add(pulls(tmp_path / "central.db").changed.name)
+    together, undone = threading.Barrier(4), []
+
+    def one() -> None:
+        with Store.open() as here:
+            together.wait()
+            undone.append(pulled.roll_back(here)[0].name)
+
+    threads = [threading.Thread(target=one) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(undone) == sorted(names)
     assert answer().source == "default"
 
 
@@ -172,8 +157,33 @@ def test_a_source_must_be_another_one_that_is_there(tmp_path, database):
         pulls(missing)
     assert not missing.exists()
     store(database, record())
-    with pytest.raises(DatabaseError, match="pulled from itself"):
-        pulls(database)
+    link = tmp_path / "link.db"
+    link.symlink_to(database)
+    for itself in (database, link, f"{database.parent}/./{database.name}"):
+        with pytest.raises(DatabaseError, match="pulled from itself"):
+            pulls(itself)
+
+
+def test_a_source_that_is_neither_a_bundle_nor_a_database(tmp_path):
+    (tmp_path / "text.jsonl").write_text('{"device":"NVIDIA H200"}\n')
+    os.mkfifo(tmp_path / "pipe")
+    for name, why in (
+        ("text.jsonl", "is neither a bundle nor a database; autotune import takes files of records"),
+        ("pipe", "is no file"),
+        (".", "is no file"),
+        ("a\nb", "is no name to remember"),
+        ("a" * 1000, "is no name to remember"),
+    ):
+        with pytest.raises((BundleError, DatabaseError), match=why):
+            pulls(tmp_path / name)
+
+
+def test_who_has_none_of_the_devices_is_told_which_there_are(tmp_path, signed):
+    store(tmp_path / "central.db", record(), record(device=A100))
+    found = pulls(tmp_path / "central.db", Wanted({"NVIDIA B200"}))
+    assert (found.offered, list(found.devices)) == (0, [A100.name, H200.name])
+    assert list(pulls(tmp_path / "central.db", Wanted({A100.name})).devices) == []
+    assert list(pulls(signed("mine", record()), Wanted({A100.name})).devices) == [H200.name]
 
 
 def test_models_read_files_only(postgres, template, tmp_path):
@@ -196,6 +206,14 @@ def test_a_signed_bundle_brings_its_binaries(signed):
         assert prune(here)["kernel"] == 1
 
 
+def test_kernels_that_come_later_are_brought(signed):
+    pulls(signed("mine", record(best=FAST)))
+    assert Lookup(H200).binary("unit") is None
+    outcome = pulls(signed("mine", record(best=FAST), cubin=binary()))
+    assert outcome.changed is not None
+    assert Lookup(H200).binary("unit") == binary().cubin
+
+
 def test_a_bundle_takes_the_place_of_one_of_its_name(signed):
     pulls(signed("mine", record(best=FAST), record(m=2)))
     pulls(signed("other", record(m=4)))
@@ -212,169 +230,19 @@ def test_what_is_not_trusted_changes_nothing(signed, tmp_path, database):
     edited.write_bytes(good.read_bytes().replace(b"tile_m=16", b"tile_m=24", 1))
     cut = tmp_path / "cut.bundle"
     cut.write_bytes(good.read_bytes()[:-700])
+    strange = tmp_path / "strange.bundle"
+    head = good.read_bytes().splitlines(keepends=True)[0]
+    strange.write_bytes(head + b"[" * json.loads(head)["bytes"])
     for path, why in (
         (signed("none", record(best=FAST), key=None), "has no signature"),
         (signed("other", record(best=FAST), key="stranger"), "nobody here trusts its key"),
         (edited, "it was edited"),
         (cut, "cut off"),
+        (strange, "has no signature"),  # before anybody reads what is in it
     ):
         with pytest.raises(BundleError, match=why):
             pulls(path)
     assert user_records(database, H200, LAYER) == ([], [])
-
-
-class Server(ThreadingHTTPServer):
-    """Serves `content` with ranges; each answer ends after `most` bytes, as a connection that breaks."""
-
-    daemon_threads = True
-
-    def __init__(self, content: bytes) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
-        self.content, self.most = content, 1 << 30
-        self.etag, self.ranges = '"1"', True
-        self.lies = False  # of what part it sends
-        self.asked: list[str | None] = []
-        self.answers: list[int] = []
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_port}/mine.bundle"
-
-
-class _Handler(BaseHTTPRequestHandler):
-    server: Server
-
-    def do_GET(self) -> None:
-        server = self.server
-        asked = self.headers["Range"]
-        server.asked.append(asked)
-        if self.headers["If-None-Match"] == server.etag:
-            self._answer(304)
-            return
-        begin = 0
-        if asked and server.ranges and self.headers["If-Range"] == server.etag:
-            begin = int(re.fullmatch(r"bytes=(\d+)-", asked)[1])
-        part = server.content[begin:]
-        self.send_response(206 if begin else 200)
-        server.answers.append(206 if begin else 200)
-        if begin:
-            whole = len(server.content)
-            self.send_header("Content-Range", f"bytes {0 if server.lies else begin}-{whole - 1}/{whole}")
-        self.send_header("ETag", server.etag)
-        self.send_header("Content-Length", str(len(part)))
-        self.end_headers()
-        self.wfile.write(part[: server.most])
-
-    def _answer(self, code: int) -> None:
-        self.server.answers.append(code)
-        self.send_response(code)
-        self.end_headers()
-
-    def log_message(self, *_: object) -> None:
-        pass
-
-
-@contextmanager
-def serving(content: bytes) -> Iterator[Server]:
-    with Server(content) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        try:
-            yield server
-        finally:
-            server.shutdown()
-            thread.join()
-
-
-def test_a_download_that_breaks_off_is_gone_on_with(signed):
-    content = signed("mine", record(best=FAST)).read_bytes()
-    with serving(content) as server:
-        server.most = len(content) // 3
-        pulls(server.url)
-        parts = [f"bytes={done}-" for done in range(server.most, len(content), server.most)]
-        assert server.asked == [None, *parts]
-        assert answer().config == FAST
-        assert pulls(server.url).changed is None
-        assert server.answers[-1] == 304
-
-
-def test_what_came_is_kept_for_the_next_pull(signed):
-    content = signed("mine", record(best=FAST)).read_bytes()
-    with serving(content) as server:
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("autotune.bundles.download._ATTEMPTS", 1)
-            server.most = 100
-            server.ranges = False
-            with pytest.raises(BundleError, match="the connection was lost after 100 bytes"):
-                pulls(server.url)
-        server.most, server.ranges = 1 << 30, True
-        pulls(server.url)
-        assert server.asked[-1] == "bytes=100-"
-        assert answer().config == FAST
-
-
-def test_a_server_that_sends_another_part_than_was_asked_for_is_given_up(signed):
-    with serving(signed("mine", record(best=FAST)).read_bytes()) as server:
-        server.most, server.lies = 100, True
-        with pytest.raises(BundleError, match="another part than the one that was missing"):
-            pulls(server.url)
-        assert len(server.asked) < 20
-
-
-def test_parts_of_two_versions_are_not_mixed(signed):
-    old, new = (signed(name, record(best=best)).read_bytes() for name, best in (("a", SLOW), ("b", FAST)))
-    with serving(old) as server:
-        server.most = 100
-        with pytest.raises(Exception, match="100 bytes of"):
-            Download(server.url)._fetch()
-        server.content, server.etag, server.most = new, '"2"', 1 << 30
-        pulls(server.url)
-        assert server.answers == [200, 200]
-        assert answer().config == FAST
-
-
-def test_a_damaged_download_is_fetched_again(signed):
-    content = signed("mine", record(best=FAST)).read_bytes()
-    with serving(content.replace(b"tile_m=16", b"tile_m=24", 1)) as server:
-        with pytest.raises(BundleError, match="it was edited"):
-            pulls(server.url)
-        server.content = content
-        pulls(server.url)
-        assert answer().config == FAST
-
-
-def test_bad_servers(monkeypatch):
-    with serving(b"<html>" * 1000) as server:
-        with pytest.raises(BundleError, match="is no bundle"):
-            pulls(server.url)
-        monkeypatch.setattr(format_, "LARGEST_BYTES", 5000)
-        server.etag = '"2"'
-        with pytest.raises(BundleError, match="has 6000 bytes; a bundle has 5000 at most"):
-            pulls(server.url)
-        address = server.url
-    monkeypatch.setattr("autotune.bundles.download._ATTEMPTS", 2)
-    with pytest.raises(BundleError, match="the connection was lost after"):
-        pulls(address)
-
-
-def test_two_pulls_at_once_wait_for_each_other(signed):
-    content = signed("mine", record(best=FAST)).read_bytes()
-    Store.open().close()
-    together = threading.Barrier(2)
-    outcomes = []
-
-    def one() -> None:
-        together.wait()
-        outcomes.append(pulls(server.url))
-
-    with serving(content) as server:
-        threads = [threading.Thread(target=one) for _ in range(2)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        assert server.answers == [200, 304]
-    assert sorted(outcome.changed is None for outcome in outcomes) == [False, True]
 
 
 def test_a_kill_leaves_all_or_nothing(tmp_path):
@@ -395,6 +263,10 @@ def test_watch_goes_on_until_sigterm(tmp_path):
         assert "1 new, 1 record " in watch.stdout.readline()
         store(central, record(m=2))
         assert "1 new, 2 records " in watch.stdout.readline()
+        with Store.open(str(here)) as opened:
+            pulled.roll_back(opened)
+        while not (line := watch.stderr.readline()).startswith("a rollback undid this"):
+            assert line.startswith("nothing new")
         central.rename(tmp_path / "away.db")
         while not (line := watch.stderr.readline()).startswith("warning"):
             pass
@@ -417,37 +289,6 @@ def test_an_engine_hands_its_set_on(tmp_path, database, monkeypatch):
         hand_on_set()
         assert os.environ["AUTOTUNE_SET"] == first.name
     assert pulled_set(database) != first.name
-
-
-@pytest.mark.parametrize("address", ["http://", "http://[::1", "http://a b/", "https:///x"])
-def test_an_address_that_is_none(address):
-    with pytest.raises(BundleError, match=r"is no address|the connection was lost"):
-        pulls(address)
-
-
-FULL = """
-import resource, signal, sys
-from autotune.cli import main
-signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-resource.setrlimit(resource.RLIMIT_FSIZE, (65536, 65536))
-sys.exit(main(sys.argv[1:]))
-"""
-
-
-def test_a_full_disk_is_one_line(signed):
-    layers = [Layer(n, 4096) for n in range(1024, 1088, 8)]
-    content = signed("mine", *(record(m, layer) for layer in layers for m in BUCKETS)).read_bytes()
-    assert len(content) > 65536
-    Store.open().close()
-    with serving(content) as server:
-        ended = subprocess.run(
-            [sys.executable, "-c", FULL, "pull", server.url, "--device", "all"],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-    assert ended.returncode == 1
-    assert re.fullmatch(r"error: .* cannot be written \(File too large\)\n", ended.stderr)
 
 
 def test_a_collected_bundle_is_what_a_database_has(tmp_path):

@@ -12,7 +12,7 @@ from databases import change, query
 from lookup_world import make_small_world, ship, store
 from store_samples import ENVIRONMENT, H200, LAYER, SOURCES, config, record
 
-from autotune.bundles.format import BundleContents, decode, encode, signature_line
+from autotune.bundles.format import BundleContents, encode, signature_line
 from autotune.bundles.keys import new_key, signing_key, trust
 from autotune.bundles.promotion import promote
 from autotune.bundles.pull import pull
@@ -203,7 +203,7 @@ def signed(name: str, *records) -> bytes:
 
 def promoted(url: str, content: bytes, channel: str = "stable", reason: str | None = None) -> str:
     with Store.open(url) as opened:
-        return promote(opened, decode(content, "it"), content, channel, reason)
+        return promote(opened, content, "it", channel, reason)[1]
 
 
 @pytest.mark.usefixtures("world")

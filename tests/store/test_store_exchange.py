@@ -321,3 +321,9 @@ def test_group_of_all_k_round_trips(tmp_path):
     stored = record(layer=Layer(64, 72, group_size=-1))
     write_text([stored], ENVIRONMENT, tmp_path / "a")
     assert read_text(tmp_path / "a")[1] == [stored]
+
+
+def test_a_time_below_a_nanosecond_is_not_written_as_none(tmp_path):
+    tiny = replace(record(), evidence=replace(EVIDENCE, floor_us=1.23456e-5))
+    write_text([tiny], ENVIRONMENT, tmp_path / "a")
+    assert read_text(tmp_path / "a")[1][0].evidence.floor_us == 1.235e-5

@@ -55,10 +55,24 @@ with Store.open(database) as store:
 """
 )
 
+OPENER = (
+    START
+    + """
+from autotune.store.database import Database
+for line in sys.stdin:
+    database = Database(line.strip())
+    with database.transaction(write=True) as connection:
+        connection.execute(sa.text("CREATE TABLE IF NOT EXISTS first (id INTEGER)"))
+    database.close()
+    print("opened", flush=True)
+"""
+)
+
 
 def start(script: str, *arguments: object) -> subprocess.Popen[str]:
     command = [sys.executable, "-c", script, *map(str, arguments)]
-    return subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    piped = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+    return subprocess.Popen(command, **piped, text=True)
 
 
 def test_writers_that_create_one_database_at_once_lose_nothing(empty_url):
@@ -78,6 +92,17 @@ def test_writers_that_create_one_database_at_once_lose_nothing(empty_url):
     assert len({each["sha256"] for each in rows(empty_url, "binary")}) == 3 * results
     assert [each["status"] for each in rows(empty_url, "sweep")] == ["finished"] * 3
     assert len(rows(empty_url, "device")) == 1
+
+
+def test_processes_that_first_open_one_file_at_once_wait_for_each_other(tmp_path):
+    openers = [start(OPENER) for _ in range(3)]
+    for number in range(60):
+        for opener in openers:
+            opener.stdin.write(f"{tmp_path / str(number)}\n")
+            opener.stdin.flush()
+        if [opener.stdout.readline() for opener in openers] != ["opened\n"] * 3:
+            break
+    assert [opener.communicate()[1] for opener in openers] == [""] * 3
 
 
 @pytest.mark.parametrize("instant", ["trial", "binary", "record", "commit"])

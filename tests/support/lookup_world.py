@@ -43,6 +43,9 @@ class SmallFamily:
     def source_hash(self) -> str:
         return SOURCES[self.name]
 
+    def unknown(self, config: Config) -> str | None:
+        return None if {*config} == {"tile_m", "split_k"} else "its tunables are tile_m, split_k"
+
     def reject(self, config: Config, problem: Problem, device: Device) -> str | None:  # noqa: ARG002
         split_k = config["split_k"]
         return f"split_k={split_k} does not divide k" if problem.layer.k % split_k else None

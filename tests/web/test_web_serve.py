@@ -133,6 +133,14 @@ def test_without_the_extra_it_says_what_to_install(folder, arguments):
     )
 
 
+def test_a_host_that_is_none_is_one_line(folder):
+    for host in ("unknown.invalid", "x" * 300):
+        told = autotune("serve", "--host", host, "--token", "a" * 32, "--db", "a.db", cwd=folder)
+        assert told.returncode == 1
+        assert told.stderr.startswith(f"error: --host {host!r} is no address here (")
+        assert "--port" not in told.stderr
+
+
 def test_a_port_that_is_taken_is_one_line(folder):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
