@@ -99,6 +99,27 @@ def test_an_address_that_others_reach_needs_a_token(folder):
     assert "a token of 5 characters can be guessed" in ended.stderr
 
 
+@pytest.mark.parametrize(("token", "odd"), [("schlüssel-zum-haus", "ü"), ("a+b" * 6, "+"), ("a b" * 6, " ")])
+def test_a_token_that_a_url_or_a_header_would_garble_is_refused(folder, token, odd):
+    ended = autotune("serve", "--token", token, "--port", "0", "--db", "a.db", cwd=folder)
+    assert (ended.returncode, ended.stdout) == (1, "")
+    assert ended.stderr == (
+        f"error: a token has ASCII letters, digits and - . _ ~ only, not {odd!r}; "
+        "give another, as from: openssl rand -hex 16\n"
+    )
+
+
+def test_two_servers_of_a_host_keep_each_other_logged_in(folder):
+    arguments = ("--db", "a.db", "--token")
+    with served(folder, *arguments, TOKEN) as one, served(folder, *arguments, TOKEN[::-1]) as other:
+        cookies = {}  # as a browser keeps them: by name, whatever the port
+        for address, token in ((one, TOKEN), (other, TOKEN[::-1])):
+            name, _, value = get(f"{address}?token={token}")[2]["set-cookie"].partition(";")[0].partition("=")
+            cookies[name] = value
+        for address in (one, other):
+            assert get(address, Cookie="; ".join(map("=".join, cookies.items())))[0] == 200
+
+
 def test_with_a_token_only_who_has_it_sees_a_page(folder):
     with served(folder, "--db", "a.db", "--token", TOKEN) as address:
         for path in ("", "queue/events", "static/page.js"):
@@ -115,7 +136,7 @@ def test_with_a_token_only_who_has_it_sees_a_page(folder):
         assert "SameSite=strict" in cookie
         status, content, _ = get(address, Cookie=cookie.partition(";")[0])
         assert (status, TOKEN in content) == (200, False)
-        assert get(address, Cookie="autotune=forged")[0] == 401
+        assert get(address, Cookie=f"{cookie.partition('=')[0]}=forged")[0] == 401
         assert get(f"{address}/evil.example?token={TOKEN}")[2]["location"] == "/evil.example"
 
 
