@@ -15,7 +15,8 @@ from autotune.values.device import Device
 from autotune.values.layer import Layer, Problem
 from autotune.values.record import Record
 from autotune.web import svg
-from autotune.web.query import NoPage, Query, device_key
+from autotune.web.query import Query, device_key
+from autotune.web.tables import columns
 
 if TYPE_CHECKING:
     from autotune.web.site import Site
@@ -24,6 +25,7 @@ LAYERS = 20
 """Layers on a page."""
 ROWS = 400
 """Rows of the table; of more problems those that changed most."""
+_TABLES = {"changes": columns("n × k", "#m", "#first µs", "#second µs", "#change", "config")}
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,12 +66,12 @@ def view(site: Site, pages: Pages, query: Query) -> dict[str, Any]:
     """What the template needs."""
     choices = _choices(pages)
     if len(choices) < 2:
-        return {"choices": choices, "first": None, "second": None, "changes": []}
-    first, second = _pair(choices, query.one("a"), query.one("b"))
+        return {"choices": choices, "first": None, "second": None, "changes": [], "tables": _TABLES}
+    first, second = _pair(choices, query)
     there = set(second.layers())
     common = [layer for layer in first.layers() if layer in there]
     last = max(1, math.ceil(len(common) / LAYERS))
-    page = min(query.number("page"), last)
+    page = query.number("page", last)
     part = common[LAYERS * (page - 1) : LAYERS * page]
     before, after = ({each.problem: each for each in its.times(part)} for its in (first, second))
     device = second.device or first.device
@@ -80,6 +82,7 @@ def view(site: Site, pages: Pages, query: Query) -> dict[str, Any]:
     changes.sort(key=lambda change: (change.verdict == "same", -abs(math.log(change.ratio)), change.problem))
     ratios = [math.log(change.ratio) for change in changes]
     return {
+        "tables": _TABLES,
         "choices": choices,
         "first": first,
         "second": second,
@@ -156,21 +159,20 @@ def _timed(record: Record) -> FastestTrial:
     return FastestTrial(record.problem, str(record.config), record.median_us, record.low_us, record.high_us)
 
 
-def _pair(choices: Sequence[Choice], first: str, second: str) -> tuple[Choice, Choice]:
+def _pair(choices: Sequence[Choice], query: Query) -> tuple[Choice, Choice]:
     """The two that are named; where one is not, the likeliest.
 
     Raises:
         NoPage: there is no such set.
     """
     known = {choice.key: choice for choice in choices}
-    for key in filter(None, (first, second)):
-        if key not in known:
-            raise NoPage(f"nothing called {key!r} to compare; it may have been removed")
+    titles = {choice.key: choice.title for choice in choices}
     devices = [choice for choice in choices if choice.kind == "device"]
     bundles = [choice for choice in choices if choice.kind == "bundle"]
     likely = devices if len(devices) > 1 else [*bundles, *devices, *choices]
-    one = known[first] if first else next(c for c in likely if c.key != second)
-    other = known[second] if second else next(c for c in likely if c.key != one.key)
+    second = query.one("b")
+    one = known[query.choice("a", titles, next(c.key for c in likely if c.key != second))]
+    other = known[query.choice("b", titles, next(c.key for c in likely if c.key != one.key))]
     return one, other
 
 

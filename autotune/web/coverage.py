@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 ROWS = 20
 """Layers on a page, of all devices together: look-up takes some 8 ms for all buckets of one."""
+TOKENS = {"coarse": "powers of two", "all": "every bucket"}
 _EVERY = "all"
 _NO_FILE = f"{os.devnull}/none"
 """In place of a server, which no model reads."""
@@ -110,15 +111,15 @@ class MapRow:
 def view(site: Site, pages: Pages, query: Query) -> dict[str, Any]:
     """What the template needs: a map for each chosen device, and what can be chosen."""
     devices, chosen = chosen_devices(pages, query)
-    metric = query.choice("metric", list(METRICS))
+    metric = query.choice("metric", {name: each.title for name, each in METRICS.items()})
     stored = pages.layers(chosen)
     models = _models(stored)
     model = query.choice("model", [_EVERY, *models])
     layers = stored if model == _EVERY else models[model]
     rows = max(4, ROWS // max(len(chosen), 1))
     last = max(1, math.ceil(len(layers) / rows))
-    page = min(query.number("page"), last)
-    tokens = query.choice("tokens", ["coarse", "all"] if len(chosen) > 1 else ["all", "coarse"])
+    page = query.number("page", last)
+    tokens = query.choice("tokens", TOKENS, "coarse" if len(chosen) > 1 else "all")
     part = layers[rows * (page - 1) : rows * page]
     names = {} if model == _EVERY else _projections(model)
     maps = [_map(site, pages, device, part, tokens == "all", metric, names) for device in chosen]
@@ -132,6 +133,7 @@ def view(site: Site, pages: Pages, query: Query) -> dict[str, Any]:
         "model": model,
         "models": [_EVERY, *models],
         "tokens": tokens,
+        "grains": TOKENS,
         "page": page,
         "last": last,
         "layers": len(layers),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import socket
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from urllib.parse import urlsplit
 
 import pytest
 from command_line import autotune
+from databases import change
 from store_samples import H200
 from web_world import LAYER, fill, get, parsed, record, served, text, two_devices
 
@@ -178,6 +180,8 @@ def test_the_queue_tells_its_news(folder):
         with Store.open(path) as store:
             Queue(store).add([(Problem(LAYER, 24), 2e6)], H200.name, H200.arch, "sources")
         assert str(Problem(LAYER, 24)) in _news(stream)
+        change(path, "UPDATE alembic_version SET version_num = '9999'")
+        assert re.match(r"database \S+ has schema revision 9999, made by a newer autotune", _news(stream))
 
 
 def _news(stream) -> str:

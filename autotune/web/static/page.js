@@ -123,6 +123,7 @@ function live(part) {
   const say = (text) => pulse.textContent !== text && (pulse.textContent = text);
   const source = new EventSource(part.dataset.events);
   source.addEventListener("open", () => say("live"));
+  source.addEventListener("trouble", (event) => say(JSON.parse(event.data)));
   source.addEventListener("error", () => say("no news from the server; trying again"));
   source.addEventListener("news", (event) => {
     const focused = part.contains(document.activeElement) ? document.activeElement.getAttribute("href") : null;
