@@ -97,8 +97,8 @@ def chosen_devices(pages: Pages, query: Query) -> tuple[list[Device], list[Devic
     """
     devices = pages.devices()
     named = [device_named(devices, key) for key in query.all("device")][:SIDE_BY_SIDE]
-    newest = [sweep.device for sweep in pages.sweeps(1)]
-    return devices, named or newest or devices[:1]
+    measured = [sweep.device for sweep in pages.sweeps() if sweep.source is None]
+    return devices, named or measured[:1] or devices[:1]
 
 
 def layer_named(text: str, stored: Iterable[Layer]) -> Layer:

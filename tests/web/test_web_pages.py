@@ -140,28 +140,6 @@ def test_history_marks_what_changed_between_sweeps(url):
     assert "8 trials of 2 sweeps" in said
 
 
-def test_compare_colours_what_is_beyond_noise(url):
-    two_devices(url)
-    pairs = ("a", f"device:{device_key(H200)}"), ("b", f"device:{device_key(H100)}")
-    html = shown(url, "compare", *pairs)
-    changes = [row for row in parsed(html).rows if row[0].startswith("4096")]
-    assert (changes[0][1], changes[0][4]) == ("1", "-20.0 %")
-    assert {row[4] for row in changes[1:]} == {"+0.0 %"}
-    assert html.count('class="n faster"') == 1
-    assert f"{0.8 ** (1 / 5):.3f}" in text(html)  # of five ratios one is 0.8
-
-
-def test_compare_two_sweeps_two_drivers_and_what_is_shipped(url):
-    before = fill(url, [record(ONE)])
-    faster = record(ONE, median_us=4.0, low_us=3.9, high_us=4.1)
-    after = fill(url, [faster], driver="CUDA 14.0")
-    for kind in ("sweep", "driver"):
-        html = shown(url, "compare", ("a", f"{kind}:{before}"), ("b", f"{kind}:{after}"))
-        assert "-20.0 %" in text(html)
-    html = shown(url, "compare", ("a", "shipped:nvidia-h200"), ("b", f"sweep:{after}"))
-    assert [row[1] for row in parsed(html).rows if row[0].startswith("4096")] == ["1"]
-
-
 def test_kernels_count_wins_and_tell_why_configs_failed(url):
     records = [record(Problem(LAYER, m)) for m in (1, 2, 4)]
     fill(url, records)
