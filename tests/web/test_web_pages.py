@@ -201,6 +201,17 @@ def test_a_reader_of_a_server_sees_every_page(postgres: Server, template: str):
     postgres.drop(name)
 
 
+def test_a_map_of_a_server_is_that_of_a_file_with_the_same_records(postgres: Server, template: str, tmp_path):
+    name = postgres.create(template)
+    of_server, of_file = postgres.url(name), tmp_path / "a.db"
+    for url in (of_server, of_file):
+        fill(url, [record(Problem(Layer(264, 512), m)) for m in (32, 64)])
+    found = cells(shown(of_file, "coverage"))
+    assert cells(shown(of_server, "coverage")) == found
+    assert (48 in found, "predicted" in found[80]) == (False, True)  # 64 answers 48, and no record 80
+    postgres.drop(name)
+
+
 def test_nothing_can_be_written(url):
     two_devices(url)
     site = Site(url)
