@@ -22,7 +22,7 @@ from autotune.values.layer import BUCKETS, COARSE, Layer, Problem, buckets_for, 
 from autotune.values.paths import sqlite_path
 from autotune.values.record import SERVED, Record
 from autotune.web.current import is_current
-from autotune.web.query import Query, chosen_devices, device_key, scheme_of
+from autotune.web.query import SIDE_BY_SIDE, Query, chosen_devices, device_key, scheme_of
 from autotune.web.results import dense_us
 
 if TYPE_CHECKING:
@@ -129,6 +129,7 @@ def view(site: Site, pages: Pages, query: Query) -> dict[str, Any]:
     return {
         "devices": [(device_key(device), device in chosen) for device in devices],
         "chosen": [device_key(device) for device in chosen],
+        "side_by_side": SIDE_BY_SIDE,
         "maps": maps,
         "metric": metric,
         "metrics": METRICS,

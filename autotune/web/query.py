@@ -90,13 +90,16 @@ def device_named(devices: Sequence[Device], key: str) -> Device:
 
 
 def chosen_devices(pages: Pages, query: Query) -> tuple[list[Device], list[Device]]:
-    """Every device model, and the first that a URL names; where it names none, that of the newest sweep.
+    """Every device model, and those that a URL names; where it names none, that of the newest sweep.
 
     Raises:
-        NoPage: the database has none of that name.
+        NoPage: the database has none of that name, or there are too many.
     """
     devices = pages.devices()
-    named = [device_named(devices, key) for key in query.all("device")][:SIDE_BY_SIDE]
+    named = [device_named(devices, key) for key in query.all("device")]
+    if len(named) > SIDE_BY_SIDE:
+        message = f"device is named {len(named)} times, and {SIDE_BY_SIDE} stand side by side"
+        raise NoPage(message, "device", map(device_key, devices))
     measured = [sweep.device for sweep in pages.sweeps() if sweep.source is None]
     return devices, named or measured[:1] or devices[:1]
 

@@ -20,7 +20,7 @@ from autotune.values.errors import AutotuneError
 from autotune.values.paths import Location, database_url
 from autotune.web import compare, coverage, figures, kernels, problem, queue
 from autotune.web.query import NoPage, Query, scheme_of
-from autotune.web.svg import number
+from autotune.web.svg import seconds
 from autotune.web.tables import check_order
 
 View = Callable[["Site", Pages, Query], dict[str, Any]]
@@ -77,7 +77,7 @@ class Site:
             trim_blocks=True,
             lstrip_blocks=True,
         )
-        self._templates.filters.update(number=number, quoted=shlex.quote)
+        self._templates.filters.update(seconds=seconds, quoted=shlex.quote)
         self._templates.globals["scheme_of"] = scheme_of
 
     def page(self, name: str, query: Query, template: str | None = None) -> Shown:

@@ -92,6 +92,18 @@ def test_devices_stand_side_by_side(url):
     assert [attrs["class"].split()[0] for tag, attrs in page.tags if tag == "table"] == ["map", "map"]
 
 
+def test_more_devices_than_fit_are_not_left_out_without_a_word(tmp_path):
+    url = tmp_path / "a.db"
+    many = [replace(H200, name=f"GPU {number}") for number in range(5)]
+    for device in many:
+        fill(url, [record(ONE, device)], device)
+    links = [attrs.get("href") or "" for tag, attrs in parsed(shown(url, "coverage")).tags if tag == "a"]
+    assert "the first 4 side by side" in text(shown(url, "coverage"))
+    assert max(link.count("device=") for link in links) == 4
+    every = [("device", device_key(device)) for device in many]
+    assert "device is named 5 times" in text(shown(url, "coverage", *every, status=404))
+
+
 def test_a_problem_shows_every_trial_and_its_evidence(url):
     fill(url, [record(ONE)])
     html = shown(url, "problem", *of_problem())

@@ -134,5 +134,12 @@ function live(part) {
   });
 }
 
+// What is wider than its box begins where its winner is.
+function look(box) {
+  const found = box.querySelector(".chart .winner .dot")?.getBoundingClientRect();
+  if (found) box.scrollLeft += found.left - box.getBoundingClientRect().left - box.clientWidth / 2;
+}
+
 enhance(document);
+document.querySelectorAll(".scroll").forEach(look);
 document.querySelectorAll("[data-events]").forEach(live);
