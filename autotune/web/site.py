@@ -9,6 +9,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import datetime, timezone
 from typing import Any
 from urllib.parse import urlencode
 
@@ -70,6 +71,7 @@ class Site:
         """
         self.viewer, self.url, self.live = Viewer(db), database_url(db), live
         self._link = link
+        self._written = datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M")
         self._templates = Environment(
             loader=PackageLoader("autotune.web"),
             autoescape=True,
@@ -121,6 +123,7 @@ class Site:
             here=here,
             database=self.viewer.name,
             live=self.live,
+            written=self._written,
             bad=bad,
             **content,
         )

@@ -211,7 +211,9 @@ def test_a_report_is_the_same_pages_as_files(folder):
                 for name in ("src", "href"):
                     target = (attrs.get(name) or "").partition("#")[0]
                     assert not target or target in files, (file.name, tag, attrs)
-    assert "1.20×, a record of this database" in files["index.html"].read_text(encoding="utf-8")
+    index = files["index.html"].read_text(encoding="utf-8")
+    assert "1.20×, a record of this database" in index
+    assert re.search(r"Written by autotune report, \d{4}-\d\d-\d\d \d\d:\d\d UTC", text(index))
 
 
 def test_a_report_that_cannot_be_written_is_one_line(folder):
