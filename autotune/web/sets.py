@@ -90,12 +90,14 @@ def _of_bundle(pages: Pages, bundle: StoredBundle, device: Device) -> Choice:
 
 
 def _of_pulled_sets(pages: Pages, devices: Sequence[Device]) -> Iterator[Choice]:
-    for which, device in compared.pulled_sets(pages, devices):
+    found = compared.pulled_sets(pages, devices)
+    for which, device in found:
         source = _short(which.bundle or which.origin)
+        state = "in force" if which == found[0][0] else "before"
         yield Choice(
             f"pulled:{which.id}:{device_key(device)}",
             "pulled set",
-            f"{which.name}, pulled {_when(which.pulled_at)} from {source}, {device.name}",
+            f"{source}, pulled {_when(which.pulled_at)}, set {which.name}, {state}, {device.name}",
             device,
             functools.partial(compared.layers_pulled, pages, which, device),
             functools.partial(compared.pulled, pages, which, device),

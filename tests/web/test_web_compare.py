@@ -126,7 +126,8 @@ def test_each_pulled_set_is_one_and_one_that_is_undone_is_none(url):
         pulled.roll_back(store)
     one, two = (f"pulled:{number}:{device_key(H200)}" for number in (1, 2))
     assert of_kind(url, "pulled") == [two, one]
-    assert "llama@1f2e, NVIDIA H200" in sets(url)[one]
+    for key, state in ((one, "before"), (two, "in force")):
+        assert re.match(rf"llama@1f2e, pulled 20.*, set [0-9a-f]+, {state}, NVIDIA H200$", sets(url)[key])
     assert changes(url, one, two) == [("4096 × 4096", "1", "-20.0 %")]
 
 
