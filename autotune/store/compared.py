@@ -99,12 +99,9 @@ def pulled_sets(pages: Pages, devices: Sequence[Device]) -> list[tuple[Pulled, D
     kept = [
         each for each in pages.made(pages.rows(query.limit(KEPT_SETS)), pulled_of) if not each.rolled_back
     ]
-    return [
-        (each, device)
-        for each in kept
-        for device in devices
-        if pages.tuples(sa.select(PULLED.c.id).where(_in_set(each, device)).limit(1))
-    ]
+    in_order = (PULLED.c[name] for name in LAYER_FIELDS)  # in which the index has them
+    one = sa.select(PULLED.c.id).order_by(*in_order).limit(1)
+    return [(each, its) for each in kept for its in devices if pages.tuples(one.where(_in_set(each, its)))]
 
 
 def layers_pulled(pages: Pages, which: Pulled, device: Device) -> list[Layer]:
