@@ -16,7 +16,7 @@ from autotune.store.pages import Pages
 from autotune.values.device import Device
 from autotune.values.job import STATES, Job, Worker
 from autotune.web import svg
-from autotune.web.query import Query
+from autotune.web.query import NoPage, Query
 from autotune.web.tables import columns
 
 if TYPE_CHECKING:
@@ -64,6 +64,8 @@ def view(site: Site, pages: Pages, query: Query) -> dict[str, Any]:
     state = query.choice("state", STATES)
     page = query.number("page")
     jobs = pages.jobs(state, JOBS + 1, JOBS * (page - 1))
+    if page > 1 and not jobs:
+        raise NoPage(f"page='{page}' of the jobs that are {state} is empty", "page", ["1"])
     now = pages.clock()
     return {
         "tables": _TABLES,

@@ -47,6 +47,7 @@ def site(tmp_path_factory) -> Site:
         ("kernels", [], ("sort", "space.1.sideways"), "space.1.up"),
         ("queue", [], ("state", "lost"), "queued"),
         ("queue", [], ("page", "0"), "1"),
+        ("queue", [("state", "done")], ("page", "9"), "1"),
         ("queue", [], ("sort", "trials.1.up"), "jobs.0.up"),
         ("figures", [], ("sort", "sums99.1.up"), "sums1.0.up"),
     ],
