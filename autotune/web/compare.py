@@ -12,7 +12,7 @@ from autotune.store.pages import Pages
 from autotune.values.device import Device
 from autotune.values.layer import Problem
 from autotune.web import svg
-from autotune.web.query import Query, device_key
+from autotune.web.query import Query, device_key, scheme_of
 from autotune.web.sets import Choice, choices_of
 from autotune.web.tables import columns
 
@@ -78,6 +78,7 @@ def view(site: Site, pages: Pages, query: Query) -> dict[str, Any]:
         "verdicts": {name: sum(c.verdict == name for c in changes) for name in ("faster", "slower", "same")},
         "mean": math.exp(sum(ratios) / len(ratios)) if ratios else None,
         "scatter": _scatter(changes, first, second),
+        "schemes": sorted({scheme_of(change.problem.layer) for change in changes}),
         "layers": len(common),
         "page": page,
         "last": last,

@@ -54,7 +54,7 @@ class Query:
         """
         value = self.one(name, default or next(iter(known), ""))
         if value not in known:
-            raise NoPage(f"{name}={value!r} is not here", name, known)
+            raise NoPage(f"{name}={value!r} is not known here", name, known)
         return value
 
     def number(self, name: str, last: int = _LARGEST) -> int:

@@ -168,6 +168,17 @@ def test_a_sweep_shows_its_own_layers_only(url):
     assert changes(url, f"sweep:{sweep}", f"device:{device_key(H200)}") == [("8192 × 4096", "1", "+0.0 %")]
 
 
+def test_layers_of_one_size_are_told_apart(url):
+    sweep = fill(url, [record(Problem(Layer(4096, 4096, group_size=size), 1)) for size in (64, 128)])
+    found = changes(url, f"sweep:{sweep}", f"device:{device_key(H200)}")
+    assert {size for size, _, _ in found} == {
+        "4096 × 4096group_size=64,dtype=fp16",
+        "4096 × 4096group_size=128,dtype=fp16",
+    }
+    other = fill(url, [record(ONE)])
+    assert changes(url, f"sweep:{sweep}", f"sweep:{other}") == [("4096 × 4096", "1", "+0.0 %")]
+
+
 def test_sweeps_with_long_or_damaged_rows_hide_no_import(tmp_path):
     path, url = tmp_path / "llama.bundle", tmp_path / "a.db"
     sweep = fill(url, [record(ONE)])
