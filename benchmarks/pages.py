@@ -135,9 +135,6 @@ def measure(name: str, url: str) -> None:
 
 def main() -> None:
     print("| page | p50 | p99 | on a core, p50 |\n|---|---|---|---|")
-    if len(sys.argv) > 1:
-        measure("SQLite", sys.argv[1])
-        return
     with tempfile.TemporaryDirectory() as folder:
         path = f"{folder}/million.db"
         fill(path)

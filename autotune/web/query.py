@@ -100,7 +100,7 @@ def chosen_devices(pages: Pages, query: Query) -> tuple[list[Device], list[Devic
     if len(named) > SIDE_BY_SIDE:
         message = f"device is named {len(named)} times, and {SIDE_BY_SIDE} stand side by side"
         raise NoPage(message, "device", map(device_key, devices))
-    measured = [sweep.device for sweep in pages.sweeps() if sweep.source is None]
+    measured = [sweep.device for sweep in pages.sweeps(20) if sweep.source is None]
     return devices, named or measured[:1] or devices[:1]
 
 
