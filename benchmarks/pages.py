@@ -19,12 +19,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests" / "suppo
 from million import DEVICES, PROBLEMS, fill
 from postgres import MANY, server
 
+from autotune.store.store import Store
 from autotune.values.device import Device
 from autotune.web.coverage import METRICS
 from autotune.web.query import Query, device_key
 from autotune.web.site import Site
 
 CALLS = 100
+IMPORTS = (101, 161)
 
 
 def device() -> tuple[str, str]:
@@ -59,6 +61,16 @@ def compare_sweeps() -> list[tuple[str, str]]:
     return [("a", set_of("sweep")), ("b", set_of("sweep")), ("page", str(random.randint(1, 20)))]
 
 
+def compare_pulled() -> list[tuple[str, str]]:
+    (_, key), page = device(), str(random.randint(1, 20))
+    return [("a", f"pulled:1:{key}"), ("b", f"pulled:2:{key}"), ("page", page)]
+
+
+def compare_imports() -> list[tuple[str, str]]:
+    first, second = IMPORTS
+    return [("a", f"import:{first}"), ("b", f"import:{second}"), ("page", str(random.randint(1, 20)))]
+
+
 def queue() -> list[tuple[str, str]]:
     return [("state", random.choice(["queued", "running", "parked", "done"]))]
 
@@ -69,10 +81,38 @@ PAGES: dict[str, tuple[str, Callable[[], list[tuple[str, str]]]]] = {
     "Problem": ("problem", problem),
     "Compare, two devices": ("compare", compare_devices),
     "Compare, two sweeps": ("compare", compare_sweeps),
+    "Compare, two pulled sets": ("compare", compare_pulled),
+    "Compare, two imports": ("compare", compare_imports),
     "Queue": ("queue", queue),
     "Kernels": ("kernels", lambda: [device()]),
     "Figures": ("figures", lambda: []),
 }
+
+
+def fill_sets(url: str) -> None:
+    """Add two pulled sets of every record, and two imports of those of the first device."""
+    same = "n, k, scheme, m, config, median_us, low_us, high_us, source_hash, mode, device_id, environment_id"
+    every = f"{same}, default_config, default_us, created_at"
+    pulled = f"INSERT INTO pulled ({every}, origin_id, version, since, until) SELECT {every}, 1, 'v'"
+    statements = [
+        "INSERT INTO origin (id, name) VALUES (1, 'fleet')",
+        "INSERT INTO pulled_set (id, name, origin_id, pulled_at, rolled_back) "
+        "VALUES (1, 'one', 1, 1, false), (2, 'two', 1, 2, false)",
+        f"{pulled}, 1, 2 FROM record",
+        f"{pulled}, 2, NULL FROM record",
+    ]
+    for sweep in IMPORTS:
+        statements += [
+            "INSERT INTO sweep (id, device_id, environment_id, started_at, finished_at, status, arguments) "
+            f"VALUES ({sweep}, 1, 1, {sweep}, {sweep + 0.9}, 'finished', '{{\"import\": \"a.bundle\"}}')",
+            f"INSERT INTO history ({same}, event, at) SELECT {same}, 'import', {sweep + 0.5} "
+            "FROM record WHERE device_id = 1",
+        ]
+    if "://" in url:
+        statements.append("ANALYZE pulled, history")
+    with Store.open(url) as store, store.database.transaction(write=True) as connection:
+        for statement in statements:
+            connection.exec_driver_sql(statement)
 
 
 def measure(name: str, url: str) -> None:
@@ -95,16 +135,15 @@ def measure(name: str, url: str) -> None:
 
 def main() -> None:
     print("| page | p50 | p99 | on a core, p50 |\n|---|---|---|---|")
-    if len(sys.argv) > 1:
-        measure("SQLite", sys.argv[1])
-        return
     with tempfile.TemporaryDirectory() as folder:
         path = f"{folder}/million.db"
         fill(path)
+        fill_sets(path)
         measure("SQLite", path)
     with server(MANY) as postgres:
         url = postgres.url(postgres.create())
         fill(url)
+        fill_sets(url)
         measure("PostgreSQL", url)
 
 

@@ -111,6 +111,9 @@ def make_app(site: Site, ends: Callable[[], bool]) -> ASGIApp:
         return answer
 
     async def events(request: Request) -> Response:
+        first = await run_in_threadpool(_live, site, request)
+        if first.status == 404:
+            return _html(first)
         if streams.locked():
             return PlainTextResponse("enough live pages are open\n", 503)
         await streams.acquire()
@@ -141,16 +144,22 @@ async def _news(
             now = time.monotonic()
             if now >= looked + _LOOK_S:
                 looked = now
-                shown = await run_in_threadpool(site.page, "queue", _query(request), "queue_live")
+                shown = await run_in_threadpool(_live, site, request)
                 if shown.html != before:
                     before, said = shown.html, now
-                    yield f"event: news\ndata: {json.dumps(shown.html)}\n\n"
+                    event, what = ("trouble", shown.wrong) if shown.wrong else ("news", shown.html)
+                    yield f"event: {event}\ndata: {json.dumps(what)}\n\n"
             if now >= said + _SAY_S:
                 said = now
                 yield ": nothing new\n\n"
             await asyncio.sleep(_STEP_S)
     finally:
         streams.release()
+
+
+def _live(site: Site, request: Request) -> Shown:
+    """The part of the queue's page that changes."""
+    return site.page("queue", _query(request), "queue_live")
 
 
 def _query(request: Request) -> Query:

@@ -1,21 +1,20 @@
-"""Compare: times of the same problems in two sets: devices, sweeps, drivers, or what is shipped."""
+"""Compare: times of the same problems in two sets."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from autotune.families import registry
-from autotune.store.pages import FastestTrial, Pages, Sweep
-from autotune.store.reading import shipped_files
-from autotune.store.text import RecordFile
+from autotune.store.compared import TimedProblem
+from autotune.store.pages import Pages
 from autotune.values.device import Device
-from autotune.values.layer import Layer, Problem
-from autotune.values.record import Record
+from autotune.values.layer import Problem
 from autotune.web import svg
-from autotune.web.query import NoPage, Query, device_key
+from autotune.web.query import Query, device_key, scheme_of
+from autotune.web.sets import Choice, choices_of
+from autotune.web.tables import columns
 
 if TYPE_CHECKING:
     from autotune.web.site import Site
@@ -24,18 +23,7 @@ LAYERS = 20
 """Layers on a page."""
 ROWS = 400
 """Rows of the table; of more problems those that changed most."""
-
-
-@dataclass(frozen=True, slots=True)
-class Choice:
-    """A set that can be compared: where its layers and its times come from."""
-
-    key: str
-    kind: str
-    title: str
-    device: Device | None
-    layers: Callable[[], Sequence[Layer]]
-    times: Callable[[Sequence[Layer]], list[FastestTrial]]
+_TABLES = {"changes": columns("n × k", "#m", "#first µs", "#second µs", "#change", "config")}
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +31,8 @@ class Change:
     """A problem in both sets; `ratio` is the time in the second over that in the first."""
 
     problem: Problem
-    first: FastestTrial
-    second: FastestTrial
+    first: TimedProblem
+    second: TimedProblem
     href: str
 
     @property
@@ -62,14 +50,14 @@ class Change:
 
 def view(site: Site, pages: Pages, query: Query) -> dict[str, Any]:
     """What the template needs."""
-    choices = _choices(pages)
+    choices = choices_of(pages)
     if len(choices) < 2:
-        return {"choices": choices, "first": None, "second": None, "changes": []}
-    first, second = _pair(choices, query.one("a"), query.one("b"))
+        return {"choices": choices, "first": None, "second": None, "changes": [], "tables": _TABLES}
+    first, second = _pair(choices, query)
     there = set(second.layers())
     common = [layer for layer in first.layers() if layer in there]
     last = max(1, math.ceil(len(common) / LAYERS))
-    page = min(query.number("page"), last)
+    page = query.number("page", last)
     part = common[LAYERS * (page - 1) : LAYERS * page]
     before, after = ({each.problem: each for each in its.times(part)} for its in (first, second))
     device = second.device or first.device
@@ -80,6 +68,7 @@ def view(site: Site, pages: Pages, query: Query) -> dict[str, Any]:
     changes.sort(key=lambda change: (change.verdict == "same", -abs(math.log(change.ratio)), change.problem))
     ratios = [math.log(change.ratio) for change in changes]
     return {
+        "tables": _TABLES,
         "choices": choices,
         "first": first,
         "second": second,
@@ -89,88 +78,27 @@ def view(site: Site, pages: Pages, query: Query) -> dict[str, Any]:
         "verdicts": {name: sum(c.verdict == name for c in changes) for name in ("faster", "slower", "same")},
         "mean": math.exp(sum(ratios) / len(ratios)) if ratios else None,
         "scatter": _scatter(changes, first, second),
+        "schemes": sorted({scheme_of(change.problem.layer) for change in changes}),
         "layers": len(common),
         "page": page,
         "last": last,
     }
 
 
-def _choices(pages: Pages) -> list[Choice]:
-    """Every set, of a kind the newest first."""
-    devices, sweeps = pages.devices(), pages.sweeps()
-    found = [_of_device(pages, device) for device in devices]
-    found += [_of_file(stem, RecordFile(path)) for stem, path in _shipped()]
-    drivers: dict[tuple[Device, str, str], list[int]] = {}
-    for sweep in sweeps:
-        drivers.setdefault((sweep.device, sweep.driver, sweep.compiler), []).append(sweep.id)
-    for (device, driver, compiler), ids in drivers.items():
-        title = f"{device.name}, driver {driver}, compiler {compiler}"
-        found.append(_of_sweeps(pages, f"driver:{min(ids)}", "driver and compiler", title, device, ids))
-    found += [
-        _of_sweeps(pages, f"sweep:{sweep.id}", "sweep", _sweep_title(sweep), sweep.device, [sweep.id])
-        for sweep in sweeps
-    ]
-    return found
-
-
-def _sweep_title(sweep: Sweep) -> str:
-    return f"sweep {sweep.id}, {sweep.started_at[:16].replace('T', ' ')}, {sweep.device.name}, {sweep.status}"
-
-
-def _shipped() -> list[tuple[str, Any]]:
-    return [(path.stem, path) for path in shipped_files()]
-
-
-def _of_device(pages: Pages, device: Device) -> Choice:
-    def times(layers: Sequence[Layer]) -> list[FastestTrial]:
-        newest: dict[Problem, Record] = {}
-        for record in pages.records(device, layers, evidence=False):
-            if record.config.family in registry.families():
-                newest[record.problem] = record
-        return [_timed(record) for record in newest.values()]
-
-    key = device_key(device)
-    return Choice(
-        f"device:{key}", "device", f"{key}, its records", device, lambda: pages.layers([device]), times
-    )
-
-
-def _of_file(stem: str, file: RecordFile) -> Choice:
-    def times(layers: Sequence[Layer]) -> list[FastestTrial]:
-        return [_timed(record) for layer in layers for record in file.records(layer)]
-
-    def layers() -> Sequence[Layer]:
-        return sorted(file.layers)
-
-    return Choice(f"shipped:{stem}", "bundle", f"{stem}, shipped with autotune", None, layers, times)
-
-
-def _of_sweeps(pages: Pages, key: str, kind: str, title: str, device: Device, ids: Sequence[int]) -> Choice:
-    def times(layers: Sequence[Layer]) -> list[FastestTrial]:
-        return pages.fastest(ids, layers)
-
-    return Choice(key, kind, title, device, lambda: pages.layers([device]), times)
-
-
-def _timed(record: Record) -> FastestTrial:
-    return FastestTrial(record.problem, str(record.config), record.median_us, record.low_us, record.high_us)
-
-
-def _pair(choices: Sequence[Choice], first: str, second: str) -> tuple[Choice, Choice]:
+def _pair(choices: Sequence[Choice], query: Query) -> tuple[Choice, Choice]:
     """The two that are named; where one is not, the likeliest.
 
     Raises:
         NoPage: there is no such set.
     """
     known = {choice.key: choice for choice in choices}
-    for key in filter(None, (first, second)):
-        if key not in known:
-            raise NoPage(f"nothing called {key!r} to compare; it may have been removed")
+    titles = {choice.key: choice.title for choice in choices}
     devices = [choice for choice in choices if choice.kind == "device"]
-    bundles = [choice for choice in choices if choice.kind == "bundle"]
-    likely = devices if len(devices) > 1 else [*bundles, *devices, *choices]
-    one = known[first] if first else next(c for c in likely if c.key != second)
-    other = known[second] if second else next(c for c in likely if c.key != one.key)
+    shipped = [choice for choice in choices if choice.kind == "shipped"]
+    likely = devices if len(devices) > 1 else [*shipped, *devices, *choices]
+    second = query.one("b")
+    one = known[query.choice("a", titles, next(c.key for c in likely if c.key != second))]
+    other = known[query.choice("b", titles, next(c.key for c in likely if c.key != one.key))]
     return one, other
 
 

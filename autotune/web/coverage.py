@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -14,13 +14,15 @@ from autotune.checkpoints.shapes import PRESETS, parse_shapes
 from autotune.families import registry
 from autotune.records.lookup import Answer, Lookup
 from autotune.store.pages import Pages
+from autotune.store.reading import shipped_files
+from autotune.store.text import RecordFile
 from autotune.values.device import Device
 from autotune.values.errors import DeviceError, LayerError
-from autotune.values.layer import BUCKETS, COARSE, Layer, Problem, buckets_on
+from autotune.values.layer import BUCKETS, COARSE, Layer, Problem, buckets_for, buckets_on
 from autotune.values.paths import sqlite_path
 from autotune.values.record import SERVED, Record
 from autotune.web.current import is_current
-from autotune.web.query import Query, chosen_devices, device_key, scheme_of
+from autotune.web.query import SIDE_BY_SIDE, Query, chosen_devices, device_key, scheme_of
 from autotune.web.results import dense_us
 
 if TYPE_CHECKING:
@@ -28,14 +30,15 @@ if TYPE_CHECKING:
 
 ROWS = 20
 """Layers on a page, of all devices together: look-up takes some 8 ms for all buckets of one."""
+TOKENS = {"coarse": "powers of two", "all": "every bucket"}
 _EVERY = "all"
 _NO_FILE = f"{os.devnull}/none"
 """In place of a server, which no model reads."""
-_MARKS = {"exact": "", "shipped": "·", "default": "–", "stale": "×", "noisy": "~"}
-_PREDICTED = "≈"
+_MARKS = {"exact": "", "shipped": "·", "predicted": "≈", "default": "–", "stale": "×", "noisy": "~"}
 _SAID = {
     "exact": "a record of this database",
     "shipped": "a record that autotune carries",
+    "predicted": "the config that is predicted to be the fastest",
     "default": "the default config",
     "stale": "a record of a kernel that this autotune no longer makes",
     "noisy": "a record whose time cannot be believed",
@@ -110,15 +113,15 @@ class MapRow:
 def view(site: Site, pages: Pages, query: Query) -> dict[str, Any]:
     """What the template needs: a map for each chosen device, and what can be chosen."""
     devices, chosen = chosen_devices(pages, query)
-    metric = query.choice("metric", list(METRICS))
+    metric = query.choice("metric", {name: each.title for name, each in METRICS.items()})
     stored = pages.layers(chosen)
     models = _models(stored)
     model = query.choice("model", [_EVERY, *models])
     layers = stored if model == _EVERY else models[model]
     rows = max(4, ROWS // max(len(chosen), 1))
     last = max(1, math.ceil(len(layers) / rows))
-    page = min(query.number("page"), last)
-    tokens = query.choice("tokens", ["coarse", "all"] if len(chosen) > 1 else ["all", "coarse"])
+    page = query.number("page", last)
+    tokens = query.choice("tokens", TOKENS, "coarse" if len(chosen) > 1 else "all")
     part = layers[rows * (page - 1) : rows * page]
     names = {} if model == _EVERY else _projections(model)
     maps = [_map(site, pages, device, part, tokens == "all", metric, names) for device in chosen]
@@ -126,16 +129,18 @@ def view(site: Site, pages: Pages, query: Query) -> dict[str, Any]:
     return {
         "devices": [(device_key(device), device in chosen) for device in devices],
         "chosen": [device_key(device) for device in chosen],
+        "side_by_side": SIDE_BY_SIDE,
         "maps": maps,
         "metric": metric,
         "metrics": METRICS,
         "model": model,
         "models": [_EVERY, *models],
         "tokens": tokens,
+        "grains": TOKENS,
         "page": page,
         "last": last,
         "layers": len(layers),
-        "states": [(state, count, _mark(state), _said(state)) for state, count in counts.most_common()],
+        "states": [(state, count, _MARKS[state], _SAID[state]) for state, count in counts.most_common()],
     }
 
 
@@ -159,7 +164,13 @@ def _map(
     sensible = buckets_on(device.kind)
     columns = [m for m in (BUCKETS if fine else COARSE) if m in sensible or _any_has(records, m)]
     lookup = Lookup(device, _NO_FILE if sqlite_path(site.url) is None else site.url)
-    cells = [_cells(site, device, each, columns, records.get(each, {}), lookup, metric) for each in layers]
+    files = [RecordFile(path) for path in shipped_files()]
+    cells = [
+        _cells(
+            site, device, each, columns, records.get(each, {}), _shipped(files, device, each), lookup, metric
+        )
+        for each in layers
+    ]
     shown = [place for place in range(len(columns)) if any(row[place] for row in cells)]
     rows = [
         MapRow(layer, names.get((layer.n, layer.k), ""), [row[place] for place in shown])
@@ -191,11 +202,12 @@ def _cells(
     layer: Layer,
     columns: Sequence[int],
     records: Mapping[int, Record],
+    shipped: Collection[int],
     lookup: Lookup,
     metric: str,
 ) -> list[Cell | None]:
     current = {m for m, record in records.items() if is_current(record, device)}
-    answers = _answers(lookup, layer, [m for m in columns if m not in current])
+    answers = _answers(lookup, layer, [m for m in columns if _is_asked(m, current, shipped)])
     cells: list[Cell | None] = []
     for m in columns:
         record, answer = records.get(m), answers.get(m)
@@ -208,6 +220,17 @@ def _cells(
             measured = _measured(answer, lookup, metric)
         cells.append(_cell(site, device, Problem(layer, m), state, measured, metric))
     return cells
+
+
+def _shipped(files: Sequence[RecordFile], device: Device, layer: Layer) -> set[int]:
+    """The numbers of tokens for which autotune carries a record of the layer."""
+    found = (record for file in files for record in file.records(layer))
+    return {record.problem.m for record in found if record.device == device.name}
+
+
+def _is_asked(m: int, current: Collection[int], shipped: Collection[int]) -> bool:
+    """Whether anything but this database's own records, as of the next larger bucket, can answer m."""
+    return m not in current and (m in shipped or not any(bucket in current for bucket in buckets_for(m)))
 
 
 def _answers(lookup: Lookup, layer: Layer, tokens: Sequence[int]) -> dict[int, Answer]:
@@ -244,10 +267,10 @@ def _cell(
     text = "" if value is None else chosen.text(value)
     told = f"{text} %" if chosen.percent else f"{text}×"
     time = "" if record is None else f", {record.median_us:.2f} µs, {record.config}"
-    said = f"m={problem.m}: {'not known' if value is None else told}, {_said(state)}{time}"
+    said = f"m={problem.m}: {'not known' if value is None else told}, {_SAID[state]}{time}"
     href = site.link("problem", device=device_key(device), layer=problem.layer, m=problem.m)
     return Cell(
-        problem.m, state, None if value is None else chosen.level(value), text, _mark(state), said, href
+        problem.m, state, None if value is None else chosen.level(value), text, _MARKS[state], said, href
     )
 
 
@@ -259,14 +282,6 @@ def _value(record: Record, metric: str) -> float | None:
         return None if matmul_us is None else matmul_us / record.median_us
     evidence = record.evidence
     return None if evidence is None or evidence.floor_us is None else evidence.floor_us / record.median_us
-
-
-def _mark(state: str) -> str:
-    return _MARKS.get(state, _PREDICTED)
-
-
-def _said(state: str) -> str:
-    return _SAID.get(state, f"{state}: the record of a similar problem")
 
 
 def _models(stored: Sequence[Layer]) -> dict[str, list[Layer]]:

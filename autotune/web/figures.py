@@ -9,6 +9,7 @@ from autotune.store.pages import Pages
 from autotune.web import svg
 from autotune.web.query import Query
 from autotune.web.results import Speeds, Spread, Sums, speeds, sums
+from autotune.web.tables import columns
 
 if TYPE_CHECKING:
     from autotune.web.site import Site
@@ -35,9 +36,15 @@ _KINDS = {
 
 def view(site: Site, pages: Pages, query: Query) -> dict[str, Any]:  # noqa: ARG001
     """What the template needs."""
+    found = {f"sums{place}": _summed(each) for place, each in enumerate(sums(), 1)}
+    served = {f"served{place}": _served(each) for place, each in enumerate(speeds(), 1)}
     return {
-        "sums": [_summed(each) for each in sums()],
-        "speeds": [_served(each) for each in speeds()],
+        "sums": found,
+        "speeds": served,
+        "tables": {
+            name: columns(f"#{each['first']}", *(f"#{title}" for _, title in each["columns"]))
+            for name, each in (found | served).items()
+        },
     }
 
 
@@ -61,6 +68,7 @@ def _summed(each: Sums) -> dict[str, Any]:
     return {
         "title": f"{each.model} on {each.device}",
         "file": each.file,
+        "first": "tokens",
         "columns": [(name, _TITLES.get(name, name)) for name in names],
         "rows": each.rows,
         "chart": svg.lines(series, said, level=1.0, unit="times the speed of fp16 matmul, over tokens"),

@@ -12,11 +12,18 @@ from autotune.values.config import Config
 from autotune.values.errors import ConfigError
 from autotune.values.layer import COARSE, bucket_of
 from autotune.web.query import Query, chosen_devices, device_key
+from autotune.web.tables import columns
 
 if TYPE_CHECKING:
     from autotune.web.site import Site
 
 STATUSES = ("ok", "pruned", "failed", "wrong")
+_TABLES = {
+    "space": columns(
+        "family", "#tried", "#timed to the end", "#lost to pruning", "#failed", "#wrong", "#records"
+    ),
+    "troubles": columns("status", "#trials", "reason", "one of them"),
+}
 _LEVELS = 8
 
 
@@ -63,7 +70,7 @@ def view(site: Site, pages: Pages, query: Query) -> dict[str, Any]:  # noqa: ARG
     """What the template needs."""
     devices, chosen = chosen_devices(pages, query)
     if not chosen:
-        return {"devices": [], "kernels": [], "columns": [], "troubles": [], "window": WINDOW}
+        return {"devices": [], "kernels": [], "columns": [], "troubles": [], "tables": _TABLES}
     device = chosen[0]
     wins, tried = _wins(pages.wins(device)), _tried(pages.outcomes(device))
     columns = [m for m in COARSE if any(each == m for _, each in wins)]
@@ -73,6 +80,7 @@ def view(site: Site, pages: Pages, query: Query) -> dict[str, Any]:  # noqa: ARG
     names = sorted({config.family for config, _ in wins} | {config.family for config in tried})
     kernels = [_kernel(name, columns, wins, tried, total) for name in names]
     return {
+        "tables": _TABLES,
         "devices": [(device_key(each), each == device) for each in devices],
         "key": device_key(device),
         "columns": columns,

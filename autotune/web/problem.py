@@ -15,17 +15,25 @@ from autotune.store.pages import Pages, SeenRecord, SeenTrial
 from autotune.values.counts import counted
 from autotune.values.device import Device
 from autotune.values.errors import LayerError
-from autotune.values.layer import BUCKETS, Problem
+from autotune.values.layer import BUCKETS, COARSE, Problem
+from autotune.values.record import DEFAULT_MODE, Mode
 from autotune.web import svg
 from autotune.web.current import is_current
 from autotune.web.query import NoPage, Query, device_key, device_named, layer_named
 from autotune.web.results import dense_us
+from autotune.web.tables import columns
 
 if TYPE_CHECKING:
     from autotune.web.site import Site
 
 _SCREENED = re.compile(r"slower in screening: ([0-9.]+) us")
 _BAR = 220
+_TABLES = {
+    "trials": columns(
+        *("role", "#µs", "#low", "#high", "~interval", "config", "#MHz", "#error / tolerance", "#sweep"),
+        "reason",
+    )
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,19 +49,20 @@ class TrialLine:
 def view(site: Site, pages: Pages, query: Query) -> dict[str, Any]:
     """What the template needs."""
     device = device_named(pages.devices(), query.one("device"))
-    layer = layer_named(query.one("layer"))
+    layer = layer_named(query.one("layer"), pages.layers([device]))
     try:
         problem = Problem(layer, query.number("m"))
     except LayerError as error:
-        raise NoPage(str(error)) from None
+        raise NoPage(f"m={query.one('m')}: {error}", "m", map(str, COARSE)) from None
     stored, attempts = pages.records_of(device, problem), pages.attempts(device, problem)
     if not stored and not attempts:
-        return {**_common(site, device, problem), "winner": None, "lines": [], "attempts": 0}
+        common = _common(site, device, problem, DEFAULT_MODE)
+        return {**common, "winner": None, "lines": [], "attempts": 0}
     current = [each for each in stored if is_current(each.record, device)]
     winner = next(reversed(current or stored), None)
     lines = _lines(attempts, winner)
     return {
-        **_common(site, device, problem),
+        **_common(site, device, problem, winner.record.mode if winner else DEFAULT_MODE),
         "winner": winner,
         "stale": winner is not None and not current,
         "explanation": None if winner is None else Explanation(winner.record, winner.environment),
@@ -66,15 +75,16 @@ def view(site: Site, pages: Pages, query: Query) -> dict[str, Any]:
     }
 
 
-def _common(site: Site, device: Device, problem: Problem) -> dict[str, Any]:
+def _common(site: Site, device: Device, problem: Problem, mode: Mode) -> dict[str, Any]:
     name = shlex.quote(str(problem.layer))
     which = f"--shapes {name} --m {problem.m} --db {shlex.quote(site.viewer.name)}"
     place = BUCKETS.index(problem.m) if problem.m in BUCKETS else None
     return {
+        "tables": _TABLES,
         "device": device,
         "key": device_key(device),
         "problem": problem,
-        "sweep_command": f"autotune sweep {which}",
+        "sweep_command": f"autotune sweep {which}" + ("" if mode == DEFAULT_MODE else f" --mode {mode}"),
         "recheck_command": f"autotune sweep --recheck {which}",
         "before": None if not place else BUCKETS[place - 1],
         "after": None if place is None or problem.m == BUCKETS[-1] else BUCKETS[place + 1],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from autotune.checkpoints.shapes import parse_shapes
 from autotune.store.pages import Pages
@@ -15,12 +15,21 @@ SIDE_BY_SIDE = 4
 """Device models on one page."""
 _LONGEST = 500
 _MOST = 50
+_LARGEST = 999_999_999
 # No path: what a URL names is never read from the disk.
 _LAYER = re.compile(r"n=[^/\\;]{1,200}")
 
 
 class NoPage(AutotuneError):  # noqa: N818, it reads as what happened
-    """A URL that asks for what is not there."""
+    """A URL that asks for what is not there: a value of the parameter `name`, which can be one of `known`.
+
+    `known` has what a link to each value says.
+    """
+
+    def __init__(self, message: str, name: str, known: Mapping[str, str] | Iterable[str]) -> None:
+        super().__init__(message)
+        self.name = name
+        self.known = dict(known) if isinstance(known, Mapping) else {value: value for value in known}
 
 
 class Query:
@@ -37,20 +46,28 @@ class Query:
         """The first value of the name."""
         return next(iter(self.all(name)), default)
 
-    def choice(self, name: str, known: Sequence[str]) -> str:
-        """The value if it is one of these, else the first of these."""
-        value = self.one(name)
-        return value if value in known else known[0]
+    def choice(self, name: str, known: Mapping[str, str] | Sequence[str], default: str = "") -> str:
+        """The value, which is one of these; where there is none, the default, else the first of these.
 
-    def number(self, name: str, default: int = 1) -> int:
-        """A whole number from 1 on.
+        Raises:
+            NoPage: it is none of these.
+        """
+        value = self.one(name, default or next(iter(known), ""))
+        if value not in known:
+            raise NoPage(f"{name}={value!r} is not known here", name, known)
+        return value
+
+    def number(self, name: str, last: int = _LARGEST) -> int:
+        """A whole number from 1 to the last, 1 where there is none.
 
         Raises:
             NoPage: it is none.
         """
-        text = self.one(name, str(default))
-        if not re.fullmatch(r"[1-9][0-9]{0,8}", text):
-            raise NoPage(f"{name}={text!r} is not a whole number from 1 on")
+        text = self.one(name, "1")
+        if not re.fullmatch(r"[1-9][0-9]{0,8}", text) or int(text) > last:
+            ends = "on" if last == _LARGEST else f"to {last}"
+            known = ["1"] if last in (1, _LARGEST) else ["1", str(last)]
+            raise NoPage(f"{name}={text!r} is not a whole number from 1 {ends}", name, known)
         return int(text)
 
 
@@ -65,38 +82,43 @@ def device_named(devices: Sequence[Device], key: str) -> Device:
     Raises:
         NoPage: the database has none of that name.
     """
-    found = next((device for device in devices if device_key(device) == key), None)
-    if found is None:
-        known = ", ".join(map(device_key, devices)) or "none yet"
-        raise NoPage(f"no device {key!r} in this database; it has: {known}")
-    return found
+    known = {device_key(device): device for device in devices}
+    if key not in known:
+        missing = f"device={key!r} is not in this database" if key else "no device is named"
+        raise NoPage(missing, "device", known.keys())
+    return known[key]
 
 
 def chosen_devices(pages: Pages, query: Query) -> tuple[list[Device], list[Device]]:
-    """Every device model, and the first that a URL names; where it names none, that of the newest sweep.
+    """Every device model, and those that a URL names; where it names none, that of the newest sweep.
 
     Raises:
-        NoPage: the database has none of that name.
+        NoPage: the database has none of that name, or there are too many.
     """
     devices = pages.devices()
-    named = [device_named(devices, key) for key in query.all("device")[:SIDE_BY_SIDE]]
-    newest = [sweep.device for sweep in pages.sweeps(1)]
-    return devices, named or newest or devices[:1]
+    named = [device_named(devices, key) for key in query.all("device")]
+    if len(named) > SIDE_BY_SIDE:
+        message = f"device is named {len(named)} times, and {SIDE_BY_SIDE} stand side by side"
+        raise NoPage(message, "device", map(device_key, devices))
+    measured = [sweep.device for sweep in pages.sweeps(20) if sweep.source is None]
+    return devices, named or measured[:1] or devices[:1]
 
 
-def layer_named(text: str) -> Layer:
-    """The layer of its text, as `n=4096,k=4096,group_size=128,dtype=fp16`.
+def layer_named(text: str, stored: Iterable[Layer]) -> Layer:
+    """The layer of its text, as `n=4096,k=4096,group_size=128,dtype=fp16`; some are `stored`.
 
     Raises:
         NoPage: it does not read.
     """
+    reason = "give it as n=4096,k=4096,group_size=128,dtype=fp16"
     try:
         if _LAYER.fullmatch(text):
             (shape,) = parse_shapes(text)
             return shape.layer
     except (ShapesError, LayerError) as error:
-        raise NoPage(f"layer {text!r}: {error}") from None
-    raise NoPage(f"layer {text!r} does not read; give it as n=4096,k=4096,group_size=128,dtype=fp16")
+        reason = str(error)
+    missing = f"layer={text!r} does not read: {reason}" if text else "no layer is named"
+    raise NoPage(missing, "layer", map(str, stored))
 
 
 def scheme_of(layer: Layer) -> str:

@@ -19,13 +19,19 @@ from autotune.values.device import Device
 from autotune.values.job import STATES, Job, Worker
 from autotune.values.paths import sqlite_path
 from autotune.web import svg
-from autotune.web.query import Query
+from autotune.web.query import NoPage, Query
+from autotune.web.tables import columns
 
 if TYPE_CHECKING:
     from autotune.web.site import Site
 
 JOBS = 50
 """On a page."""
+_TABLES = {
+    "workers": columns("device", "worker", "state", "job", "#seen, s ago"),
+    "jobs": columns("#job", "device", "problem", "#would save, s", "#attempts", "worker", "reason"),
+    "misses": columns("device", "problem", "#calls", "#would save, s", "ran with"),
+}
 _SILENT_S = 60.0
 _HEALTH_S = 0.5
 _MISSES = 30
@@ -61,8 +67,11 @@ def view(site: Site, pages: Pages, query: Query) -> dict[str, Any]:
     state = query.choice("state", STATES)
     page = query.number("page")
     jobs = pages.jobs(state, JOBS + 1, JOBS * (page - 1))
+    if page > 1 and not jobs:
+        raise NoPage(f"page='{page}' of the jobs that are {state} is empty", "page", ["1"])
     now = pages.clock()
     return {
+        "tables": _TABLES,
         "counts": {name: counts.get(name, 0) for name in STATES},
         "state": state,
         "jobs": jobs[:JOBS],

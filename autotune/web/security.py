@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import ipaddress
+import re
 import secrets
 import socket
 from http.cookies import CookieError, SimpleCookie
@@ -18,7 +19,8 @@ from autotune.values.errors import AutotuneError
 
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 SHORTEST_TOKEN = 16
-_COOKIE = "autotune"
+# What stands for itself in a URL, where others would have to be encoded, and in a header.
+_NOT_IN_TOKENS = re.compile(r"[^A-Za-z0-9._~-]")
 _HEADERS = {
     "Content-Security-Policy": "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self'; "
     "connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
@@ -32,6 +34,11 @@ _HEADERS = {
 
 def check_address(host: str, token: str | None) -> None:
     """Raise AutotuneError unless the address may be served: beyond loopback it takes a token, a long one."""
+    if token is not None and (odd := _NOT_IN_TOKENS.search(token)):
+        raise AutotuneError(
+            f"a token has ASCII letters, digits and - . _ ~ only, not {odd[0]!r}; "
+            "give another, as from: openssl rand -hex 16"
+        )
     if token is not None and len(token) < SHORTEST_TOKEN:
         raise AutotuneError(
             f"a token of {len(token)} characters can be guessed; give one of {SHORTEST_TOKEN} or more, "
@@ -63,7 +70,8 @@ class Guard:
     """Answers itself what may not reach the pages, and gives every answer the headers that keep them safe.
 
     A browser shows its token once, in the URL, and has a cookie from then on; a program sends
-    `Authorization: Bearer`. The cookie is no token: it ends with the server.
+    `Authorization: Bearer`. The cookie is no token: it ends with the server. Browsers have
+    one set of cookies for all ports of a host, so its name has the port.
     """
 
     def __init__(self, app: ASGIApp, hosts: frozenset[str] | None, token: str | None) -> None:
@@ -94,8 +102,7 @@ class Guard:
         return None if self._token is None else self._without_token(scope, headers)
 
     def _is_known(self, named: str) -> bool:
-        name = named.rpartition(":")[0] if named.rpartition(":")[2].isdecimal() else named
-        name = name.strip("[]").lower()
+        name = _split(named)[0].strip("[]").lower()
         if self._hosts is not None:
             return name in self._hosts
         try:
@@ -105,7 +112,8 @@ class Guard:
         return True
 
     def _without_token(self, scope: Scope, headers: Headers) -> Response | None:
-        if _equal(self._cookie, _cookies(headers).get(_COOKIE, "")):
+        cookie = f"autotune-{_split(headers.get('host', ''))[1] or 80}"
+        if _equal(self._cookie, _cookies(headers).get(cookie, "")):
             return None
         if _equal(f"Bearer {self._token}", headers.get("authorization", "")):
             return None
@@ -115,9 +123,15 @@ class Guard:
             # Not where a URL in the path could lead: `//elsewhere` is another server.
             path = "/" + scope["path"].lstrip("/\\")
             answer = RedirectResponse(f"{path}?{query}" if query else path, 303)
-            answer.set_cookie(_COOKIE, self._cookie, httponly=True, samesite="strict")
+            answer.set_cookie(cookie, self._cookie, httponly=True, samesite="strict")
             return answer
         return PlainTextResponse("open the address with ?token=… once; the server's owner has it\n", 401)
+
+
+def _split(named: str) -> tuple[str, str]:
+    """Name and port of what the Host header says; no port is empty."""
+    name, _, port = named.rpartition(":")
+    return (name, port) if re.fullmatch("[0-9]{1,5}", port) else (named, "")
 
 
 def _cookies(headers: Headers) -> dict[str, str]:

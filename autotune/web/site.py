@@ -9,6 +9,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import datetime, timezone
 from typing import Any
 from urllib.parse import urlencode
 
@@ -20,7 +21,8 @@ from autotune.values.errors import AutotuneError
 from autotune.values.paths import Location, database_url
 from autotune.web import compare, coverage, figures, kernels, problem, queue
 from autotune.web.query import NoPage, Query, scheme_of
-from autotune.web.svg import number
+from autotune.web.svg import seconds
+from autotune.web.tables import check_order
 
 View = Callable[["Site", Pages, Query], dict[str, Any]]
 VIEWS: dict[str, View] = {
@@ -45,10 +47,11 @@ Link = Callable[[str, tuple[tuple[str, str], ...]], str]
 
 @dataclass(frozen=True, slots=True)
 class Shown:
-    """A page as HTML with the status that HTTP has for it."""
+    """A page as HTML with the status that HTTP has for it, and in a line what is `wrong`, if anything is."""
 
     html: str
     status: int = 200
+    wrong: str = ""
 
 
 def address(page: str, pairs: tuple[tuple[str, str], ...]) -> str:
@@ -68,6 +71,7 @@ class Site:
         """
         self.viewer, self.url, self.live = Viewer(db), database_url(db), live
         self._link = link
+        self._written = datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M")
         self._templates = Environment(
             loader=PackageLoader("autotune.web"),
             autoescape=True,
@@ -75,7 +79,7 @@ class Site:
             trim_blocks=True,
             lstrip_blocks=True,
         )
-        self._templates.filters.update(number=number, quoted=shlex.quote)
+        self._templates.filters.update(seconds=seconds, quoted=shlex.quote)
         self._templates.globals["scheme_of"] = scheme_of
 
     def page(self, name: str, query: Query, template: str | None = None) -> Shown:
@@ -83,15 +87,16 @@ class Site:
         try:
             with looked_at(self.viewer) as pages:
                 content = VIEWS[name](self, pages, query)
+            check_order(query, content.get("tables", {}))
             return Shown(self._html(template or name, name, query, content, pages.bad))
         except NoPage as error:
-            return self.trouble(str(error), 404)
+            return self._error(str(error), 404, name, query, error)
         except AutotuneError as error:
             return self.trouble(str(error), 503)
 
     def trouble(self, message: str, status: int) -> Shown:
         """A page that says what is wrong."""
-        return Shown(self._html("error", "", Query(), {"message": message, "status": status}, []), status)
+        return self._error(message, status, "", Query(), None)
 
     def link(self, page: str, /, **values: object) -> str:
         """The address of a page; a list is a parameter that comes several times, None is none."""
@@ -100,6 +105,11 @@ class Site:
             several = value if isinstance(value, list | tuple) else [value]
             pairs += [(name, str(each)) for each in several if each not in (None, "")]
         return self._link(page, tuple(pairs))
+
+    def _error(self, message: str, status: int, name: str, query: Query, other: NoPage | None) -> Shown:
+        known = {"parameter": other.name, "known": list(other.known.items())} if other else {"known": []}
+        content = {"message": message, "status": status, **known}
+        return Shown(self._html("error", name, query, content, []), status, message)
 
     def _html(self, template: str, name: str, query: Query, content: dict[str, Any], bad: list[str]) -> str:
         def here(**changes: object) -> str:
@@ -113,6 +123,7 @@ class Site:
             here=here,
             database=self.viewer.name,
             live=self.live,
+            written=self._written,
             bad=bad,
             **content,
         )

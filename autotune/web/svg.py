@@ -72,6 +72,11 @@ def number(value: float) -> str:
     return text.rstrip("0").rstrip(".") if "." in text else text
 
 
+def seconds(value: float) -> str:
+    """Three digits, and none below a millisecond."""
+    return number(round(value, 3))
+
+
 def strip(
     lanes: Sequence[tuple[str, Sequence[Point]]], lines: Sequence[tuple[str, float]], said: str
 ) -> Markup:
@@ -135,7 +140,7 @@ def lines(
     x is logarithmic, or with `columns` the place of one of these. `marks` are vertical lines with what they
     say, `level` is a horizontal one.
     """
-    width, height = (WIDTH, 260) if columns else (588, 270)
+    width, height = (min(WIDTH, 220 + 90 * len(columns)), 260) if columns else (490, 260)
     right = width - 112
     every = [point for _, _, points in series for point in points]
     if columns:
@@ -158,12 +163,7 @@ def lines(
     ]
     if level is not None:
         parts.append(Markup('<path class="ref" d="M{} {}H{}"/>').format(_LEFT - 30, down(level), right))
-    for place, (x, text) in enumerate(marks):
-        parts.append(
-            Markup(
-                '<path class="mark" d="M{0} {1}V{2}"/><text class="mark" x="{3}" y="{4}">{5}</text>'
-            ).format(across(x), _TOP - 8, height - _BOTTOM, across(x) + 4, _TOP + 2 + 12 * (place % 3), text)
-        )
+    parts += _marks(marks, across, width, height)
     for _, kind, points in reversed(series):  # the first is seen best
         parts.append(_line(across, down, points, kind))
     parts += _names(series, across, down, height)
@@ -263,6 +263,18 @@ def _line(across: Axis, down: Axis, points: Sequence[Point], kind: str) -> Marku
             x, down(point.y), point.title
         )
     return parts + Markup("</g>")
+
+
+def _marks(marks: Sequence[tuple[float, str]], across: Axis, width: float, height: float) -> list[Markup]:
+    """Vertical lines; what one says goes to the side where it has more room."""
+    parts = []
+    for place, (value, text) in enumerate(marks):
+        x = across(value)
+        kind, beside = ("mark end", x - 4) if x > width / 2 else ("mark", x + 4)
+        line = '<path class="mark" d="M{0} {1}V{2}"/><text class="{3}" x="{4}" y="{5}">{6}</text>'
+        y = _TOP + 2 + 12 * (place % 3)
+        parts.append(Markup(line).format(x, _TOP - 8, height - _BOTTOM, kind, beside, y, text))
+    return parts
 
 
 def _names(

@@ -165,6 +165,16 @@ def test_hostile_texts_are_texts(browser, page):
     assert HOSTILE in one(browser, "#troubles ~ .scroll").text
 
 
+def wide(browser: webdriver.Chrome) -> list[str]:
+    """The charts and tables that stick out of the window and are in no box that scrolls."""
+    script = """
+        return [...document.querySelectorAll("svg, table, select, pre, code, p")]
+            .filter((each) => !each.closest(".scroll") && each.getBoundingClientRect().right > innerWidth)
+            .map((each) => each.outerHTML.slice(0, 80))
+    """
+    return browser.execute_script(script)
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [390, 1280])
 def test_no_page_is_wider_than_its_window(browser, page, scheme, width):
@@ -173,10 +183,17 @@ def test_no_page_is_wider_than_its_window(browser, page, scheme, width):
     size = {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": width < 600}
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
     grounds = set()
-    for path in ("", "compare", "kernels", "queue", "figures"):
+    device = f"device={cpu_device().name} {cpu_device().arch}".replace(" ", "+")
+    problem = f"problem?{device}&layer={LAYER}&m=1"
+    for path in ("", "?tokens=all", problem, "compare", "kernels", "queue", "figures", "?model=foo"):
         page(path)
         assert browser.execute_script("return document.documentElement.scrollWidth") <= width, path
+        assert wide(browser) == [], path
         grounds.add(one(browser, "body").value_of_css_property("background-color"))
+        if path == problem:
+            dot, box = (one(browser, css).rect for css in (".chart .winner .dot", "#strip + .scroll"))
+            assert box["x"] <= dot["x"] <= box["x"] + box["width"]
+    assert [line["message"] for line in browser.get_log("browser") if "404" not in line["message"]] == []
     (ground,) = grounds
     assert (int(re.search(r"\d+", ground)[0]) < 128) == (scheme == "dark")
     browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})

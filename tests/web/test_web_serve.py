@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import socket
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from urllib.parse import urlsplit
 
 import pytest
 from command_line import autotune
+from databases import change
 from store_samples import H200
 from web_world import LAYER, fill, get, parsed, record, served, text, two_devices
 
@@ -99,6 +101,27 @@ def test_an_address_that_others_reach_needs_a_token(folder):
     assert "a token of 5 characters can be guessed" in ended.stderr
 
 
+@pytest.mark.parametrize(("token", "odd"), [("schlüssel-zum-haus", "ü"), ("a+b" * 6, "+"), ("a b" * 6, " ")])
+def test_a_token_that_a_url_or_a_header_would_garble_is_refused(folder, token, odd):
+    ended = autotune("serve", "--token", token, "--port", "0", "--db", "a.db", cwd=folder)
+    assert (ended.returncode, ended.stdout) == (1, "")
+    assert ended.stderr == (
+        f"error: a token has ASCII letters, digits and - . _ ~ only, not {odd!r}; "
+        "give another, as from: openssl rand -hex 16\n"
+    )
+
+
+def test_two_servers_of_a_host_keep_each_other_logged_in(folder):
+    arguments = ("--db", "a.db", "--token")
+    with served(folder, *arguments, TOKEN) as one, served(folder, *arguments, TOKEN[::-1]) as other:
+        cookies = {}  # as a browser keeps them: by name, whatever the port
+        for address, token in ((one, TOKEN), (other, TOKEN[::-1])):
+            name, _, value = get(f"{address}?token={token}")[2]["set-cookie"].partition(";")[0].partition("=")
+            cookies[name] = value
+        for address in (one, other):
+            assert get(address, Cookie="; ".join(map("=".join, cookies.items())))[0] == 200
+
+
 def test_with_a_token_only_who_has_it_sees_a_page(folder):
     with served(folder, "--db", "a.db", "--token", TOKEN) as address:
         for path in ("", "queue/events", "static/page.js"):
@@ -115,7 +138,7 @@ def test_with_a_token_only_who_has_it_sees_a_page(folder):
         assert "SameSite=strict" in cookie
         status, content, _ = get(address, Cookie=cookie.partition(";")[0])
         assert (status, TOKEN in content) == (200, False)
-        assert get(address, Cookie="autotune=forged")[0] == 401
+        assert get(address, Cookie=f"{cookie.partition('=')[0]}=forged")[0] == 401
         assert get(f"{address}/evil.example?token={TOKEN}")[2]["location"] == "/evil.example"
 
 
@@ -165,6 +188,8 @@ def test_the_queue_tells_its_news(folder):
         with Store.open(path) as store:
             Queue(store).add([(Problem(LAYER, 24), 2e6)], H200.name, H200.arch, "sources")
         assert str(Problem(LAYER, 24)) in _news(stream)
+        change(path, "UPDATE alembic_version SET version_num = '9999'")
+        assert re.match(r"database \S+ has schema revision 9999, made by a newer autotune", _news(stream))
 
 
 def _news(stream) -> str:
@@ -194,7 +219,9 @@ def test_a_report_is_the_same_pages_as_files(folder):
                 for name in ("src", "href"):
                     target = (attrs.get(name) or "").partition("#")[0]
                     assert not target or target in files, (file.name, tag, attrs)
-    assert "1.20×, a record of this database" in files["index.html"].read_text(encoding="utf-8")
+    index = files["index.html"].read_text(encoding="utf-8")
+    assert "1.20×, a record of this database" in index
+    assert re.search(r"Written by autotune report, \d{4}-\d\d-\d\d \d\d:\d\d UTC", text(index))
 
 
 def test_a_report_that_cannot_be_written_is_one_line(folder):

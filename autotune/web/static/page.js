@@ -123,6 +123,7 @@ function live(part) {
   const say = (text) => pulse.textContent !== text && (pulse.textContent = text);
   const source = new EventSource(part.dataset.events);
   source.addEventListener("open", () => say("live"));
+  source.addEventListener("trouble", (event) => say(JSON.parse(event.data)));
   source.addEventListener("error", () => say("no news from the server; trying again"));
   source.addEventListener("news", (event) => {
     const focused = part.contains(document.activeElement) ? document.activeElement.getAttribute("href") : null;
@@ -133,5 +134,12 @@ function live(part) {
   });
 }
 
+// What is wider than its box begins where its winner is.
+function look(box) {
+  const found = box.querySelector(".chart .winner .dot")?.getBoundingClientRect();
+  if (found) box.scrollLeft += found.left - box.getBoundingClientRect().left - box.clientWidth / 2;
+}
+
 enhance(document);
+document.querySelectorAll(".scroll").forEach(look);
 document.querySelectorAll("[data-events]").forEach(live);
