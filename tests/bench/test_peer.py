@@ -11,6 +11,7 @@ import peers
 import pytest
 from command_line import PROGRAM, autotune
 from databases import query
+from real_families import CPU_FAMILY
 
 from autotune.bench.operands import Operands
 from autotune.bench.peer import Peer
@@ -57,8 +58,8 @@ def test_it_is_timed_and_wins_nothing(operands):
     assert median_us > 0
     assert peer.timed.calls > 0
     assert tuned.note == ""
-    assert tuned.record.config.family == "cpu"
-    assert {trial.config.family for trial in tuned.trials} == {"cpu"}
+    assert tuned.record.config.family == CPU_FAMILY.name
+    assert {trial.config.family for trial in tuned.trials} == {CPU_FAMILY.name}
 
 
 def test_its_weights_exceed_the_last_cache(operands):

@@ -12,7 +12,7 @@ from command_line import autotune
 from databases import rows
 from killed import killed_at
 from lookup_world import make_small_world, store
-from store_samples import ENVIRONMENT, EVIDENCE, H200, binary, config, evident_trials, record
+from store_samples import ENVIRONMENT, EVIDENCE, H200, RIVAL, binary, config, evident_trials, record
 
 from autotune.bundles.format import BundleContents
 from autotune.bundles.keys import new_key, signing_key, trust, trusted_keys
@@ -200,7 +200,7 @@ def test_what_is_known_of_a_device_stays(tmp_path, database):
 
 
 def test_an_unknown_family_is_left_out(tmp_path):
-    strange = replace(record(m=2, best=config(family="mma")), config=config(family="warp_drive"))
+    strange = replace(record(m=2, best=config()), config=config(family="warp_drive"))
     done = imports(bundle(tmp_path, record(), strange))
     assert done.unknown == {"warp_drive": 1}
     with Store.open() as opened:
@@ -243,7 +243,7 @@ def test_a_kill_leaves_all_or_nothing(tmp_path, database):
 
 
 def test_the_command_tells_conflicts(tmp_path, database):
-    store(database, record(best=config(family="dequant_matmul", tile_m=8)))
+    store(database, record(best=config(family=RIVAL, tile_m=8)))
     with Store.open() as opened:
         (text,) = export(opened, tmp_path / "text")
     there = tmp_path / "there.jsonl"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+from real_families import CPU_FAMILY
 
 from autotune.prediction.evaluation import Losses, halved, picks, unseen
 from autotune.prediction.fitting import Timing
@@ -15,7 +16,7 @@ from autotune.values.layer import Layer, Problem
 
 SMALL, LARGE = (Problem(Layer(n=n, k=256, group_size=64), 4) for n in (64, 512))
 FIRST, SECOND, THIRD = (
-    Config.of("cpu", tile_n=tile_n, split_k=1, unpack_m=0, threads=1) for tile_n in (16, 32, 64)
+    Config.of(CPU_FAMILY.name, tile_n=tile_n, split_k=1, unpack_m=0, threads=1) for tile_n in (16, 32, 64)
 )
 TIMINGS = [
     *(Timing(SMALL, config, us) for config, us in ((FIRST, 10.0), (SECOND, 12.0))),
@@ -52,7 +53,7 @@ def test_a_size_is_left_out_in_every_scheme() -> None:
 def test_half_a_sweep_keeps_what_is_estimated_to_be_fast() -> None:
     """Without a fit the estimates decide: two threads are estimated to be faster than one."""
     problem = Problem(Layer(n=512, k=1024, group_size=64), 4)
-    both = Config.of("cpu", tile_n=64, split_k=1, unpack_m=0, threads=2)
+    both = Config.of(CPU_FAMILY.name, tile_n=64, split_k=1, unpack_m=0, threads=2)
     timings = [Timing(problem, FIRST, 5.0), Timing(problem, both, 6.0)]
     (pick,) = halved(timings, Predictor(None, replace(cpu_device(), cores=2)))
     assert (pick.config, pick.loss) == (both, pytest.approx(0.2))
