@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from autotune.store.entries import Wanted
     from autotune.values.device import Device
 
+Command = TypeVar("Command", bound=Callable[..., Any])
 Option = Callable[[Any], Any]
 
 _DEVICE = re.compile(r"auto|cpu|cuda(:[0-9]+)?")
@@ -121,6 +122,15 @@ _PLACES = (
     ),
     click.option("--allow-busy", is_flag=True, help="Measure although others compute on the device."),
 )
+_CHANNEL = click.option(
+    "--channel", type=click.Choice(("stable", "candidate")), help="A channel of a fleet's database."
+)
+_WATCH = click.option(
+    "--watch",
+    callback=seconds,
+    metavar="DURATION",
+    help="Go on, again after this time, as 5m, until Ctrl-C or SIGTERM.",
+)
 _DATABASE = click.option(
     "--db", metavar="PATH|URL", help="Database.  [default: AUTOTUNE_DB, or the user's own file]"
 )
@@ -131,20 +141,6 @@ def _together(*options: Option) -> Option:
     return lambda command: functools.reduce(lambda made, option: option(made), reversed(options), command)
 
 
-database_option = _together(_DATABASE)
-channel_option = _together(
-    click.option(
-        "--channel", type=click.Choice(("stable", "candidate")), help="A channel of a fleet's database."
-    )
-)
-watch_option = _together(
-    click.option(
-        "--watch",
-        callback=seconds,
-        metavar="DURATION",
-        help="Go on, again after this time, as 5m, until Ctrl-C or SIGTERM.",
-    )
-)
 serving_options = _together(*_SERVING)
 place_options = _together(*_PLACES)
 model_options = _together(*_MODEL, _PLACE, _DATABASE)
@@ -175,6 +171,21 @@ def check_devices(names: str) -> None:
     for name in map(str.strip, names.split(",")):
         if names != "all" and not _DEVICE.fullmatch(name):
             raise click.UsageError(f"device {name!r} is not auto, all, cpu, cuda or cuda:N")
+
+
+def database_option(command: Command) -> Command:
+    """--db."""
+    return _DATABASE(command)
+
+
+def channel_option(command: Command) -> Command:
+    """--channel."""
+    return _CHANNEL(command)
+
+
+def watch_option(command: Command) -> Command:
+    """--watch."""
+    return _WATCH(command)
 
 
 def wanted_records(
