@@ -12,8 +12,7 @@ import torch
 from real_families import simplest_plan
 from runtime_tools import store_records, tokens_of, weight_of
 
-from autotune.bench.busy import keep_busy
-from autotune.bench.settle import settle
+from autotune.bench.busy import keep_busy, settle
 from autotune.families import registry
 from autotune.models.warmup import warmup
 from autotune.records.lookup import Lookup
