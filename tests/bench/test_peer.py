@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import peers
@@ -26,7 +25,6 @@ from autotune.search import incremental
 from autotune.search.recheck import recheck
 from autotune.search.sweep import sweep
 from autotune.search.tune import tune
-from autotune.store.store import Store
 from autotune.values.device import cpu_device
 from autotune.values.layer import Layer, Problem
 
@@ -37,12 +35,6 @@ PROBLEM = Problem(LAYER, 4)
 @pytest.fixture(scope="module")
 def operands() -> Operands:
     return Operands.random(LAYER, cpu_device())
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    with Store.open(str(tmp_path / "mine.db")) as opened:
-        yield opened
 
 
 def tuned_with(operands, make):

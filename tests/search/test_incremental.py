@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
@@ -59,12 +58,6 @@ def families(monkeypatch) -> dict[str, SmallFamily]:
     small = {FAMILY: SmallFamily(FAMILY, [DEFAULT, SECOND])}
     monkeypatch.setattr(registry, "families", lambda: small)
     return small
-
-
-@pytest.fixture
-def store(tmp_path) -> Iterator[Store]:
-    with Store.open(str(tmp_path / "mine.db")) as opened:
-        yield opened
 
 
 def timed(which: Config, median_us: float, status: str = "ok") -> Trial:

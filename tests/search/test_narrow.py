@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 from lookup_world import SmallFamily
@@ -53,12 +52,6 @@ class Tiled(SmallFamily):
 @pytest.fixture
 def tiled(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(registry, "families", lambda: {FAMILY: Tiled(FAMILY)})
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    with Store.open(str(tmp_path / "mine.db")) as opened:
-        yield opened
 
 
 def won(m: int, *best: Config) -> Record:
