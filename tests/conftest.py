@@ -17,6 +17,7 @@ from undisturbed import believe_all
 from autotune import _C
 from autotune.jit.unit import Unit
 from autotune.store.schema import upgrade
+from autotune.store.store import Store
 from autotune.values.device import cuda_devices
 from autotune.values.paths import cubin_cache
 
@@ -88,16 +89,28 @@ def template(postgres: Server) -> str:
     return name
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
-    """A database of the test's own, of each kind: a file that is not there yet, a migrated PostgreSQL one."""
-    if request.param == "sqlite":
-        yield str(tmp_path / "new folder" / "100% mine?.db")
-        return
-    postgres = request.getfixturevalue("postgres")
-    name = postgres.create(request.getfixturevalue("template"))
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    """Of the test's own, empty."""
+    with Store.open(str(tmp_path / "mine.db")) as opened:
+        yield opened
+
+
+@pytest.fixture
+def server_url(postgres: Server, template: str) -> Iterator[str]:
+    """A migrated PostgreSQL database of the test's own."""
+    name = postgres.create(template)
     yield postgres.url(name)
     postgres.drop(name)
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """A database of the test's own, of each kind: a file that is not there yet, a migrated PostgreSQL one."""
+    if request.param == "sqlite":
+        return str(tmp_path / "new folder" / "100% mine?.db")
+    found: str = request.getfixturevalue("server_url")
+    return found
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])

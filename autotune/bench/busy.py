@@ -10,6 +10,8 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from autotune.bench.monitor import monitor_for
+
 if TYPE_CHECKING:
     from autotune.values.device import Device
 
@@ -17,7 +19,19 @@ _SLICE_S = 0.01
 _STEADY_READINGS = 10
 _STEADY_WITHIN = 0.01
 _BATCH = 8
+_HOST_LIMIT_S = 0.1
 _SIZE = {"cuda": 2048, "cpu": 256}
+
+
+def settle(device: Device, limit_s: float = 3.0) -> float:
+    """Keep the device busy until its clock stays within 1 %, at most `limit_s` seconds; the seconds it took.
+
+    The clock is what NVML says; without NVML it shows in the rate of the work. A CPU, whose clock is not one
+    number, only gets a short run.
+    """
+    monitor = monitor_for(device)
+    limit_s = limit_s if device.kind == "cuda" else min(limit_s, _HOST_LIMIT_S)
+    return keep_busy(device, limit_s, lambda: monitor.read().clock_mhz)
 
 
 def keep_busy(device: Device, limit_s: float, clock: Callable[[], float | None] | None = None) -> float:

@@ -6,7 +6,6 @@ import functools
 import os
 import sys
 from dataclasses import dataclass
-from multiprocessing import parent_process
 from typing import Any, Protocol
 
 from autotune.values.device import Device, device_id
@@ -32,10 +31,11 @@ class Reading:
 class Monitor(Protocol):
     """A source of readings.
 
-    `parent_holds`: this process is a worker whose parent has a context on the device too, as a notebook has.
+    `parent_holds`: whether the parent of a worker has a context on the device too, as a notebook has; None
+    where this process is no worker.
     """
 
-    parent_holds: bool
+    parent_holds: bool | None
 
     def read(self) -> Reading:
         """The state as of now."""
@@ -47,7 +47,7 @@ class Monitor(Protocol):
 class _HostMonitor:
     """A CPU, of which nothing is read: its clock is not one number and it is always shared."""
 
-    parent_holds = False
+    parent_holds: bool | None = None
 
     def read(self) -> Reading:
         return Reading()
@@ -61,7 +61,7 @@ class _GpuMonitor:
 
     def __init__(self, nvml: Any, handle: Any) -> None:
         self._nvml, self._handle = nvml, handle
-        self.parent_holds = False
+        self.parent_holds: bool | None = None
 
     def read(self) -> Reading:
         nvml, handle = self._nvml, self._handle
@@ -91,14 +91,15 @@ def _watts(milliwatts: int | None) -> float | None:
     return None if milliwatts is None else milliwatts / 1e3
 
 
-def _others(processes: list[Any], parent_holds: bool) -> tuple[int, ...]:
+def _others(processes: list[Any], parent_holds: bool | None) -> tuple[int, ...]:
     """Process ids on the GPU but ours and, of a worker, its parent's, which waits for it.
 
     In a container they may go by other numbers: then one is left out for each that is known to be there.
     """
     ids = [process.pid for process in processes]
-    parent = parent_process()
-    own = {os.getpid(): holds_gpu(), **({} if parent is None else {parent.pid: parent_holds})}
+    own = {os.getpid(): holds_gpu()}
+    if parent_holds is not None:
+        own[os.getppid()] = parent_holds
     hidden = sum(holds and pid not in ids for pid, holds in own.items())
     others = sorted(pid for pid in ids if pid not in own)
     return tuple(others[: max(0, len(others) - hidden)])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from autotune.values.device import Device
 
 Command = TypeVar("Command", bound=Callable[..., Any])
+Option = Callable[[Any], Any]
 
 _DEVICE = re.compile(r"auto|cpu|cuda(:[0-9]+)?")
 _LONGEST_REASON = 500
@@ -114,10 +116,8 @@ _SERVING = (
         help="As for `vllm serve`.  [default: 8192, vLLM's on an H200 and its like]",
     ),
 )
-_PLACE = (
-    click.option(
-        "--device", default="auto", metavar="auto|cpu|cuda:N", help="Where.  [default: a GPU if any]"
-    ),
+_PLACE = click.option(
+    "--device", default="auto", metavar="auto|cpu|cuda:N", help="Where.  [default: a GPU if any]"
 )
 _PLACES = (
     click.option(
@@ -150,42 +150,33 @@ _WATCH = click.option(
     metavar="DURATION",
     help="Go on, again after this time, as 5m, until Ctrl-C or SIGTERM.",
 )
-_DATABASE = (
-    click.option(
-        "--db", metavar="PATH|URL", help="Database.  [default: AUTOTUNE_DB, or the user's own file]"
-    ),
+_DATABASE = click.option(
+    "--db", metavar="PATH|URL", help="Database.  [default: AUTOTUNE_DB, or the user's own file]"
 )
 
 
-def policy_option(command: Command) -> Command:
-    """What configs are chosen by."""
-    return click.option(
-        "--policy",
-        type=click.Choice(POLICIES),
-        help="What to choose by: the time of a call; the same bits at each run; the same bits of a row with "
-        "any number of others; or the energy of a call.  [default: AUTOTUNE_POLICY, else fast]",
-    )(command)
+policy_option = click.option(
+    "--policy",
+    type=click.Choice(POLICIES),
+    help="What to choose by: the time of a call; the same bits at each run; the same bits of a row with any "
+    "number of others; or the energy of a call.  [default: AUTOTUNE_POLICY, else fast]",
+)
 
 
-def model_options(command: Command) -> Command:
-    """--shapes, --m, --group-size, --dtype, --zero-point, --tp, --unfused, --device and --db."""
-    for option in reversed((*_MODEL, *_PLACE, *_DATABASE)):
-        command = option(command)
-    return command
+def _together(*options: Option) -> Option:
+    """All of them as one decorator; help shows them in this order."""
+    return lambda command: functools.reduce(lambda made, option: option(made), reversed(options), command)
 
 
-def layer_options(command: Command) -> Command:
-    """Those of `model_options` without --shapes."""
-    for option in reversed((*_MODEL[1:], *_PLACE, *_DATABASE)):
-        command = option(command)
-    return command
-
-
-def serving_options(command: Command) -> Command:
-    """--serving, --max-num-seqs and --max-num-batched-tokens."""
-    for option in reversed(_SERVING):
-        command = option(command)
-    return command
+serving_options = _together(*_SERVING)
+place_options = _together(*_PLACES)
+model_options = _together(*_MODEL, _PLACE, _DATABASE)
+layer_options = _together(*_MODEL[1:], _PLACE, _DATABASE)
+"""Those of `model_options` without --shapes."""
+fleet_options = _together(*_MODEL, *_PLACES, _DATABASE)
+"""Those of `model_options`, for several devices."""
+wanted_options = _together(*(option for option in _MODEL if option is not _TOKENS), _MODELS_OF_DEVICES)
+"""Which records are meant, for `wanted_records`: all where none is given."""
 
 
 def chosen_device(name: str) -> Device:
@@ -215,23 +206,9 @@ def check_counter(device: Device, energy: bool) -> None:
         raise click.UsageError(f"--energy reads the counter of an NVIDIA GPU; {device.name} has none.")
 
 
-def place_options(command: Command) -> Command:
-    """--device for several devices, --executor, --address and --allow-busy."""
-    for option in reversed(_PLACES):
-        command = option(command)
-    return command
-
-
-def fleet_options(command: Command) -> Command:
-    """The options of `model_options` with those of `place_options`."""
-    for option in reversed((*_MODEL, *_PLACES, *_DATABASE)):
-        command = option(command)
-    return command
-
-
 def database_option(command: Command) -> Command:
     """--db."""
-    return _DATABASE[0](command)
+    return _DATABASE(command)
 
 
 def channel_option(command: Command) -> Command:
@@ -247,14 +224,6 @@ def reason_option(command: Command) -> Command:
 def watch_option(command: Command) -> Command:
     """--watch."""
     return _WATCH(command)
-
-
-def wanted_options(command: Command) -> Command:
-    """The options that say which records are meant, for `wanted_records`: all where none is given."""
-    models = (option for option in _MODEL if option is not _TOKENS)
-    for option in reversed((*models, _MODELS_OF_DEVICES)):
-        command = option(command)
-    return command
 
 
 def wanted_records(

@@ -120,10 +120,10 @@ def command(
     Every config is verified before it is timed, and the default config is always among them. Problems that
     the database already has for the running kernels are not measured again, so a sweep that was
     interrupted goes on where it stopped; configs that are new since race against the stored winner.
-    Timings of different modes are never compared: a record of another mode is replaced.
+    Times of different modes are never compared: each mode has records of its own.
 
-    Several devices of one model share the problems, and all configs of a problem run on one of them. Each
-    model is swept for itself, one after the other.
+    Several devices of one model share the problems, and all configs of a problem run on one of them. Devices
+    of different models are swept one model after the other.
 
     After a driver or compiler change, --recheck confirms stored records in seconds: it keeps, replaces or
     drops each, and says why. After an upgrade of autotune, --stale tunes again what changed.

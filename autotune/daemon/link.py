@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import random
 import threading
@@ -10,7 +11,6 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from autotune.daemon.events import say
-from autotune.daemon.shortage import shortage
 from autotune.records.misses import miss_file
 from autotune.store.store import Store
 from autotune.store.trouble import check_revision
@@ -20,6 +20,7 @@ Result = TypeVar("Result")
 
 _FIRST_WAIT_S = 0.5
 _MOST_WAIT_S = 15.0
+_LACKS = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS, errno.EAGAIN, errno.ENOSPC, errno.EDQUOT}
 
 
 class Link:
@@ -112,3 +113,9 @@ class Link:
 def is_final(error: DatabaseError) -> bool:
     """Whether no waiting mends it: neither driver nor system said it, so schema, address or file is bad."""
     return error.__cause__ is None or isinstance(error.__cause__, ModuleNotFoundError)
+
+
+def shortage(error: Exception) -> str | None:
+    """What the machine lacks, in its own words; None for an error of another kind."""
+    lacks = isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno in _LACKS)
+    return str(error) or "no memory is left" if lacks else None

@@ -10,12 +10,10 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 
-from autotune.daemon.allowance import Allowance
-from autotune.daemon.budget import TuningHours
+from autotune.daemon.budget import Allowance, TuningHours
 from autotune.daemon.events import say
-from autotune.daemon.link import Link, is_final
+from autotune.daemon.link import Link, is_final, shortage
 from autotune.daemon.settings import Settings
-from autotune.daemon.shortage import shortage
 from autotune.daemon.stop import Stop
 from autotune.daemon.tally import LoopState
 from autotune.daemon.tuner import Dropped, JobPlan, Result, Tuner

@@ -4,24 +4,32 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import multiprocessing
 import signal
+import subprocess
 import sys
 import weakref
-from collections.abc import Callable, Iterator
-from multiprocessing import resource_tracker
+from collections.abc import Callable
+from multiprocessing import Pipe
 from multiprocessing.connection import Connection, wait
-from multiprocessing.context import SpawnProcess
-from types import ModuleType
 from typing import Any
 
-from autotune.executors.worker import Order, Ready
+from autotune.executors.worker import Ready
 from autotune.search.tune import Cubins
 from autotune.values.device import Device
 
 _LOG = logging.getLogger(__name__)
 _EXIT_LIMIT_S = 30.0
 _FOR_THE_PARENT = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
+# What multiprocessing starts imports the program's main module first: a script that tunes at its top level
+# would tune again in its worker.
+_START = """
+import sys
+from multiprocessing.connection import Connection
+pipe = Connection(int(sys.argv[1]))
+sys.path[:] = pipe.recv()
+entry, device = pipe.recv()
+entry(pipe, device)
+"""
 
 
 class WorkerProcess:
@@ -30,26 +38,25 @@ class WorkerProcess:
     def __init__(self, entry: Callable[[Connection, Device], None], device: Device) -> None:
         self.has: set[str] = set()
         self._is_ready = False
-        context = multiprocessing.get_context("spawn")
-        self._pipe, theirs = context.Pipe()
-        self._process: SpawnProcess = context.Process(
-            target=entry, args=(theirs, device), name="autotune-worker", daemon=True
-        )
+        self._pipe, theirs = Pipe()
         # What a terminal or a service manager sends to every process must not reach the child, which inherits
-        # the mask: it would look like a config that crashes. Starting the tracker resets the mask, so that
-        # comes first.
-        resource_tracker.ensure_running()
+        # the mask: it would look like a config that crashes.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, _FOR_THE_PARENT)
         try:
-            with _no_main():
-                self._process.start()
+            self._process = subprocess.Popen(
+                (sys.executable, "-c", _START, str(theirs.fileno())),
+                stdin=subprocess.DEVNULL,
+                pass_fds=(theirs.fileno(),),
+            )
         finally:
             theirs.close()
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
-        weakref.finalize(self, self._process.kill)  # at exit too, where multiprocessing would send a SIGTERM
+        self._end = weakref.finalize(self, _end, self._process)  # at exit too
+        self.send(sys.path)
+        self.send((entry, device))
 
     @property
-    def pid(self) -> int | None:
+    def pid(self) -> int:
         """Its process id."""
         return self._process.pid
 
@@ -66,12 +73,10 @@ class WorkerProcess:
         self._is_ready = message.error is None
         return message.error
 
-    def send(self, task: Order) -> None:
-        """Give it a task; when it has died, `receive` will tell."""
-        try:
+    def send(self, task: Any) -> None:
+        """Give it an Order; when it has died, `receive` will tell."""
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
             self._pipe.send(task)
-        except (BrokenPipeError, ConnectionResetError):
-            return
 
     def receive(self, limit_s: float) -> Any:
         """Its next message.
@@ -93,30 +98,25 @@ class WorkerProcess:
 
     def died(self) -> str:
         """How it ended, once its pipe is closed."""
-        self._process.join(_EXIT_LIMIT_S)
-        return _ending(self._process.exitcode)
+        return _ending(_exit_code(self._process))
 
     def end(self) -> None:
         """End it at once; what it has on the device goes with it."""
-        self._process.kill()
-        self._process.join(_EXIT_LIMIT_S)
+        self._end()
         self._pipe.close()
-        if self._process.exitcode is None:
-            _LOG.warning("worker %s does not end: the driver still holds it", self._process.pid)
 
 
-@contextlib.contextmanager
-def _no_main() -> Iterator[None]:
-    """Hide the program's main module: a child would run it again, and with it what started the child.
+def _end(process: subprocess.Popen[bytes]) -> None:
+    process.kill()
+    if _exit_code(process) is None:
+        _LOG.warning("worker %s does not end: the driver still holds it", process.pid)
 
-    What a worker needs is in modules. So a script may tune at its top level, as a notebook does.
-    """
-    main = sys.modules["__main__"]
-    sys.modules["__main__"] = ModuleType("__main__")
-    try:
-        yield
-    finally:
-        sys.modules["__main__"] = main
+
+def _exit_code(process: subprocess.Popen[bytes]) -> int | None:
+    """Negative where a signal has ended it; None where it does not end in time."""
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(_EXIT_LIMIT_S)
+    return process.returncode
 
 
 def _ending(code: int | None) -> str:

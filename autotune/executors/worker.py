@@ -158,9 +158,9 @@ class _Worker:
         self._pipe.send(tuned)
 
     def _operands_of(self, problem: Problem) -> Operands:
+        from autotune.bench.busy import settle
         from autotune.bench.health import release
         from autotune.bench.operands import Operands
-        from autotune.bench.settle import settle
 
         if self._operands is None:
             settle(self._device)

@@ -141,8 +141,10 @@ class CpuFamily(Family):
         ):
             yield self.config(tile_n, split_k, unpack_m, threads)
 
-    def default(self, problem: Problem, device: Device) -> Config:
+    def default(self, problem: Problem, device: Device) -> Config | None:
         """As many threads as have work, and the fastest tile that gives each of them enough tasks."""
+        if self.cannot(problem, device) is not None:
+            return None
         # Few rows make work for more threads only by split_k.
         shared = problem.m > _SPLIT_TOKENS or _tiles(16, problem) >= device.cores
         shapes = _many_tokens if problem.m >= _DEFAULT_UNPACK_TOKENS and shared else _few_tokens

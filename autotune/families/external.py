@@ -143,8 +143,8 @@ class ExternalFamily(Family):
         """Hash of the name and of the files as they were when the kernel was defined."""
         return self._source_hash
 
-    def cannot(self, problem: Problem, device: Device) -> str | None:  # noqa: ARG002
-        return None if device.kind == self.kind else f"it runs on {self.kind}"
+    def cannot(self, problem: Problem, device: Device) -> str | None:
+        return super().cannot(problem, device) if device.kind == self.kind else f"it runs on {self.kind}"
 
     def misfit(self, config: Config, problem: Problem, device: Device) -> str | None:  # noqa: ARG002
         return None if self._supports is None else self._supports(problem, config)

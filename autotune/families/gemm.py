@@ -159,7 +159,9 @@ class CudaFamily(Family):
     def cannot(self, problem: Problem, device: Device) -> str | None:
         if self.hopper is not None and device.arch != "sm_90":
             return f"it needs {self.hopper} of sm_90, not {device.arch}"
-        return "the CUDA kernels take fp16 and bf16, not fp32" if problem.layer.dtype == "fp32" else None
+        if problem.layer.dtype == "fp32":
+            return "the CUDA kernels take fp16 and bf16, not fp32"
+        return super().cannot(problem, device)
 
     def misfit(self, config: Config, problem: Problem, device: Device) -> str | None:
         return self.reject_shape(config) or self.geometry(config, problem.layer, device).misfit(problem.m)

@@ -77,6 +77,8 @@ class Family(ABC):
     name: str
     kind: str
     """The kind of device that it runs on, "cuda" or "cpu"."""
+    weight = "int4"
+    """The kind of weight that it multiplies, as a scheme names it."""
     tunables: Mapping[str, tuple[int, ...]] = MappingProxyType({})
     """By name the values that a config may have; without values `misfit` checks them."""
     deterministic = False
@@ -123,7 +125,8 @@ class Family(ABC):
 
     def cannot(self, problem: Problem, device: Device) -> str | None:  # noqa: ARG002
         """Why no config at all can do the problem on the device, or None."""
-        return None
+        stored = problem.layer.scheme.weight
+        return None if stored == self.weight else f"it multiplies {self.weight} weights, not {stored}"
 
     def misfit(self, config: Config, problem: Problem, device: Device) -> str | None:  # noqa: ARG002
         """Why the config, whose tunables have allowed values, does not fit the problem or device, or None."""

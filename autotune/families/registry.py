@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import autotune.families
 from autotune.jit.sources import digest
-from autotune.values.errors import ConfigError, DeviceError
+from autotune.values.errors import AutotuneError, ConfigError, DeviceError
 
 if TYPE_CHECKING:
     from autotune.families.external import ExternalFamily
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from autotune.values.config import Config
     from autotune.values.device import Device
     from autotune.values.layer import Problem
-    from autotune.values.record import Record
+    from autotune.values.record import Record, Trial
 
 
 _named: dict[str, ExternalFamily] = {}
@@ -125,6 +125,14 @@ def why_stale(record: Record, device: Device) -> str | None:
     if record.device != device.name:
         then, now = (kernel.partition("-")[0] for kernel in (then, now))
     return None if then == now else f"the record is of another kernel ({_short(then)}, now {_short(now)})"
+
+
+def would_repeat(trial: Trial, device: Device) -> bool:
+    """Whether the code of today makes the kernel that the trial ran on the device."""
+    try:
+        return trial.source_hash == kernel_hash(trial.config, trial.problem, device)
+    except AutotuneError:
+        return False
 
 
 def _short(kernel: str) -> str:

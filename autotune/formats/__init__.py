@@ -19,8 +19,7 @@ from collections.abc import Mapping
 from typing import Protocol
 
 from autotune.formats import awq_gemm, awq_gemv, awq_gemv_fast, compressed_tensors, decompressed, gptq, marlin
-from autotune.formats.detect import detect
-from autotune.formats.scheme import TensorScheme, Unpacked
+from autotune.formats.scheme import TensorScheme, Unpacked, detect
 from autotune.formats.tensors import Tensors
 from autotune.values.layer import Layer
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
 
-from autotune.checkpoints.quantization import CheckpointScheme
+from autotune.checkpoints.quantization import CheckpointScheme, parse_quantization
 from autotune.layouts import QuantizedWeight
 
 
@@ -22,6 +23,15 @@ class TensorScheme(CheckpointScheme):
     """
 
     dtype: torch.dtype | None = None
+
+
+def detect(config: Any) -> TensorScheme:
+    """The scheme of a checkpoint, from its `quantization_config` (or AutoGPTQ's quantize_config.json).
+
+    Raises:
+        FormatError: as parse_quantization.
+    """
+    return TensorScheme(**asdict(parse_quantization(config)))
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,6 @@ import torch
 
 from autotune.checkpoints.fusion import ARCHITECTURES, FUSED, grouped
 from autotune.formats import TensorScheme, Unpacked, layer_of, names_of, read
-from autotune.models.activation import ScaledActivation
 from autotune.models.checkpoint import Checkpoint
 from autotune.models.contents import Contents, StoredLinear, contents_of
 from autotune.models.dense import dense_linear, padded
@@ -221,3 +220,19 @@ def _named(name: str) -> Iterator[None]:
         yield
     except AutotuneError as error:
         raise type(error)(f"{name}: {error}") from None
+
+
+class ScaledActivation(torch.nn.Module):
+    """act(x) / scales, for scales of one row of act(x): AWQ multiplied the next linear's weight by them."""
+
+    scales: torch.Tensor
+
+    def __init__(self, act: torch.nn.Module, scales: torch.Tensor) -> None:
+        super().__init__()
+        self.act = act
+        self.register_buffer("scales", scales)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """out[..., k] of x[..., k], in the dtype of x."""
+        out: torch.Tensor = self.act(x) / self.scales
+        return out

@@ -9,7 +9,6 @@ from autotune.families import registry
 from autotune.prediction.fitting import Timing
 from autotune.values.config import Config
 from autotune.values.device import Device
-from autotune.values.errors import AutotuneError
 from autotune.values.record import DEFAULT_MODE, Record, Trial
 
 if TYPE_CHECKING:
@@ -60,19 +59,12 @@ def _said(record: Record) -> Iterator[tuple[Config, float]]:
 def _last(trials: Iterable[Trial], device: Device) -> Iterator[tuple[Trial, float]]:
     last: dict[tuple[object, Config], tuple[Trial, float]] = {}
     for trial in trials:
-        if trial.median_us is None or trial.mode != DEFAULT_MODE or not _is_current(trial, device):
+        if trial.median_us is None or trial.mode != DEFAULT_MODE or not registry.would_repeat(trial, device):
             continue
         key = trial.problem, trial.config
         if trial.status == "ok" or key not in last or last[key][0].status != "ok":
             last[key] = trial, trial.median_us
     return iter(last.values())
-
-
-def _is_current(trial: Trial, device: Device) -> bool:
-    try:
-        return trial.source_hash == registry.kernel_hash(trial.config, trial.problem, device)
-    except AutotuneError:
-        return False
 
 
 def _timing(trial: Trial, us: float) -> Timing:

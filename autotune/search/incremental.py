@@ -56,7 +56,9 @@ def current_trials(
     return [
         trial
         for trial in store.trials(problem, device)
-        if trial.mode == mode and trial.config.family in environment.sources and _is_current(trial, device)
+        if trial.mode == mode
+        and trial.config.family in environment.sources
+        and registry.would_repeat(trial, device)
     ]
 
 
@@ -179,12 +181,5 @@ def is_valid(config: Config, problem: Problem, device: Device) -> bool:
     """Whether the config can run the problem on the device, as its family is now."""
     try:
         return registry.family_of(config).reject(config, problem, device) is None
-    except ConfigError:
-        return False
-
-
-def _is_current(trial: Trial, device: Device) -> bool:
-    try:
-        return trial.source_hash == registry.kernel_hash(trial.config, trial.problem, device)
     except ConfigError:
         return False

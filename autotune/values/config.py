@@ -14,7 +14,7 @@ _VALUE = re.compile(r"(?P<name>[a-z_][a-z0-9_]*)=(?P<value>\d+)")
 
 @dataclass(frozen=True, slots=True, order=True)
 class Config:
-    """Family and tunables. The text form is `mma:tile_m=16,tile_n=64,warps=4,split_k=4`."""
+    """Family and tunables. The text form is `family:tile_m=16,warps=4,split_k=4`."""
 
     family: str
     values: tuple[tuple[str, int], ...]

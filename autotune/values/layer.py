@@ -119,6 +119,8 @@ class Layer:
         return int(self.n * (self.k / 2 + self.groups * per_group))
 
     def __str__(self) -> str:
+        if self.scheme.weight != _DEFAULT.weight:
+            return f"n={self.n},k={self.k},scheme={self.scheme}"
         zeros = "" if self.zero_point else ",zero_point=false"
         return f"n={self.n},k={self.k},group_size={self.group_size},dtype={self.dtype}{zeros}"
 

@@ -96,6 +96,7 @@ def tell_others(pipe):
     nvml = sys.modules["pynvml"] = Nvml(f"GPU-{ID}")
     monitor.device_id = lambda _: f"GPU-{ID}"
     watch = monitor_for(H200)
+    watch.parent_holds = False
     nvml.pids = [os.getppid(), 7, os.getpid(), 9]
     pipe.send(watch.read().others)
     monitor.holds_gpu = lambda: True

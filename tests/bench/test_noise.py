@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 from store_samples import EVIDENCE, record
@@ -43,12 +41,6 @@ def undisturbed() -> None:
 @pytest.fixture(scope="module")
 def operands() -> Operands:
     return Operands.random(LAYER, DEVICE)
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    with Store.open(str(tmp_path / "mine.db")) as opened:
-        yield opened
 
 
 def timed(median_us: float, low_us: float, high_us: float, floor_us: float = 3.0, mode="model") -> Record:

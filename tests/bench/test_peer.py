@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import peers
 import pytest
 from command_line import PROGRAM, autotune
 from databases import query
+from real_families import CPU_FAMILY
 
 from autotune.bench.operands import Operands
 from autotune.bench.peer import Peer
@@ -25,7 +25,6 @@ from autotune.search import incremental
 from autotune.search.recheck import recheck
 from autotune.search.sweep import sweep
 from autotune.search.tune import tune
-from autotune.store.store import Store
 from autotune.values.device import cpu_device
 from autotune.values.extra import Extra
 from autotune.values.layer import Layer, Problem
@@ -37,12 +36,6 @@ PROBLEM = Problem(LAYER, 4)
 @pytest.fixture(scope="module")
 def operands() -> Operands:
     return Operands.random(LAYER, cpu_device())
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    with Store.open(str(tmp_path / "mine.db")) as opened:
-        yield opened
 
 
 def tuned_with(operands, make):
@@ -58,8 +51,8 @@ def test_it_is_timed_and_wins_nothing(operands):
     assert median_us > 0
     assert peer.timed.calls > 0
     assert tuned.note == ""
-    assert tuned.record.config.family == "cpu"
-    assert {trial.config.family for trial in tuned.trials} == {"cpu"}
+    assert tuned.record.config.family == CPU_FAMILY.name
+    assert {trial.config.family for trial in tuned.trials} == {CPU_FAMILY.name}
 
 
 def test_its_weights_exceed_the_last_cache(operands):

@@ -122,7 +122,7 @@ def trials_of(times, rounds=25, spread=0.004):
     return [
         Trial(
             PROBLEM,
-            Config.of("cpu", place=place),
+            Config.of("placed", place=place),
             "ok",
             median_interval(samples).median,
             samples_us=tuple(samples),
@@ -156,11 +156,11 @@ def test_the_simplest_of_a_tie_wins_and_the_others_are_told():
 @pytest.mark.parametrize("status", ["failed", "wrong", "pruned"])
 def test_who_did_not_pass_does_not_win(status):
     good = trials_of([10.0])[0]
-    bad = Trial(PROBLEM, Config.of("cpu", place=9), status, median_us=1.0)
+    bad = Trial(PROBLEM, Config.of("placed", place=9), status, median_us=1.0)
     assert decide([good, bad], good.config).winner is good
     assert decide([bad], bad.config) is None
 
 
 def test_without_a_default_that_passed_the_fastest_wins():
     trials = trials_of([10.0, 9.0])
-    assert decide(trials, Config.of("cpu", place=7)).winner is trials[1]
+    assert decide(trials, Config.of("placed", place=7)).winner is trials[1]

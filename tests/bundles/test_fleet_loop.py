@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import pytest
 from command_line import autotune
 from daemons import LAYER, PROBLEM, special
 
@@ -42,29 +41,25 @@ class Host:
         return ended.stdout
 
 
-@pytest.fixture
-def central(postgres, template):
-    name = postgres.create(template)
-    yield postgres.url(name)
-    postgres.drop(name)
-
-
-def test_a_miss_anywhere_is_tuned_once_and_served_everywhere(tmp_path, central):
+def test_a_miss_anywhere_is_tuned_once_and_served_everywhere(tmp_path, server_url):
     hosts = [Host(tmp_path / name) for name in ("a", "b")]
     for host in hosts:
         assert host.source() == "default"
         host.call()
-    assert [host.run("push", central).partition(" at ")[0] for host in hosts] == ["1 new job", "0 new jobs"]
-    assert hosts[0].run("push", central).startswith("0 new jobs")
-    with special(tmp_path, db=central, once=True) as daemon:
+    assert [host.run("push", server_url).partition(" at ")[0] for host in hosts] == [
+        "1 new job",
+        "0 new jobs",
+    ]
+    assert hosts[0].run("push", server_url).startswith("0 new jobs")
+    with special(tmp_path, db=server_url, once=True) as daemon:
         assert daemon.until("done")["problem"] == str(PROBLEM)
         assert daemon.end() == 0
     for host in hosts:
-        assert host.run("pull", central).startswith("set ")
+        assert host.run("pull", server_url).startswith("set ")
         assert host.source() == "exact"
         host.call()
-        assert host.run("push", central).startswith("0 new jobs")
-    with Store.open(central) as store:
+        assert host.run("push", server_url).startswith("0 new jobs")
+    with Store.open(server_url) as store:
         assert Queue(store).counts() == {"done": 1}
         (record,) = store.records()
         assert record.problem == PROBLEM

@@ -17,7 +17,7 @@ from autotune.bundles.keys import new_key, signing_key, trust
 from autotune.bundles.promotion import promote
 from autotune.bundles.pull import pull
 from autotune.bundles.trust import sign
-from autotune.daemon.allowance import Allowance
+from autotune.daemon.budget import Allowance
 from autotune.records.lookup import Lookup
 from autotune.records.misses import UNVERIFIED, Miss, append, miss_file, read
 from autotune.search.demand import RECHECK, queue_misses, queue_unverified

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from command_line import PROGRAM
+from real_families import CPU_FAMILY
 from terminal import Screen, run
 
 from autotune.checkpoints.shapes import Shape
@@ -44,7 +45,7 @@ def test_the_bar_leaves_every_row_whole_and_no_trace(columns: int, tmp_path: Pat
     assert see == f"to see it: autotune serve --db {tmp_path / 'here.db'}"
     assert first == f"4 problems on {cpu_device().name}, into {tmp_path / 'here.db'}"
     assert head.split() == ["layer", "m", "us", "default", "us", "gain", "config"]
-    pattern = r"(\S.*\S) +([12])( +\d+(\.\d)?){2} +\d\.\d\dx  cpu:tile_n=\S+,threads=\d+"
+    pattern = rf"(\S.*\S) +([12])( +\d+(\.\d)?){{2}} +\d\.\d\dx  {CPU_FAMILY.name}:\w+=\S+,threads=\d+"
     found = [re.fullmatch(pattern, row) for row in rows]
     assert {(row and row[1], row and row[2]) for row in found} == {(name, m) for name in NAMES for m in "12"}
     assert last.startswith("4 of 4 problems stored, 0 of them from before; ")

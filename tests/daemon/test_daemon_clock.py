@@ -53,13 +53,6 @@ def clock(tmp_path):
     return Clock(tmp_path)
 
 
-@pytest.fixture
-def server_url(postgres, template):
-    name = postgres.create(template)
-    yield postgres.url(name)
-    postgres.drop(name)
-
-
 def claim(url):
     with Store.open(url) as store:
         device = cpu_device()

@@ -138,14 +138,6 @@ def test_a_job_that_lacks_a_descriptor_goes_back_to_the_queue(db):
     assert (job(db).state, job(db).attempts) == ("queued", 0)
 
 
-@pytest.fixture
-def server_url(postgres, template):
-    """A database of a server that the test stops."""
-    name = postgres.create(template)
-    yield postgres.url(name)
-    postgres.drop(name)
-
-
 @contextlib.contextmanager
 def stopped(postgres):
     postgres.stop()

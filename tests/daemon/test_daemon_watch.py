@@ -115,8 +115,8 @@ def test_systemd_is_told(tmp_path):
 
 
 def test_a_line_for_people():
-    record = logging.makeLogRecord({"msg": "done", "fields": {"job": 1, "config": "cpu:tile_n=16"}})
-    assert Text().format(record)[9:] == "done      job=1  config=cpu:tile_n=16"
+    record = logging.makeLogRecord({"msg": "done", "fields": {"job": 1, "config": "tiled:tile_n=16"}})
+    assert Text().format(record)[9:] == "done      job=1  config=tiled:tile_n=16"
 
 
 class Clock:

@@ -15,7 +15,6 @@ from crashing import config_of
 from autotune.executors.local import LocalExecutor
 from autotune.families import registry
 from autotune.search.sweep import sweep
-from autotune.store.store import Store
 from autotune.values.config import Config
 from autotune.values.device import cpu_device
 from autotune.values.errors import DeviceError
@@ -44,12 +43,6 @@ def fifo(fifo, executor):
     """Of the executor's next worker, which inherits its name."""
     executor.close()
     return fifo
-
-
-@pytest.fixture
-def store(tmp_path):
-    with Store.open(str(tmp_path / "sweep.db")) as opened:
-        yield opened
 
 
 def tuned_with(executor, *acts, problem=PROBLEM):

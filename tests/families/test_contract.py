@@ -5,11 +5,15 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+from known import H200
 
 from autotune.families import registry
 from autotune.families.gemm import CudaFamily
 from autotune.jit import compiler
 from autotune.testing import CHECKS, check_geometry, check_space
+from autotune.values.device import cpu_device
+from autotune.values.layer import Layer, Problem
+from autotune.values.scheme import Scheme
 
 FAMILIES = list(registry.families().values())
 needs_a_compiler = pytest.mark.skipif(compiler.find_compiler() is None, reason="no CUDA compiler here")
@@ -49,6 +53,20 @@ def test_a_launch_that_is_not_the_device_code_s_is_found(family, change, monkeyp
     )
     with pytest.raises(AssertionError, match="the device code exports"):
         check_geometry(family)
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=named)
+def test_a_weight_of_another_kind_is_refused(family, monkeypatch):
+    """Else a kernel would read bytes of a new kind of weight as int4."""
+    device = cpu_device() if family.kind == "cpu" else H200
+    (least, *_) = (m for m in (1, 16, 256) if family.default(Problem(Layer(4096, 4096), m), device))
+    config = family.default(Problem(Layer(4096, 4096), least), device)
+    monkeypatch.setattr("autotune.values.scheme._WEIGHTS", ("int4", "int8"))
+    problem = Problem(Layer(4096, 4096, Scheme.parse("int8-g128-zp-fp16")), least)
+    assert family.default(problem, device) is None
+    assert family.space(problem, device) == []
+    assert family.reject(config, problem, device) == "it multiplies int4 weights, not int8"
+    assert str(problem.layer) == "n=4096,k=4096,scheme=int8-g128-zp-fp16"
 
 
 def test_a_default_that_is_not_valid_is_found(monkeypatch):

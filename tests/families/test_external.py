@@ -10,6 +10,7 @@ import pytest
 import torch
 from external_kernels import few_tokens, for_gpus, repeating, with_its_own_layout
 from places import BENCHMARKS, SUPPORT
+from real_families import CPU_FAMILY
 
 import autotune
 from autotune.bench.operands import Operands
@@ -76,7 +77,10 @@ def test_a_kernel_without_tunables_has_one_config():
         ({"space": {"tile": (4,)}, "default": {"warps": 8}}, "default warps=8 is not in its space"),
         ({"space": {"tile": (4,)}, "name": "My GEMM"}, "kernel name 'My GEMM' is not lower case"),
         ({"space": {"tile": (4,)}, "device": "gpu"}, "device='gpu' is not one of cuda, cpu"),
-        ({"space": {"tile": (4,)}, "name": "cpu"}, "kernel name cpu of .* is autotune's own"),
+        (
+            {"space": {"tile": (4,)}, "name": CPU_FAMILY.name},
+            f"kernel name {CPU_FAMILY.name} of .* is autotune's own",
+        ),
         ({"space": {"tile": (4,)}, "name": "repeating"}, "is that of .*external_kernels.py:repeating"),
     ],
 )
@@ -130,14 +134,14 @@ def test_nobody_sees_it_who_did_not_name_it():
     config = Config.of("repeating", repeats=1)
     assert registry.family_of(config) is repeating
     assert "repeating" not in registry.families()
-    assert {config.family for config in registry.space(problem, DEVICE)} == {"cpu"}
-    assert registry.default_config(problem, DEVICE).family == "cpu"
+    assert {config.family for config in registry.space(problem, DEVICE)} == {CPU_FAMILY.name}
+    assert registry.default_config(problem, DEVICE).family == CPU_FAMILY.name
     assert registry.families_of(DEVICE, ("repeating",)) == [repeating]
     assert registry.default_config(problem, DEVICE, ("repeating",)) == Config.of("repeating", repeats=20)
     # Nobody knows how long it takes, but who names a kernel wants it to run.
-    assert registry.default_config(problem, DEVICE, ("cpu", "repeating")).family == "repeating"
-    assert {config.family for config in registry.space(problem, DEVICE, ("cpu", "repeating"))} == {
-        "cpu",
+    assert registry.default_config(problem, DEVICE, (CPU_FAMILY.name, "repeating")).family == "repeating"
+    assert {config.family for config in registry.space(problem, DEVICE, (CPU_FAMILY.name, "repeating"))} == {
+        CPU_FAMILY.name,
         "repeating",
     }
     with KernelExecutor(cpu_device(), f"{SUPPORT}/external_kernels.py:repeating") as executor:

@@ -10,6 +10,7 @@ import torch
 from command_line import autotune
 from external_kernels import BUG, CRASH, FAST, RIGHT, WRONG, repeating, with_its_own_layout
 from places import SUPPORT
+from real_families import CPU_FAMILY
 
 from autotune.layouts import random_weight, reference_matmul
 from autotune.records.lookup import Lookup
@@ -59,19 +60,19 @@ def test_its_records_and_ours_share_a_database_and_never_meet(tmp_path):
     other = with_its_own_layout.best(LAYER, 1, db=db)
     assert other.reason == "no record of this problem, and nothing predicts one"
     ours = Lookup(cpu_device(), db).answer(Problem(LAYER, 1))
-    assert (ours.config.family, ours.source) == ("cpu", "default")
+    assert (ours.config.family, ours.source) == (CPU_FAMILY.name, "default")
     assert ours.reason == "no record of this problem, and nothing predicts one"
     weight = random_weight(LAYER, torch.Generator().manual_seed(0))
     linear = Int4Linear.from_quantized(weight, lookup=Lookup(cpu_device(), db))
-    assert {answer.config.family for answer in linear.plans.answers} == {"cpu"}
+    assert {answer.config.family for answer in linear.plans.answers} == {CPU_FAMILY.name}
 
     (own,) = swept(tmp_path, *OURS)
-    assert str(own["config"]).startswith("cpu:")
+    assert str(own["config"]).startswith(f"{CPU_FAMILY.name}:")
     assert not own["resumed"]
     (again,) = swept(tmp_path, *kernel)
     assert (again["resumed"], again["config"]) == (True, "repeating:repeats=1")
     with Store.open(db) as store:
-        assert {record.config.family for record in store.records()} == {"cpu", "repeating"}
+        assert {record.config.family for record in store.records()} == {CPU_FAMILY.name, "repeating"}
     assert Lookup(cpu_device(), db).answer(Problem(LAYER, 1)).config == Config.parse(str(own["config"]))
     assert repeating.best(LAYER, 1, db=db).config.family == "repeating"
 

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from real_families import CPU_FAMILY
 from runtime_tools import AwqLinear, assert_is_linear, store_records, tokens_of, weight_of
 
 from autotune.checkpoints.shapes import parse_shapes
 from autotune.families import registry
-from autotune.families.cpu import CpuFamily
 from autotune.models.apply import apply
 from autotune.models.report import LayerReport, Report
 from autotune.records.lookup import Answer
@@ -284,11 +284,11 @@ def test_linears_of_bitsandbytes_stay_and_the_report_says_why(name: str, reason:
 
 
 def test_a_layer_that_no_kernel_can_do_keeps_its_tensors(monkeypatch: pytest.MonkeyPatch, empty: str) -> None:
-    class OnlyUp(CpuFamily):
+    class OnlyUp(type(CPU_FAMILY)):
         def default(self, problem, device):
             return super().default(problem, device) if problem.layer == UP else None
 
-    monkeypatch.setattr(registry, "families", lambda: {"cpu": OnlyUp()})
+    monkeypatch.setattr(registry, "families", lambda: {CPU_FAMILY.name: OnlyUp()})
     model = model_of(2)
     down = model[0].mlp["down"]
     match = "left alone: 2 int4 linears; the first: no kernel family"

@@ -9,12 +9,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from real_families import simplest_plan
 from runtime_tools import store_records, tokens_of, weight_of
 
-from autotune.bench.busy import keep_busy
-from autotune.bench.settle import settle
+from autotune.bench.busy import keep_busy, settle
 from autotune.families import registry
-from autotune.families.cpu import CpuPlan
 from autotune.models.warmup import warmup
 from autotune.records.lookup import Lookup
 from autotune.runtime.linear import Int4Linear
@@ -23,6 +22,7 @@ from autotune.values.errors import DeviceError, LayerError
 from autotune.values.layer import Layer, Problem
 
 UP, DOWN = Layer(256, 128, group_size=64), Layer(128, 256, group_size=64)
+Plan = type(simplest_plan(UP, cpu_device()))
 
 
 @pytest.fixture
@@ -51,16 +51,16 @@ def model(lookup: Lookup) -> torch.nn.Sequential:
 
 
 @pytest.fixture
-def runs(monkeypatch: pytest.MonkeyPatch) -> list[tuple[CpuPlan, int, int]]:
+def runs(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Plan, int, int]]:
     """Every run of a plan so far: the plan, the tokens, and where the weight is."""
     seen = []
-    launch = CpuPlan.launch
+    launch = Plan.launch
 
     def seen_launch(self, m, x, qweight, *rest) -> None:
         seen.append((self, m, qweight))
         launch(self, m, x, qweight, *rest)
 
-    monkeypatch.setattr(CpuPlan, "launch", seen_launch)
+    monkeypatch.setattr(Plan, "launch", seen_launch)
     return seen
 
 

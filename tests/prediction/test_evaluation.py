@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fitted
 import pytest
+from real_families import CPU_FAMILY
 from store_samples import H200
 
 from autotune.prediction.evaluation import Losses, expected, kept, picks, unseen
@@ -16,7 +17,7 @@ from autotune.values.layer import Layer, Problem
 
 SMALL, LARGE = (Problem(Layer(n=n, k=256, group_size=64), 4) for n in (64, 512))
 FIRST, SECOND, THIRD = (
-    Config.of("cpu", tile_n=tile_n, split_k=1, unpack_m=0, threads=1) for tile_n in (16, 32, 64)
+    Config.of(CPU_FAMILY.name, tile_n=tile_n, split_k=1, unpack_m=0, threads=1) for tile_n in (16, 32, 64)
 )
 TIMINGS = [
     *(Timing(SMALL, config, us) for config, us in ((FIRST, 10.0), (SECOND, 12.0))),

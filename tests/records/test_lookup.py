@@ -14,9 +14,11 @@ from lookup_world import DEFAULT, PROBLEM, SmallFamily, ask, make_small_world, s
 from places import ROOT, SUPPORT
 from store_samples import (
     A100,
+    FAMILY,
     H100,
     H200,
     LAYER,
+    RIVAL,
     as_ordinary_user,
     binary,
     config,
@@ -70,7 +72,7 @@ def test_the_users_record_goes_before_the_shipped_one(tmp_path, database):
 
 
 def test_the_newest_of_two_valid_records_answers(database):
-    other = config(8, family="dequant_matmul")
+    other = config(8, family=RIVAL)
     store(database, record(best=other, at=2), record(best=config(16), at=1))
     assert ask().config == other
 
@@ -111,7 +113,7 @@ def test_an_invalid_exact_record_says_why_when_nothing_else_answers(database):
 
 
 def test_a_config_without_a_tunable_of_its_family_is_passed_over(database):
-    store(database, record(best=Config.of("mma", tile_m=8)))
+    store(database, record(best=Config.of(FAMILY, tile_m=8)))
     assert (ask().source, ask().config) == ("default", DEFAULT)
     assert "has no split_k" in ask().reason
 

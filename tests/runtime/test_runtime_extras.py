@@ -6,7 +6,6 @@ import functools
 import types
 import warnings
 from collections.abc import Callable
-from pathlib import Path
 from types import ModuleType
 
 import foreign
@@ -23,11 +22,6 @@ from autotune.values.layer import Layer
 
 LAYER = Layer(128, 256, group_size=64)
 X = tokens_of((3, LAYER.k), torch.float16)
-
-
-@pytest.fixture(autouse=True)
-def _own_database(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("AUTOTUNE_DB", str(tmp_path / "none.db"))
 
 
 def quiet_apply(model: torch.nn.Module) -> Report:

@@ -28,11 +28,6 @@ pytestmark = [pytest.mark.gpu, pytest.mark.filterwarnings("ignore:no config was 
 LAYER = Layer(1032, 2048)
 
 
-@pytest.fixture(autouse=True)
-def _own_database(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("AUTOTUNE_DB", str(tmp_path / "none.db"))
-
-
 @pytest.fixture
 def split(tmp_path: Path) -> Lookup:
     return splitting_lookup(LAYER, find_device("cuda"), tmp_path)

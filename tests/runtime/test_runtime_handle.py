@@ -28,11 +28,6 @@ LAYER, OTHER = Layer(136, 256, group_size=64), Layer(72, 256, group_size=32)
 X = tokens_of((3, LAYER.k), torch.float16)
 
 
-@pytest.fixture(autouse=True)
-def _own_database(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("AUTOTUNE_DB", str(tmp_path / "none.db"))
-
-
 def tuned(path: Path) -> Lookup:
     """A Lookup whose database has a config for one token that is not the default."""
     problem, device = Problem(LAYER, 1), cpu_device()

@@ -18,11 +18,6 @@ from autotune.values.layer import Layer
 LAYER = Layer(136, 256, group_size=64)
 
 
-@pytest.fixture(autouse=True)
-def _own_database(monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:
-    monkeypatch.setenv("AUTOTUNE_DB", str(tmp_path / "none.db"))
-
-
 @pytest.mark.parametrize("dtype", ["fp16", "bf16", "fp32"])
 @pytest.mark.parametrize("m", [1, 2, 5, 33, 200])
 @pytest.mark.parametrize("with_bias", [False, True])

@@ -6,9 +6,7 @@ import copy
 import multiprocessing
 import pickle
 import shutil
-from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
-from pathlib import Path
 
 import pytest
 import torch
@@ -22,18 +20,6 @@ from autotune.values.errors import LayerError
 from autotune.values.layer import Layer
 
 LAYER = Layer(136, 256, group_size=64)
-
-
-@pytest.fixture(autouse=True)
-def _own_database(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("AUTOTUNE_DB", str(tmp_path / "none.db"))
-
-
-@pytest.fixture
-def _fresh_compiler() -> Iterator[None]:
-    torch.compiler.reset()
-    yield
-    torch.compiler.reset()
 
 
 class Block(torch.nn.Module):

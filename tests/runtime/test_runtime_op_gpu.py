@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -23,21 +22,9 @@ pytestmark = [pytest.mark.gpu, pytest.mark.filterwarnings("ignore:no config was 
 LAYER = Layer(1032, 2048)
 
 
-@pytest.fixture(autouse=True)
-def _own_database(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("AUTOTUNE_DB", str(tmp_path / "none.db"))
-
-
 @pytest.fixture
 def split(tmp_path: Path) -> Lookup:
     return splitting_lookup(LAYER, find_device("cuda"), tmp_path)
-
-
-@pytest.fixture
-def _fresh_compiler() -> Iterator[None]:
-    torch.compiler.reset()
-    yield
-    torch.compiler.reset()
 
 
 def cuda_tokens(m: int, layer: Layer = LAYER) -> torch.Tensor:

@@ -10,11 +10,11 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from real_families import CPU_FAMILY
 from runtime_tools import assert_is_linear, store_records, tokens_of, weight_of
 
 from autotune.families import registry
-from autotune.families.cpu import CpuFamily
-from autotune.families.protocol import Plan
+from autotune.families.protocol import Family, Plan
 from autotune.jit.unit import Unit
 from autotune.prediction.files import own_fit
 from autotune.prediction.fit import Choices, FamilyFit, Fit, write
@@ -48,11 +48,11 @@ def tuned(path: Path, configs: list[Config]) -> Lookup:
     return Lookup(cpu_device(), str(path))
 
 
-def use_family(monkeypatch: pytest.MonkeyPatch, family: CpuFamily) -> None:
-    monkeypatch.setattr(registry, "families", lambda: {"cpu": family})
+def use_family(monkeypatch: pytest.MonkeyPatch, family: Family) -> None:
+    monkeypatch.setattr(registry, "families", lambda: {family.name: family})
 
 
-class Refusing(CpuFamily):
+class Refusing(type(CPU_FAMILY)):
     """The CPU family, but some of its configs cannot be made ready."""
 
     def __init__(self, refused: set[Config]) -> None:
@@ -64,7 +64,7 @@ class Refusing(CpuFamily):
         return super().plan(config, layer, device, cubin)
 
 
-class Compiled(CpuFamily):
+class Compiled(type(CPU_FAMILY)):
     """The CPU family, but its plans ask for a cubin of a source that is not there."""
 
     def __init__(self, compiled: set[Config]) -> None:
@@ -244,7 +244,7 @@ def predicting(path: Path, configs: list[Config]) -> Lookup:
     forest = Forest(0.0, np.empty(0, np.int64), np.empty(0), nothing, np.empty((0, 2)))
     family = FamilyFit(tuple(configs[0]), (), (0.9, 1.1), forest)
     choices = Choices.of({m: {(LAYER.n, LAYER.k): configs} for m in COARSE})
-    write(Fit(device.name, device.arch, 1, 1, {"cpu": family}, choices), own_fit(path, device.name))
+    write(Fit(device.name, device.arch, 1, 1, {CPU_FAMILY.name: family}, choices), own_fit(path, device.name))
     return Lookup(device, path)
 
 

@@ -20,11 +20,6 @@ LAYER = Layer(136, 256, group_size=64)
 X = tokens_of((3, LAYER.k), torch.float16)
 
 
-@pytest.fixture(autouse=True)
-def _own_database(monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:
-    monkeypatch.setenv("AUTOTUNE_DB", str(tmp_path / "none.db"))
-
-
 @pytest.fixture(params=[True, False], ids=["called before", "never called"])
 def linear(request: pytest.FixtureRequest) -> Int4Linear:
     """What was found right once is looked at again when it changes."""

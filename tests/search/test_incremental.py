@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
-from store_samples import A100, ENVIRONMENT, EVIDENCE, H200, LAYER, SOURCES, config, record
+from store_samples import A100, ENVIRONMENT, EVIDENCE, FAMILY, H200, LAYER, RIVAL, SOURCES, config, record
 from undisturbed import work
 
 from autotune.executors.local import LocalExecutor
@@ -24,7 +23,7 @@ from autotune.values.record import DEFAULT_MODE, Mode, Record, Trial
 
 PROBLEM = Problem(LAYER, 1)
 DEFAULT, SECOND, THIRD = (config(tile_m=tile_m) for tile_m in (64, 8, 16))
-FOREIGN = [config(family="dequant_matmul", tile_m=tile_m) for tile_m in (1, 2)]
+FOREIGN = [config(family=RIVAL, tile_m=tile_m) for tile_m in (1, 2)]
 
 
 class SmallFamily:
@@ -57,15 +56,9 @@ class SmallFamily:
 @pytest.fixture
 def families(monkeypatch) -> dict[str, SmallFamily]:
     """The families of the registry, which a test may change; so far one of two configs."""
-    small = {"mma": SmallFamily("mma", [DEFAULT, SECOND])}
+    small = {FAMILY: SmallFamily(FAMILY, [DEFAULT, SECOND])}
     monkeypatch.setattr(registry, "families", lambda: small)
     return small
-
-
-@pytest.fixture
-def store(tmp_path) -> Iterator[Store]:
-    with Store.open(str(tmp_path / "mine.db")) as opened:
-        yield opened
 
 
 def timed(which: Config, median_us: float, status: str = "ok") -> Trial:
@@ -82,7 +75,7 @@ def add(store, trials, winner: Record | None = None, environment=ENVIRONMENT, de
 
 
 def measured(store, environment=ENVIRONMENT) -> None:
-    """Both configs of `mma` have a trial, and the second is the winner."""
+    """Both configs of `tiled` have a trial, and the second is the winner."""
     add(store, [timed(DEFAULT, 7.0), timed(SECOND, 5.0)], record(best=SECOND), environment)
 
 
@@ -114,28 +107,28 @@ def test_what_has_a_record_and_all_trials_is_done(store):
 
 
 def test_a_new_config_races_against_the_incumbent_and_the_default(store, families):
-    families["mma"].configs = [DEFAULT, config(tile_m=1), SECOND, config(tile_m=2)]
+    families[FAMILY].configs = [DEFAULT, config(tile_m=1), SECOND, config(tile_m=2)]
     add(store, [timed(DEFAULT, 7.0), timed(config(tile_m=1), 6.0), timed(SECOND, 5.0)], record(best=SECOND))
     assert todo(store) == [DEFAULT, SECOND, config(tile_m=2)]
     failed = Trial(PROBLEM, config(tile_m=2), "failed", error="it did not compile")
-    add(store, [replace(failed, source_hash=SOURCES["mma"])])
+    add(store, [replace(failed, source_hash=SOURCES[FAMILY])])
     assert todo(store) is None
 
 
 def test_a_new_family_is_all_to_do(store, families):
     measured(store)
-    families["dequant_matmul"] = SmallFamily("dequant_matmul", FOREIGN)
+    families[RIVAL] = SmallFamily(RIVAL, FOREIGN)
     assert todo(store) == [DEFAULT, SECOND, *FOREIGN]
 
 
 def test_a_changed_source_undoes_its_family_only(store, families):
-    families["dequant_matmul"] = SmallFamily("dequant_matmul", FOREIGN)
+    families[RIVAL] = SmallFamily(RIVAL, FOREIGN)
     everything = [timed(DEFAULT, 7.0), timed(SECOND, 5.0), timed(FOREIGN[0], 6.5), timed(FOREIGN[1], 6.0)]
     add(store, everything, record(best=SECOND))
     assert todo(store) is None
-    families["dequant_matmul"].hash = "changed"
+    families[RIVAL].hash = "changed"
     assert todo(store) == [DEFAULT, SECOND, *FOREIGN]
-    families["dequant_matmul"].hash, families["mma"].hash = SOURCES["dequant_matmul"], "changed"
+    families[RIVAL].hash, families[FAMILY].hash = SOURCES[RIVAL], "changed"
     assert todo(store) == [DEFAULT, FOREIGN[1], SECOND]
 
 
@@ -147,16 +140,16 @@ def test_trials_of_no_known_kernel_are_to_do_again(store):
 
 def test_a_new_default_is_timed_against_the_incumbent(store, families):
     measured(store)
-    families["mma"].configs = [SECOND, DEFAULT]
+    families[FAMILY].configs = [SECOND, DEFAULT]
     assert todo(store) == [SECOND]
-    families["mma"].configs = [THIRD, DEFAULT, SECOND]
+    families[FAMILY].configs = [THIRD, DEFAULT, SECOND]
     assert todo(store) == [THIRD, SECOND]
 
 
 def test_another_driver_makes_nothing_new(store, families):
     measured(store, replace(ENVIRONMENT, driver="CUDA 12.4"))
     assert todo(store) is None
-    families["mma"].configs = [DEFAULT, THIRD, SECOND]
+    families[FAMILY].configs = [DEFAULT, THIRD, SECOND]
     assert todo(store) == [DEFAULT, SECOND, THIRD]
 
 
@@ -185,9 +178,9 @@ def test_a_sweep_in_another_mode_leaves_what_models_run(store):
 
 
 def test_an_incumbent_that_is_not_valid_any_more_gives_way_to_the_next(store, families):
-    families["mma"].configs = [DEFAULT, SECOND, THIRD]
+    families[FAMILY].configs = [DEFAULT, SECOND, THIRD]
     add(store, [timed(DEFAULT, 7.0), timed(SECOND, 5.0), timed(THIRD, 6.0)], record(best=SECOND))
-    families["mma"].configs = [DEFAULT, THIRD, config(tile_m=32)]
+    families[FAMILY].configs = [DEFAULT, THIRD, config(tile_m=32)]
     assert todo(store) == [DEFAULT, THIRD, config(tile_m=32)]
 
 

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 from lookup_world import SmallFamily
-from store_samples import ENVIRONMENT, EVIDENCE, H200, record
+from store_samples import ENVIRONMENT, EVIDENCE, FAMILY, H200, RIVAL, record
 from undisturbed import work
 
 from autotune.daemon.tuner import Tuner
@@ -32,7 +31,7 @@ COARSE, FINER = [Problem(LAYER, m) for m in (16, 32)], Problem(LAYER, 24)
 TILES = {32: (32,), 40: (16, 40, 64), 64: (64,)}
 
 
-def config(tile_m: int, stages: int = 3, split_k: int = 1, family: str = "mma") -> Config:
+def config(tile_m: int, stages: int = 3, split_k: int = 1, family: str = FAMILY) -> Config:
     return Config.of(family, tile_m=tile_m, stages=stages, split_k=split_k)
 
 
@@ -52,13 +51,7 @@ class Tiled(SmallFamily):
 
 @pytest.fixture
 def tiled(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(registry, "families", lambda: {"mma": Tiled("mma")})
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    with Store.open(str(tmp_path / "mine.db")) as opened:
-        yield opened
+    monkeypatch.setattr(registry, "families", lambda: {FAMILY: Tiled(FAMILY)})
 
 
 def won(m: int, *best: Config) -> Record:
@@ -85,7 +78,7 @@ def raced(*records: Record) -> list[Config]:
         ([config(32, 4, 2)], [config(64, 3, 8)], [(16, 3, 2), (40, 3, 2), (16, 3, 4), (40, 3, 4)]),
         # Three of each, and no other family's.
         (
-            [config(32, 3, 1, "dequant_matmul")],
+            [config(32, 3, 1, RIVAL)],
             [config(64, 3, s) for s in (2, 1, 1, 4)],
             [(40, 3, 1), (16, 3, 2), (40, 3, 2)],
         ),

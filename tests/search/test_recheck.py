@@ -32,12 +32,6 @@ def families(monkeypatch) -> dict[str, counted.Counted]:
     return found
 
 
-@pytest.fixture
-def store(tmp_path) -> Iterator[Store]:
-    with Store.open(str(tmp_path / "mine.db")) as opened:
-        yield opened
-
-
 @pytest.fixture(scope="module")
 def executor() -> Iterator[LocalExecutor]:
     with LocalExecutor(DEVICE, entry=counted.work) as local:

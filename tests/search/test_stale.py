@@ -94,7 +94,7 @@ def test_a_daemon_tunes_it_when_all_else_is_done(folder: Path) -> None:
 
 
 def test_a_daemon_runs_on_beside_records_that_do_not_read(folder: Path) -> None:
-    query(str(folder / "here.db"), "UPDATE record SET config = 'cpu:tile_n' WHERE m = 2")
+    query(str(folder / "here.db"), "UPDATE record SET config = 'tiled:tile_n' WHERE m = 2")
     with special(folder, once=True) as daemon:
         assert "config" in daemon.until("stale records stay")["reason"]
         assert daemon.end() == 0

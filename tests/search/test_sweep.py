@@ -16,7 +16,6 @@ from autotune.families import registry
 from autotune.jit import compiler
 from autotune.search.sweep import sweep
 from autotune.search.tune import candidates_of, compile_candidates, tune
-from autotune.store.store import Store
 from autotune.values.config import Config
 from autotune.values.device import cpu_device
 from autotune.values.errors import LaunchError
@@ -33,12 +32,6 @@ def plan_of(config):
 @pytest.fixture(scope="module")
 def operands():
     return Operands.random(LAYER, cpu_device())
-
-
-@pytest.fixture
-def store(tmp_path):
-    with Store.open(str(tmp_path / "sweep.db")) as opened:
-        yield opened
 
 
 @pytest.fixture(scope="module")

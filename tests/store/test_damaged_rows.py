@@ -15,6 +15,7 @@ from store_samples import (
     H100,
     H200,
     LAYER,
+    RIVAL,
     binary,
     config,
     evident_trials,
@@ -98,8 +99,8 @@ def test_a_row_that_no_one_asked_for_is_not_read(database):
 
 
 def test_an_older_record_answers_when_the_newest_does_not_read(database):
-    store(database, record(best=config(16), at=1), record(best=config(8, family="dequant_matmul"), at=2))
-    change(database, "UPDATE record SET median_us = NULL WHERE config LIKE 'dequant%'")
+    store(database, record(best=config(16), at=1), record(best=config(8, family=RIVAL), at=2))
+    change(database, f"UPDATE record SET median_us = NULL WHERE config LIKE '{RIVAL}:%'")
     with pytest.warns(UserWarning, match="rows left out: 1"):
         answer = Lookup(H200).answer(PROBLEM)
     assert (answer.source, answer.config) == ("exact", config(16))

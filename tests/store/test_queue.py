@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 import sqlalchemy as sa
 from databases import connected, query, rows
-from store_samples import ENVIRONMENT, H100, H200, LAYER, SOURCES, binary, config, record, trials
+from store_samples import ENVIRONMENT, FAMILY, H100, H200, LAYER, SOURCES, binary, config, record, trials
 
 from autotune.store.queue import Queue
 from autotune.store.store import Store
@@ -57,7 +57,7 @@ def state_of(queue: Queue, job: Job) -> str:
 
 def test_sources_have_one_digest_in_any_order():
     assert sources_digest(SOURCES) == sources_digest(dict(reversed(SOURCES.items())))
-    assert sources_digest(SOURCES) != sources_digest(SOURCES | {"mma": "f" * 16})
+    assert sources_digest(SOURCES) != sources_digest(SOURCES | {FAMILY: "f" * 16})
     assert len(sources_digest(SOURCES)) == 16
 
 

@@ -21,6 +21,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from real_families import CPU_FAMILY, GPU_FAMILY
 from runtime_tools import AwqLinear, weight_of
 from store_samples import EVIDENCE
 from torch import nn
@@ -80,7 +81,15 @@ VERBS = (
 )
 
 TEXTS = ("", "x", "'", "\x1b[2J", "\U0001f525" * 40, "0", "-1", "1e999", "nan", "9" * 5000, "[" * 100_000)
-MORE_TEXTS = ("{}", "null", '{"gain": 7}', "cpu:", "cpu:tile_m=0", "mma:split_k=99999999999999999999", "\n\n")
+MORE_TEXTS = (
+    "{}",
+    "null",
+    '{"gain": 7}',
+    f"{CPU_FAMILY.name}:",
+    f"{CPU_FAMILY.name}:tile_m=0",
+    f"{GPU_FAMILY.name}:split_k={10**20 - 1}",
+    "\n\n",
+)
 BYTES = (b"", b"\x00", b"\xff\xfe\x00text", b"\x80" * 300, bytes(3 << 20))
 NUMBERS = (None, 0, 1, -1, 3, 4096, 2**31, -(2**63), 2**63 - 1, 0.5, -1.0, 1e300, float("inf"), -float("inf"))
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from unittest import SkipTest
 
 import autotune
+from autotune.families import registry
 from autotune.values.config import Config
 from autotune.values.device import Device
 from autotune.values.layer import Layer, Problem
@@ -20,14 +21,15 @@ from autotune.values.record import Binary, Environment, Evidence, Record, Trial
 H200 = Device("cuda", 0, "NVIDIA H200", "sm_90", 132, 50 << 20, 227 << 10, 141 << 30)
 H100 = replace(H200, name="NVIDIA H100", memory_bytes=80 << 30)
 A100 = replace(H200, name="NVIDIA A100", arch="sm_80", cores=108)
-SOURCES = {"mma": "0123456789abcdef", "dequant_matmul": "fedcba9876543210"}
+RIVAL, FAMILY = [name for name, family in registry.families().items() if family.kind == "cuda"][:2]
+SOURCES = {FAMILY: "0123456789abcdef", RIVAL: "fedcba9876543210"}
 ENVIRONMENT = Environment("CUDA 13.0", "NVRTC 13.0", "2.13.0", "0.1.0", SOURCES)
 LAYER = Layer(4096, 4096)
 EVIDENCE = Evidence(
     rounds=25,
     gain=(1.5, 1.25, 1.75),
-    ties=("mma:tile_m=8,split_k=4",),
-    runners_up=(("mma:tile_m=16,split_k=1", 5.75), ("dequant_matmul:", 6.5)),
+    ties=(f"{FAMILY}:tile_m=8,split_k=4",),
+    runners_up=((f"{FAMILY}:tile_m=16,split_k=1", 5.75), (f"{RIVAL}:", 6.5)),
     clock_mhz=1980,
     deviation=0.125,
     floor_us=3.5,
@@ -36,10 +38,11 @@ EVIDENCE = Evidence(
     peers=(("vllm:MacheteLinearKernel", 6.25),),
     candidates=7,
     learned_from=(16, 32),
+    energy=((f"{FAMILY}:tile_m=8,split_k=1", 0.0021, 0.002, 0.0022),),
 )
 
 
-def config(tile_m: int = 8, split_k: int = 1, family: str = "mma") -> Config:
+def config(tile_m: int = 8, split_k: int = 1, family: str = FAMILY) -> Config:
     return Config.of(family, tile_m=tile_m, split_k=split_k)
 
 

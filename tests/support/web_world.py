@@ -26,7 +26,7 @@ from autotune.values.record import Evidence, Record, Trial
 
 LAYER = Layer(4096, 4096)
 EVIDENCE = Evidence(
-    25, (1.2, 1.19, 1.21), ("mma:tie=1",), (("mma:slower=1", 5.75),), 1980, 0.125, 2.5, 41, 350
+    25, (1.2, 1.19, 1.21), ("tiled:tie=1",), (("tiled:slower=1", 5.75),), 1980, 0.125, 2.5, 41, 350
 )
 HOSTILE = "<script>document.title='taken'</script>\"'><img src=x onerror=alert(1)>"
 

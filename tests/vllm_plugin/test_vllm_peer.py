@@ -10,6 +10,7 @@ import pytest
 pytest.importorskip("vllm")
 
 import torch
+from real_families import CPU_FAMILY
 from vllm.model_executor.kernels import linear
 from vllm.model_executor.kernels.linear import MPLinearKernel
 from vllm.model_executor.layers.quantization.auto_awq import _convert_awq_to_standard_format
@@ -94,7 +95,7 @@ def test_the_weight_is_as_vllm_loads_it(group_size: int, zero_point: bool, dtype
     assert tuned.note == ""
     ((name, median_us),) = tuned.record.evidence.peers
     assert (name, median_us > 0) == ("vllm:Unpacked", True)
-    assert tuned.record.config.family == "cpu"
+    assert tuned.record.config.family == CPU_FAMILY.name
 
 
 def test_parameters_are_those_of_vllms_loader_bit_for_bit() -> None:

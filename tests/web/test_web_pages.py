@@ -116,7 +116,7 @@ def test_a_problem_shows_every_trial_and_its_evidence(url):
     assert "1980 MHz 41 °C 350 W" in said
     assert "25 rounds" in said
     assert EVIDENCE.ties[0] in said
-    assert "mma:slower=1 5.75 µs" in said
+    assert "tiled:slower=1 5.75 µs" in said
     assert "driver CUDA 13.0, compiler NVRTC 13.0" in said
     rows = [row for row in parsed(html).rows if row and row[0] in ("winner", "screened", "wrong", "failed")]
     assert [(row[0], row[1]) for row in rows] == [

@@ -9,11 +9,12 @@ import pytest
 from checkpoints import stored, tiny
 from documented import blocks, run, run_blocks
 from places import ROOT
+from real_families import CPU_FAMILY
 
 EXAMPLES = {
     "apply_to_model": "2 linears swapped",
     "load_checkpoint": "8 linears swapped",
-    "look_up": "exact: cpu:",
+    "look_up": f"exact: {CPU_FAMILY.name}:",
     "own_kernel": "(exact): measured",
 }
 
