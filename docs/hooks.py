@@ -24,6 +24,7 @@ OUTSIDE = (
     "LICENSE",
     "benchmarks/README.md",
     "benchmarks/own_kernel.py",
+    "benchmarks/results/h200-llama3-8b-peers.svg",
     "benchmarks/results/h200-peers.svg",
     "csrc/cuda/README.md",
     "db/README.md",
