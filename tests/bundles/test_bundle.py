@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import random
+import re
 from dataclasses import replace
 
 import pytest
@@ -169,6 +171,7 @@ def test_bad_files():
         (begins(bytes=-1), "first line does not read"),
         (begins(bytes=1 << 40), "first line does not read"),
         (begins(name="../../etc/passwd"), "first line does not read"),
+        (begins(name=None), "first line does not read"),
         (begins(records=1), "tells of"),
         (content + b"x" * 100_000, "behind its end"),
         (content + signature_line(Signed(b"", b"", 10**30, None)), "a signature in it does not read"),
@@ -185,6 +188,22 @@ def test_bad_files():
         (edited(b'"m":16', b'"m":-1'), "does not read"),
     ):
         assert why in refused(data), (why, data[:200])
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_any_value_in_the_place_of_another_reads_or_is_one_clear_error(seed):
+    chance = random.Random(seed)
+    content = encode("mine", CONTENTS)
+    values = list(re.finditer(rb'(?<=:)("[^"]*"|-?[0-9][0-9.e+-]*|true|false|null)', content))
+    others = (b"null", b"1e999", b"-1", b"10" * 20, b"[]", b"{}", b'"\\u0000"', b'"\\ud800"', b"true", b'""')
+    for _ in range(100):
+        value = chance.choice(values)
+        changed = content[: value.start()] + chance.choice(others) + content[value.end() :]
+        first, _, body = changed.partition(b"\n")
+        try:
+            decode(with_body(changed, body) if value.start() > len(first) else changed, "it.bundle")
+        except BundleError as error:
+            assert len(str(error)) < 500
 
 
 def test_a_large_file_is_not_read(tmp_path, monkeypatch):
