@@ -202,7 +202,8 @@ def _header(line: bytes, where: str) -> dict[str, Any]:
         )
     sizes = [row.get(name) for name in ("records", "trials", "binaries", "bytes")]
     sound = all(type(size) is int and 0 <= size <= LARGEST_BYTES for size in sizes)
-    if number < 1 or not sound or not _NAME.fullmatch(str(row.get("name"))):
+    name = row.get("name")
+    if number < 1 or not sound or not isinstance(name, str) or not _NAME.fullmatch(name):
         raise BundleError(f"{where} is damaged: its first line does not read")
     return dict(row)
 

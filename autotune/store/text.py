@@ -53,8 +53,7 @@ _END: _Size = (math.inf,)
 class _Origin(NamedTuple):
     """Where a file's records come from."""
 
-    device: str
-    arch: str
+    model: Device
     environment: Environment
 
 
@@ -72,7 +71,7 @@ class RecordFile:
         self.bad: list[str] = []
         with _opened(path) as file:
             origin = _origin(path, file.readline(_LONGEST_LINE))
-        self._origin, self.arch, self.environment = origin, origin.arch, origin.environment
+        self._origin, self.arch, self.environment = origin, origin.model.arch, origin.environment
 
     def records(self, layer: Layer, evidence: bool = False) -> list[Record]:
         """The layer's records in the order of the file, without their evidence unless it is asked for.
@@ -126,7 +125,7 @@ def read_text(
     records: list[Record] = []
     with _opened(path) as file:
         origin = _origin(path, file.readline(_LONGEST_LINE))
-        for number, line in enumerate(file if arch in (None, origin.arch) else (), start=2):
+        for number, line in enumerate(file if arch in (None, origin.model.arch) else (), start=2):
             try:
                 records.append(_parsed(line, _record, origin))
             except DatabaseError as error:
@@ -144,11 +143,7 @@ def device_of_text(path: Path) -> Device:
         DatabaseError: the file cannot be read, or its first line.
     """
     with _opened(path) as file:
-        line = file.readline(_LONGEST_LINE)
-    origin = _origin(path, line)
-    kind = "cuda" if origin.arch.startswith("sm_") else "cpu"
-    told = dict.fromkeys(SIZES, 0) | json.loads(line)
-    return device_of({**told, "kind": kind, "name": origin.device, "arch": origin.arch})
+        return _origin(path, file.readline(_LONGEST_LINE)).model
 
 
 @contextmanager
@@ -227,7 +222,9 @@ def _origin(path: Path, line: bytes) -> _Origin:
 
 
 def _origin_of(row: dict[str, Any]) -> _Origin:
-    return _Origin(row["device"], row["arch"], environment_of(row))
+    kind = "cuda" if str(row["arch"]).startswith("sm_") else "cpu"
+    model = device_of({**dict.fromkeys(SIZES, 0), **row, "kind": kind, "name": row["device"]})
+    return _Origin(model, environment_of(row))
 
 
 def _parsed(line: bytes, make: Callable[..., _Value], *more: Any) -> _Value:
@@ -251,4 +248,5 @@ def _record(row: dict[str, Any], origin: _Origin) -> Record:
     # Files from before kernels had names of their own tell the source of each family.
     source_hash = row.get("source_hash") or origin.environment.sources[row["config"].partition(":")[0]]
     older = {"mode": (row.get("evidence") or {}).get("mode", "graph"), "evidence": None}
-    return record_of({**older, **row}, origin.device, origin.arch, source_hash, origin.environment)
+    model = origin.model
+    return record_of({**older, **row}, model.name, model.arch, source_hash, origin.environment)

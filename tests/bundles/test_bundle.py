@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 
 import pytest
@@ -169,6 +170,7 @@ def test_bad_files():
         (begins(bytes=-1), "first line does not read"),
         (begins(bytes=1 << 40), "first line does not read"),
         (begins(name="../../etc/passwd"), "first line does not read"),
+        (begins(name=None), "first line does not read"),
         (begins(records=1), "tells of"),
         (content + b"x" * 100_000, "behind its end"),
         (content + signature_line(Signed(b"", b"", 10**30, None)), "a signature in it does not read"),
@@ -185,6 +187,25 @@ def test_bad_files():
         (edited(b'"m":16', b'"m":-1'), "does not read"),
     ):
         assert why in refused(data), (why, data[:200])
+
+
+def test_any_value_in_the_place_of_another_reads_or_is_one_clear_error():
+    content = encode("mine", CONTENTS)
+    first, _, _ = content.partition(b"\n")
+    others = (b"null", b"1e999", b"-1", b"10" * 20, b"[]", b"{}", b'"\\u0000"', b'"\\ud800"', b"true", b'""')
+    read = refused = changes = 0
+    for value in re.finditer(rb'(?<=:)("[^"]*"|-?[0-9][0-9.e+-]*|true|false|null)', content):
+        for other in others:
+            changes += 1
+            changed = content[: value.start()] + other + content[value.end() :]
+            if value.start() > len(first):
+                changed = with_body(changed, changed.partition(b"\n")[2])
+            try:
+                read += isinstance(decode(changed, "it.bundle").name, str)
+            except BundleError:  # and nothing else
+                refused += 1
+    assert 0 < read < refused
+    assert read + refused == changes
 
 
 def test_a_large_file_is_not_read(tmp_path, monkeypatch):

@@ -286,9 +286,12 @@ def test_a_bad_file_changes_nothing(tmp_path, database):
     lines = text.read_bytes().splitlines(keepends=True)
     newer = tmp_path / "newer.jsonl"
     newer.write_bytes(lines[0].replace(b'"0006"', b'"9999"') + lines[1])
+    nobody = tmp_path / "nobody.jsonl"
+    nobody.write_bytes(lines[0].replace(b'"sm_90"', b"90") + lines[1])
     for bad, why in (
         (cut, "cut off"),
         (newer, "made by a newer autotune"),
+        (nobody, r"nobody\.jsonl, line 1: not a record \(device does not read: arch=90"),
         (tmp_path / "bundles", "has no file of records"),
         (tmp_path / "config", "has no file of records"),
     ):
