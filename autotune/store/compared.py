@@ -60,9 +60,17 @@ def recorded(pages: Pages, device: Device, layers: Iterable[Layer]) -> list[Time
 
 def layers_of_sweeps(pages: Pages, device: Device, sweeps: Sequence[int]) -> list[Layer]:
     """The layers of which the device has records and these sweeps a trial."""
-    same = [TRIAL.c[name] == RECORD.c[name] for name in (*LAYER_FIELDS, "m")]
-    tried = sa.select(sa.literal(1)).where(*same, TRIAL.c.sweep_id.in_(list(sweeps))).exists()
-    return _layers(pages, RECORD, (RECORD.c.device_id == row_id(device)) & tried)
+    of_device = RECORD.c.device_id == row_id(device)
+    layers = sa.select(*(RECORD.c[name] for name in LAYER_FIELDS)).where(of_device).distinct().subquery()
+    record = RECORD.alias()
+    same = [record.c[name] == layers.c[name] for name in LAYER_FIELDS]
+    problem = [TRIAL.c[name] == record.c[name] for name in (*LAYER_FIELDS, "m")]
+    # One value, for which servers look layer by layer and stop at the first, as they would not for EXISTS.
+    tried = sa.select(sa.literal(1)).where(
+        record.c.device_id == row_id(device), *same, *problem, TRIAL.c.sweep_id.in_(list(sweeps))
+    )
+    found = tried.limit(1).scalar_subquery().is_not(None)
+    return _made(pages, sa.select(layers).where(found))
 
 
 def fastest(pages: Pages, sweeps: Sequence[int], layers: Iterable[Layer]) -> list[TimedProblem]:
@@ -135,7 +143,10 @@ def bundle_bytes(pages: Pages, bundle: StoredBundle) -> bytes:
 
 
 def _layers(pages: Pages, table: sa.Table, condition: Any) -> list[Layer]:
-    query = sa.select(*(table.c[name] for name in LAYER_FIELDS)).where(condition).distinct()
+    return _made(pages, sa.select(*(table.c[name] for name in LAYER_FIELDS)).where(condition).distinct())
+
+
+def _made(pages: Pages, query: Any) -> list[Layer]:
     rows = [dict(row) | {"m": 1} for row in pages.rows(query)]
     return sorted(problem.layer for problem in pages.made(rows, problem_of))
 
