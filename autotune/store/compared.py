@@ -29,7 +29,6 @@ from autotune.values.record import SERVED
 
 LARGEST_BUNDLE = 64 << 20
 """Bytes of a bundle that is read for a page."""
-_NEVER = (None, float("inf"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,16 +74,14 @@ def layers_of_sweeps(pages: Pages, device: Device, sweeps: Sequence[int]) -> lis
 
 def fastest(pages: Pages, sweeps: Sequence[int], layers: Iterable[Layer]) -> list[TimedProblem]:
     """Of each problem of the layers, the fastest trial of these sweeps."""
-    query = sa.select(TRIAL.c.m, TRIAL.c.median_us, TRIAL.c.low_us, TRIAL.c.high_us, TRIAL.c.config)
-    query = query.where(*same_layer(TRIAL), TRIAL.c.sweep_id.in_(list(sweeps)), TRIAL.c.status == "ok")
+    columns = [TRIAL.c[name] for name in ("m", "median_us", "low_us", "high_us", "config")]
+    place = sa.func.row_number().over(partition_by=TRIAL.c.m, order_by=TRIAL.c.median_us).label("place")
+    ok = (TRIAL.c.status == "ok") & TRIAL.c.median_us.is_not(None) & TRIAL.c.sweep_id.in_(list(sweeps))
+    ranked = sa.select(*columns, place).where(*same_layer(TRIAL), ok).subquery()
+    query = sa.select(*(ranked.c[column.name] for column in columns)).where(ranked.c.place == 1)
     found: list[TimedProblem] = []
     for layer in layers:
-        best: dict[Any, Any] = {}
-        for row in pages.tuples(query, its_layer(layer)):
-            m, us = row[0], row[1]  # of thousands of rows, where names would take twice as long
-            if isinstance(us, float) and us < best.get(m, _NEVER)[1]:
-                best[m] = row
-        found += pages.made(((layer, *row) for row in best.values()), _timed)
+        found += pages.made(((layer, *row) for row in pages.tuples(query, its_layer(layer))), _timed)
     return found
 
 
