@@ -29,7 +29,6 @@ from autotune.values.record import SERVED
 
 LARGEST_BUNDLE = 64 << 20
 """Bytes of a bundle that is read for a page."""
-_NEVER = (None, float("inf"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,23 +59,29 @@ def recorded(pages: Pages, device: Device, layers: Iterable[Layer]) -> list[Time
 
 def layers_of_sweeps(pages: Pages, device: Device, sweeps: Sequence[int]) -> list[Layer]:
     """The layers of which the device has records and these sweeps a trial."""
-    same = [TRIAL.c[name] == RECORD.c[name] for name in (*LAYER_FIELDS, "m")]
-    tried = sa.select(sa.literal(1)).where(*same, TRIAL.c.sweep_id.in_(list(sweeps))).exists()
-    return _layers(pages, RECORD, (RECORD.c.device_id == row_id(device)) & tried)
+    of_device = RECORD.c.device_id == row_id(device)
+    layers = sa.select(*(RECORD.c[name] for name in LAYER_FIELDS)).where(of_device).distinct().subquery()
+    record = RECORD.alias()
+    same = [record.c[name] == layers.c[name] for name in LAYER_FIELDS]
+    problem = [TRIAL.c[name] == record.c[name] for name in (*LAYER_FIELDS, "m")]
+    # One value, for which servers look layer by layer and stop at the first, as they would not for EXISTS.
+    tried = sa.select(sa.literal(1)).where(
+        record.c.device_id == row_id(device), *same, *problem, TRIAL.c.sweep_id.in_(list(sweeps))
+    )
+    found = tried.limit(1).scalar_subquery().is_not(None)
+    return _made(pages, sa.select(layers).where(found))
 
 
 def fastest(pages: Pages, sweeps: Sequence[int], layers: Iterable[Layer]) -> list[TimedProblem]:
     """Of each problem of the layers, the fastest trial of these sweeps."""
-    query = sa.select(TRIAL.c.m, TRIAL.c.median_us, TRIAL.c.low_us, TRIAL.c.high_us, TRIAL.c.config)
-    query = query.where(*same_layer(TRIAL), TRIAL.c.sweep_id.in_(list(sweeps)), TRIAL.c.status == "ok")
+    columns = [TRIAL.c[name] for name in ("m", "median_us", "low_us", "high_us", "config")]
+    place = sa.func.row_number().over(partition_by=TRIAL.c.m, order_by=TRIAL.c.median_us).label("place")
+    ok = (TRIAL.c.status == "ok") & TRIAL.c.median_us.is_not(None) & TRIAL.c.sweep_id.in_(list(sweeps))
+    ranked = sa.select(*columns, place).where(*same_layer(TRIAL), ok).subquery()
+    query = sa.select(*(ranked.c[column.name] for column in columns)).where(ranked.c.place == 1)
     found: list[TimedProblem] = []
     for layer in layers:
-        best: dict[Any, Any] = {}
-        for row in pages.tuples(query, its_layer(layer)):
-            m, us = row[0], row[1]  # of thousands of rows, where names would take twice as long
-            if isinstance(us, float) and us < best.get(m, _NEVER)[1]:
-                best[m] = row
-        found += pages.made(((layer, *row) for row in best.values()), _timed)
+        found += pages.made(((layer, *row) for row in pages.tuples(query, its_layer(layer))), _timed)
     return found
 
 
@@ -135,7 +140,10 @@ def bundle_bytes(pages: Pages, bundle: StoredBundle) -> bytes:
 
 
 def _layers(pages: Pages, table: sa.Table, condition: Any) -> list[Layer]:
-    query = sa.select(*(table.c[name] for name in LAYER_FIELDS)).where(condition).distinct()
+    return _made(pages, sa.select(*(table.c[name] for name in LAYER_FIELDS)).where(condition).distinct())
+
+
+def _made(pages: Pages, query: Any) -> list[Layer]:
     rows = [dict(row) | {"m": 1} for row in pages.rows(query)]
     return sorted(problem.layer for problem in pages.made(rows, problem_of))
 
