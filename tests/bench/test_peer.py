@@ -6,7 +6,7 @@ import json
 import subprocess
 from pathlib import Path
 
-import peers
+import known_peers
 import pytest
 from command_line import PROGRAM, autotune
 from databases import query
@@ -44,10 +44,10 @@ def tuned_with(operands, make):
 
 
 def test_it_is_timed_and_wins_nothing(operands):
-    peer = peers.dense_peer(operands)
+    peer = known_peers.dense_peer(operands)
     tuned = tuned_with(operands, lambda: peer)
     ((name, median_us),) = tuned.record.evidence.peers
-    assert name == peers.NAME
+    assert name == known_peers.NAME
     assert median_us > 0
     assert peer.timed.calls > 0
     assert tuned.note == ""
@@ -56,15 +56,15 @@ def test_it_is_timed_and_wins_nothing(operands):
 
 
 def test_its_weights_exceed_the_last_cache(operands):
-    copies = peers.dense_peer(operands).operands.copies
+    copies = known_peers.dense_peer(operands).operands.copies
     assert sum(copy[0].nbytes for copy in copies) > 3 * cpu_device().l2_bytes
     assert len({copy[0].data_ptr() for copy in copies}) == len(copies)
 
 
 def test_one_that_is_wrong_is_a_note(operands):
-    tuned = tuned_with(operands, lambda: peers.dense_peer(operands, factor=1.01))
+    tuned = tuned_with(operands, lambda: known_peers.dense_peer(operands, factor=1.01))
     assert tuned.record.evidence.peers == ()
-    assert f"{peers.NAME} is wrong: out[" in tuned.note
+    assert f"{known_peers.NAME} is wrong: out[" in tuned.note
 
 
 def test_one_that_cannot_be_had_or_fails_is_a_note(operands):
@@ -75,14 +75,14 @@ def test_one_that_cannot_be_had_or_fails_is_a_note(operands):
     assert tuned.record.evidence.peers == ()
     assert tuned.note == "the other engine's kernel is not timed: ValueError: no kernel can"
 
-    class Failing(peers.Call):
+    class Failing(known_peers.Call):
         def run(self, *_):
             raise AssertionError("shapes")
 
-    peer = peers.dense_peer(operands)
+    peer = known_peers.dense_peer(operands)
     tuned = tuned_with(operands, lambda: Peer(peer.name, peer.operands, peer.checked, Failing()))
     assert tuned.record.evidence.peers == ()
-    assert tuned.note == f"{peers.NAME} is not timed: AssertionError: shapes"
+    assert tuned.note == f"{known_peers.NAME} is not timed: AssertionError: shapes"
 
 
 def test_one_that_crashes_costs_its_worker_and_nothing_else():
@@ -106,7 +106,7 @@ def test_a_record_without_a_peer_is_raced_again_in_short(store, monkeypatch):
         assert again.resumed, "nobody asked"
         (timed,) = sweep([PROBLEM], store, [executor], extra=Extra(peer=True))
         assert 1 <= timed.trials <= 2 < first.trials
-        assert [name for name, _ in timed.record.evidence.peers] == [peers.NAME]
+        assert [name for name, _ in timed.record.evidence.peers] == [known_peers.NAME]
         rows = _rows([Shape((), LAYER)], Extra(peer=True))
         row = rows.row(PROBLEM, *_cells(timed, Extra(peer=True)))
         assert "   vLLM us  " in rows.head()
@@ -114,7 +114,7 @@ def test_a_record_without_a_peer_is_raced_again_in_short(store, monkeypatch):
         (done,) = sweep([PROBLEM], store, [executor], extra=Extra(peer=True))
         assert done.resumed
         (rechecked,) = recheck([PROBLEM], store, [executor])
-        assert [name for name, _ in rechecked.after.evidence.peers] == [peers.NAME]
+        assert [name for name, _ in rechecked.after.evidence.peers] == [known_peers.NAME]
     lookup = Lookup(cpu_device(), store.name)
     answer = lookup.answer(PROBLEM)
     assert answer.source == "exact"
@@ -131,7 +131,7 @@ def test_a_stale_record_leaves_its_successor_the_peer(store, monkeypatch):
         for table in ("record", "trial"):
             query(store.name, f"UPDATE {table} SET source_hash = '0123456789abcdef'")
         (again,) = sweep([PROBLEM], store, [executor])
-    assert [name for name, _ in again.record.evidence.peers] == [peers.NAME]
+    assert [name for name, _ in again.record.evidence.peers] == [known_peers.NAME]
 
 
 def test_a_race_for_a_peer_that_is_not_to_be_had_leaves_the_record(store, monkeypatch):
