@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 from urllib.parse import urlsplit
 
 import autotune.bundles.format as format_
-from autotune.store.rows import in_short
+from autotune.store.fields import in_short
 from autotune.values.errors import BundleError
 from autotune.values.paths import download_folder, shown
 

@@ -20,7 +20,8 @@ from typing import Any
 
 from autotune.records.exchange import record_line, trial_line
 from autotune.store.entries import Entry, TrialEntry
-from autotune.store.rows import device_of, environment_of, in_short, record_of, trial_of
+from autotune.store.fields import in_short
+from autotune.store.rows import device_of, environment_of, record_of, trial_of
 from autotune.store.trouble import known_revisions
 from autotune.values.errors import BundleError
 from autotune.values.record import Binary

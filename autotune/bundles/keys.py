@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock
 
-from autotune.store.rows import in_short
+from autotune.store.fields import in_short
 from autotune.values.errors import TrustError
 from autotune.values.paths import config_folder, lock_folder
 

@@ -8,8 +8,8 @@ from autotune.bundles.format import Bundle
 from autotune.bundles.keys import trusted_keys
 from autotune.bundles.trust import open_trusted
 from autotune.store import channels
+from autotune.store.fields import unix_s
 from autotune.store.history import history
-from autotune.store.rows import unix_s
 from autotune.store.store import Store
 from autotune.values.errors import BundleError
 

@@ -102,7 +102,7 @@ def _shown(value: Any) -> str:
         return str(value)
     if "until" not in value:
         return "  ".join(map(str, value.values()))
-    from autotune.store.rows import moment
+    from autotune.store.fields import moment
 
     end = "" if value["until"] is None else f", until {moment(value['until'], 'until')}"
     return f"{value['key']}, {moment(value['at'], 'at')}{end}"

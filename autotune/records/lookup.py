@@ -15,7 +15,7 @@ from autotune.records.energy import least_energy
 from autotune.records.explanation import Explanation
 from autotune.records.misses import Tally, miss_file
 from autotune.records.sources import Sources
-from autotune.store.rows import in_short
+from autotune.store.fields import in_short
 from autotune.values.config import Config
 from autotune.values.device import Device, driver_of, find_device
 from autotune.values.layer import BUCKETS, Layer, Problem, buckets_for

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, TypeVar
 from autotune.jit.compiler import cached_by
 from autotune.prediction.files import fit_files
 from autotune.records.explanation import Explanation, explain
+from autotune.store.fields import in_short
 from autotune.store.reading import shipped_files, user_binary, user_records
-from autotune.store.rows import in_short
 from autotune.store.text import RecordFile
 from autotune.values.device import Device
 from autotune.values.errors import AutotuneError

@@ -18,9 +18,9 @@ from autotune.prediction.finding import predictor_for
 from autotune.records.misses import UNVERIFIED, Miss, read
 from autotune.search.saving import saved_us
 from autotune.search.stale import stale_problems
+from autotune.store.fields import unix_s
 from autotune.store.queue import Queue
 from autotune.store.reading import shipped_files
-from autotune.store.rows import unix_s
 from autotune.store.store import Store
 from autotune.store.text import read_text
 from autotune.values.device import Device, cpu_device, cuda_devices, find_device

@@ -8,9 +8,10 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from autotune.store.fields import RowError
 from autotune.store.pages import LAYER_FIELDS, PER_LAYER, WINDOW, Pages, Sweep, its_layer, row_id, same_layer
 from autotune.store.pulled import KEPT_SETS
-from autotune.store.rows import RowError, problem_of, problem_row, pulled_of
+from autotune.store.rows import problem_of, problem_row, pulled_of
 from autotune.store.tables import (
     BUNDLE,
     CHANNEL,

@@ -13,7 +13,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
-from autotune.store.rows import RowError, in_short
+from autotune.store.fields import RowError, in_short
 from autotune.store.trouble import BUSY_S, DAMAGED, explain, is_missing
 from autotune.values.errors import DatabaseError
 from autotune.values.paths import Location, database_url, shown, sqlite_path

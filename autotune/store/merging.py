@@ -10,8 +10,8 @@ from typing import Any
 import sqlalchemy as sa
 
 from autotune.store.entries import Entry, TrialEntry, Wanted, read_entries
+from autotune.store.fields import unix_s
 from autotune.store.results import close_sweep, learn_device, open_sweep, write_records, write_result
-from autotune.store.rows import unix_s
 from autotune.store.store import Store
 from autotune.values.device import Device
 from autotune.values.record import Environment, Record

@@ -16,14 +16,12 @@ from typing import Any, TypeVar
 import sqlalchemy as sa
 
 from autotune.store.clock import now
+from autotune.store.fields import RowError, in_short, moment
 from autotune.store.rows import (
     PROBLEM_FIELDS,
-    RowError,
     device_of,
     environment_of,
-    in_short,
     job_of,
-    moment,
     problem_of,
     problem_row,
     record_of,

@@ -10,8 +10,9 @@ import sqlalchemy as sa
 
 from autotune.store.clock import now
 from autotune.store.database import INSERT
+from autotune.store.fields import RowError
 from autotune.store.results import write_result
-from autotune.store.rows import PROBLEM_FIELDS, SIZES, RowError, job_of, problem_row, worker_of
+from autotune.store.rows import PROBLEM_FIELDS, SIZES, job_of, problem_row, worker_of
 from autotune.store.store import Store
 from autotune.store.tables import DEVICE, JOB, OPEN, WORKER, with_device
 from autotune.values.errors import LeaseLost

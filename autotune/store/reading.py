@@ -15,8 +15,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
+from autotune.store.fields import Row, unix_s
 from autotune.store.readonly import Reader, opened
-from autotune.store.rows import Row, environment_of, evidence_of, record_of, unix_s
+from autotune.store.rows import environment_of, evidence_of, record_of
 from autotune.store.text import SAMPLES, RecordFile
 from autotune.values.device import Device
 from autotune.values.errors import DatabaseError

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import quote
 
-from autotune.store.rows import RowError, in_short
+from autotune.store.fields import RowError, in_short
 from autotune.store.trouble import DAMAGED, check_known, check_tables, explain, is_missing
 from autotune.values.errors import DatabaseError
 

@@ -18,7 +18,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, TypeVar
 
-from autotune.store.rows import SIZES, device_of, environment_of, in_short, problem_of, record_of
+from autotune.store.fields import in_short
+from autotune.store.rows import SIZES, device_of, environment_of, problem_of, record_of
 from autotune.store.trouble import check_known
 from autotune.values.device import Device
 from autotune.values.errors import DatabaseError

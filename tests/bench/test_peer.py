@@ -87,7 +87,7 @@ def test_one_that_cannot_be_had_or_fails_is_a_note(operands):
 
 def test_one_that_crashes_costs_its_worker_and_nothing_else():
     default, *others = registry.space(PROBLEM, cpu_device())[:3]
-    entry = peers.work_with_a_peer_that_crashes
+    entry = known_peers.work_with_a_peer_that_crashes
     with LocalExecutor(cpu_device(), entry=entry, allow_busy=True) as executor:
         tuned = executor.tune(PROBLEM, [default, *others], {}, extra=Extra(peer=True))
         assert tuned.record is not None
@@ -97,7 +97,7 @@ def test_one_that_crashes_costs_its_worker_and_nothing_else():
 
 def test_a_record_without_a_peer_is_raced_again_in_short(store, monkeypatch):
     """By the default, the incumbent and the peer; and a recheck keeps what the record has."""
-    with LocalExecutor(cpu_device(), entry=peers.work, allow_busy=True) as executor:
+    with LocalExecutor(cpu_device(), entry=known_peers.work, allow_busy=True) as executor:
         (first,) = sweep([PROBLEM], store, [executor])
         (without,) = sweep([PROBLEM], store, [executor], extra=Extra(peer=True))
         assert without.resumed, "there is no vLLM"
@@ -126,7 +126,7 @@ def test_a_record_without_a_peer_is_raced_again_in_short(store, monkeypatch):
 
 def test_a_stale_record_leaves_its_successor_the_peer(store, monkeypatch):
     monkeypatch.setattr(incremental, "vllm_is_here", lambda: True)
-    with LocalExecutor(cpu_device(), entry=peers.work, allow_busy=True) as executor:
+    with LocalExecutor(cpu_device(), entry=known_peers.work, allow_busy=True) as executor:
         assert next(sweep([PROBLEM], store, [executor], extra=Extra(peer=True))).record is not None
         for table in ("record", "trial"):
             query(store.name, f"UPDATE {table} SET source_hash = '0123456789abcdef'")
@@ -136,7 +136,9 @@ def test_a_stale_record_leaves_its_successor_the_peer(store, monkeypatch):
 
 def test_a_race_for_a_peer_that_is_not_to_be_had_leaves_the_record(store, monkeypatch):
     monkeypatch.setattr(incremental, "vllm_is_here", lambda: True)
-    with LocalExecutor(cpu_device(), entry=peers.work_with_a_peer_that_crashes, allow_busy=True) as executor:
+    with LocalExecutor(
+        cpu_device(), entry=known_peers.work_with_a_peer_that_crashes, allow_busy=True
+    ) as executor:
         (first,) = sweep([PROBLEM], store, [executor])
         (again,) = sweep([PROBLEM], store, [executor], extra=Extra(peer=True))
     assert again.record == first.record == store.records(cpu_device(), PROBLEM)[-1]

@@ -16,7 +16,7 @@ from autotune.runtime.plans import LayerPlans, default_lookup, plans_for
 from autotune.serving.decide import decide
 from autotune.serving.vllm import engine, report
 from autotune.serving.vllm.parameters import replace_parameter, weight_of
-from autotune.store.rows import in_short
+from autotune.store.fields import in_short
 from autotune.values.errors import AutotuneError, FormatError, LayerError
 from autotune.values.layer import Layer
 
