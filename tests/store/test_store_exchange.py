@@ -136,6 +136,18 @@ def test_evidence_is_read_back(tmp_path):
     }
 
 
+def test_energy_is_kept_by_databases_and_text(tmp_path):
+    third = 1 / 3
+    energy = ((f"{FAMILY}:tile_m=8,split_k=1", third / 100, 0.003, 0.004),)
+    measured = replace(record(), evidence=replace(EVIDENCE, energy=energy))
+    with Store.open(str(tmp_path / "mine.db")) as store:
+        store.add_result(store.begin_sweep(H200, ENVIRONMENT, {}), trials(measured), measured, None)
+        (stored,) = store.records(H200)
+    assert stored.evidence.energy == energy
+    write_text([stored], ENVIRONMENT, tmp_path / "a")
+    assert read_text(tmp_path / "a")[1][0].evidence.energy == ((energy[0][0], 0.003333, 0.003, 0.004),)
+
+
 def test_evidence_keeps_the_digits_that_mean_something(tmp_path):
     third = 1 / 3
     exact = replace(

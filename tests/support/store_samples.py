@@ -38,7 +38,6 @@ EVIDENCE = Evidence(
     peers=(("vllm:MacheteLinearKernel", 6.25),),
     candidates=7,
     learned_from=(16, 32),
-    energy=((f"{FAMILY}:tile_m=8,split_k=1", 0.0021, 0.002, 0.0022),),
 )
 
 
