@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import sysconfig
 import tempfile
 from collections.abc import Iterator
@@ -11,8 +13,9 @@ from dataclasses import replace
 from pathlib import Path
 from unittest import SkipTest
 
+from places import FROZEN
+
 import autotune
-from autotune.families import registry
 from autotune.values.config import Config
 from autotune.values.device import Device
 from autotune.values.layer import Layer, Problem
@@ -21,8 +24,11 @@ from autotune.values.record import Binary, Environment, Evidence, Record, Trial
 H200 = Device("cuda", 0, "NVIDIA H200", "sm_90", 132, 50 << 20, 227 << 10, 141 << 30)
 H100 = replace(H200, name="NVIDIA H100", memory_bytes=80 << 30)
 A100 = replace(H200, name="NVIDIA A100", arch="sm_80", cores=108)
-RIVAL, FAMILY = [name for name, family in registry.families().items() if family.kind == "cuda"][:2]
-SOURCES = {FAMILY: "0123456789abcdef", RIVAL: "fedcba9876543210"}
+# The frozen databases have these samples too, with the families of their day.
+SOURCES: dict[str, str] = json.loads(
+    re.findall(r"{[^{}]*0123456789abcdef[^{}]*}", (FROZEN / "0001.sql").read_text())[0]
+)
+FAMILY, RIVAL = SOURCES
 ENVIRONMENT = Environment("CUDA 13.0", "NVRTC 13.0", "2.13.0", "0.1.0", SOURCES)
 LAYER = Layer(4096, 4096)
 EVIDENCE = Evidence(
