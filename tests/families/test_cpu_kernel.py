@@ -281,7 +281,6 @@ def test_every_config_of_a_space_is_right() -> None:
         ("cpu:tile_n=64,split_k=1,unpack_m=0,threads=4", 16, "share 3 tasks"),
         ("cpu:tile_n=32,split_k=1,unpack_m=0,threads=4", 1, "less than waking it costs"),
         ("cpu:tile_n=64,split_k=1,unpack_m=64,threads=1", 128, "unpack_m=64 is not one of"),
-        ("cpu:tile_n=64,split_k=1,unpack_m=256,threads=1", 8, "below m=16"),
         ("cpu:tile_n=32,split_k=2,unpack_m=256,threads=4", 16, "is for many tokens"),
     ],
 )

@@ -206,10 +206,11 @@ def test_the_queue_asks_the_daemon_of_this_machine_how_it_is(url, monkeypatch):
 def test_figures_are_those_of_the_readme(url):
     readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
     table = [line.strip("| ").split(" | ") for line in readme.splitlines() if re.match(r"\| \d+ \|", line)]
-    rows = {row[0]: row for row in parsed(shown(url, "figures")).rows if len(row) == 7 and row[0].isdecimal()}
+    shown_rows = [row for row in parsed(shown(url, "figures")).rows if len(row) == 6 and row[0].isdecimal()]
+    rows = {row[0]: row for row in reversed(shown_rows)}  # the first table's, where several have a number
     assert table
-    for tokens, stored, default, humming, int4, matmul, roofline in table:
-        assert rows[tokens] == [tokens, stored, default, matmul, humming, int4, roofline]
+    for tokens, stored, default, humming, matmul, *_ in table:
+        assert rows[tokens][:5] == [tokens, stored, default, matmul, humming]
 
 
 def test_a_reader_of_a_server_sees_every_page(postgres: Server, template: str):
