@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os.path
 import re
 from pathlib import Path
 
@@ -24,6 +25,9 @@ def shipped_fit(device: str) -> Path:
 
 
 def fit_files(device: str, database: Path | None) -> list[Path]:
-    """Those of the device model that are there: the user's own beside the database, then the shipped one."""
+    """Those of the device model that are there: the user's own beside the database, then the shipped one.
+
+    A folder that may not be entered has none.
+    """
     own = [] if database is None else [own_fit(database, device)]
-    return [path for path in (*own, shipped_fit(device)) if path.is_file()]
+    return [path for path in (*own, shipped_fit(device)) if os.path.isfile(path)]
