@@ -48,8 +48,8 @@ In a model it sleeps between calls; a race, whose calls follow each other, does 
 _MUCH_WORK = 1 << 20
 """Multiply-adds per thread from which on three idle cores for each busy one are certainly a loss."""
 
-_OPERATIONS_PER_US = 2e4
-"""Of a thread."""
+_OPERATIONS_PER_US, _UNPACKED_PER_US = 2e4, 5.5e3
+"""Of a thread: what it multiplies and adds, and weights that it dequantises into the cache."""
 
 _EVEN_TASKS = 8
 """Tasks for each thread that leave no thread idle for long at the end."""
@@ -168,7 +168,11 @@ class CpuFamily(Family):
 
     def estimate(self, config: Config, problem: Problem, device: Device) -> float:  # noqa: ARG002
         """As if every thread did as much at any time; no other family is compared with it."""
-        return problem.operations / (config["threads"] * _OPERATIONS_PER_US)
+        us = problem.operations / _OPERATIONS_PER_US
+        if config["unpack_m"]:
+            times = -(-problem.m // config["unpack_m"])
+            us += times * problem.layer.n * problem.layer.k / _UNPACKED_PER_US
+        return us / config["threads"]
 
     def plan(self, config: Config, layer: Layer, device: Device, cubin: bytes | None) -> CpuPlan:  # noqa: ARG002
         """Make the config ready for the layer."""

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from autotune.values.config import Config
+from autotune.values.device import Device
 from autotune.values.record import Evidence
 
 
-def least_energy(winner: Config, evidence: Evidence | None) -> tuple[Config, str]:
+def least_energy(winner: Config, evidence: Evidence | None, device: Device) -> tuple[Config, str]:
     """The config that takes the least energy for certain, else the winner; and why, in one phrase."""
     measured = {} if evidence is None else {name: joules for name, *joules in evidence.energy}
     own = measured.get(str(winner))
     if own is None:
-        return winner, "its energy was not measured; to measure it: autotune sweep --energy"
+        how = "; to measure it: autotune sweep --energy" if device.kind == "cuda" else ""
+        return winner, f"its energy was not measured{how}"
     name, (least, _, high) = min(measured.items(), key=lambda each: each[1][0])
     if high >= own[1]:
         return winner, f"no other takes less energy for certain than its {_mj(own[0])} mJ a call"

@@ -240,7 +240,7 @@ class Lookup:
         """The answer with the config of the record's race that takes the least energy."""
         explained = self.explain(answer)
         evidence = None if explained is None else explained.record.evidence
-        config, reason = least_energy(answer.config, evidence)
+        config, reason = least_energy(answer.config, evidence, self.device)
         valid = registry.family_of(config).reject(config, answer.problem, self.device) is None
         if config == answer.config or evidence is None or not valid:
             return replace(answer, reason=f"{answer.reason}; {reason}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import pytest
@@ -172,7 +173,8 @@ def test_lookup_shows_what_a_policy_costs(capsys) -> None:
     assert main([*asked, "--policy", "batch_invariant", "--explain"]) == 0
     shown = capsys.readouterr().out
     assert "source: policy" in shown
-    assert "times as long as the default ones" in shown
+    (cost,) = set(re.findall(r"estimated to take ([0-9.]+) times as long as the default ones", shown))
+    assert float(cost) > 1.05  # to dequantise into the cache is much for one token
     assert main([*asked, "--policy", "slow"]) == 2
 
 
