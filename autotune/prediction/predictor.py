@@ -69,13 +69,17 @@ class Predictor:
 
     def times_us(self, pairs: Sequence[tuple[Problem, Config]]) -> list[float]:
         """What each valid config takes for its problem; the plain estimate where the family has no fit."""
-        estimates = [
-            registry.family_of(config).estimate(config, problem, self.device) for problem, config in pairs
-        ]
-        times = np.array(estimates)
+        # There are many pairs of few configs, each of which is asked once what holds for all of its pairs.
+        distinct = {id(config): config for _, config in pairs}
+        families = {key: registry.family_of(config) for key, config in distinct.items()}
+        corrected = {key: self.corrects(config) for key, config in distinct.items()}
+        device = self.device
+        times = np.array(
+            [families[id(config)].estimate(config, problem, device) for problem, config in pairs]
+        )
         places: dict[str, list[int]] = defaultdict(list)
         for place, (_, config) in enumerate(pairs):
-            if self.corrects(config):
+            if corrected[id(config)]:
                 places[config.family].append(place)
         for name, own in places.items():
             problems, configs = zip(*(pairs[place] for place in own), strict=True)

@@ -64,6 +64,10 @@ class Layer:
     n: int
     k: int
     scheme: Scheme = field(hash=False)  # layers are looked up often, and few differ in nothing else
+    group_size: int = field(init=False, repr=False, compare=False)
+    """Weights along k that share a scale, as a number."""
+    weight_bytes: int = field(init=False, repr=False, compare=False)
+    """Bytes of nibbles, scales in the layer's dtype and packed zeros, unpadded."""
 
     def __init__(
         self,
@@ -90,12 +94,10 @@ class Layer:
         object.__setattr__(self, "n", n)
         object.__setattr__(self, "k", k)
         object.__setattr__(self, "scheme", scheme)
-
-    @property
-    def group_size(self) -> int:
-        """Weights along k that share a scale, as a number."""
-        size = self.scheme.group_size
-        return self.k if size == -1 else size
+        # Estimates ask for these thousands of times.
+        object.__setattr__(self, "group_size", k if scheme.group_size == -1 else scheme.group_size)
+        per_group = (4.0 if self.dtype == "fp32" else 2.0) + (0.5 if self.zero_point else 0.0)
+        object.__setattr__(self, "weight_bytes", int(n * (k / 2 + self.groups * per_group)))
 
     @property
     def dtype(self) -> str:
@@ -111,12 +113,6 @@ class Layer:
     def groups(self) -> int:
         """Number of groups along k."""
         return self.k // self.group_size
-
-    @property
-    def weight_bytes(self) -> int:
-        """Bytes of nibbles, scales in the layer's dtype and packed zeros, unpadded."""
-        per_group = (4.0 if self.dtype == "fp32" else 2.0) + (0.5 if self.zero_point else 0.0)
-        return int(self.n * (self.k / 2 + self.groups * per_group))
 
     def __str__(self) -> str:
         if self.scheme.weight != _DEFAULT.weight:
