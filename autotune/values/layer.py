@@ -64,8 +64,6 @@ class Layer:
     n: int
     k: int
     scheme: Scheme = field(hash=False)  # layers are looked up often, and few differ in nothing else
-    group_size: int = field(init=False, repr=False, compare=False)
-    """Weights along k that share a scale, as a number."""
     weight_bytes: int = field(init=False, repr=False, compare=False)
     """Bytes of nibbles, scales in the layer's dtype and packed zeros, unpadded."""
 
@@ -94,10 +92,15 @@ class Layer:
         object.__setattr__(self, "n", n)
         object.__setattr__(self, "k", k)
         object.__setattr__(self, "scheme", scheme)
-        # Estimates ask for these thousands of times.
-        object.__setattr__(self, "group_size", k if scheme.group_size == -1 else scheme.group_size)
+        # Estimates ask for it thousands of times.
         per_group = (4.0 if self.dtype == "fp32" else 2.0) + (0.5 if self.zero_point else 0.0)
         object.__setattr__(self, "weight_bytes", int(n * (k / 2 + self.groups * per_group)))
+
+    @property
+    def group_size(self) -> int:
+        """Weights along k that share a scale, as a number."""
+        size = self.scheme.group_size
+        return self.k if size == -1 else size
 
     @property
     def dtype(self) -> str:
