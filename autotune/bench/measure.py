@@ -19,7 +19,7 @@ from autotune.families.protocol import Plan
 from autotune.values.config import Config
 from autotune.values.errors import AutotuneError
 from autotune.values.layer import COARSE, Problem
-from autotune.values.record import DEFAULT_MODE, Mode, Trial
+from autotune.values.record import DEFAULT_MODE, ConfigJoules, Mode, Trial
 
 _SCREEN_ROUNDS = 3
 _FINALISTS = 12
@@ -55,7 +55,7 @@ class Measured:
     peers: tuple[tuple[str, float], ...] = ()
     note: str = ""
     disturbed: tuple[Config, ...] = ()
-    energy: tuple[tuple[str, float, float, float], ...] = ()
+    energy: tuple[ConfigJoules, ...] = ()
 
 
 def measure(
@@ -128,7 +128,7 @@ def measure(
 class Taken:
     """The energy of calls, as `Measured` has it; or none, and `note` says why."""
 
-    energy: tuple[tuple[str, float, float, float], ...] = ()
+    energy: tuple[ConfigJoules, ...] = ()
     note: str = ""
 
 
@@ -165,7 +165,7 @@ class _Examiner:
 
     def energy(self, configs: Sequence[Config], counter: Counter) -> Taken:
         """What calls of the configs take, which have passed, one straight after the other in a graph."""
-        measured: list[tuple[str, float, float, float]] = []
+        measured: list[ConfigJoules] = []
         for config in configs:
             timer = GraphTimer(self._plan_of(config), self._operands.copies, self._activations)
             found = measure_energy(timer, counter)

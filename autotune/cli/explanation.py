@@ -9,7 +9,7 @@ from autotune.values.counts import counted
 if TYPE_CHECKING:
     from autotune.records.explanation import Explanation
     from autotune.records.lookup import Answer
-    from autotune.values.record import Environment, Evidence, Record
+    from autotune.values.record import ConfigJoules, Environment, Evidence, Record
 
 
 def fields(answer: Answer, explanation: Explanation | None) -> dict[str, Any]:
@@ -90,7 +90,7 @@ def _rivals(record: Record) -> list[str]:
     return [*ties, *runners_up, *_candidates(record.evidence), *peers, *map(_taken, record.evidence.energy)]
 
 
-def _taken(energy: tuple[str, float, float, float]) -> str:
+def _taken(energy: ConfigJoules) -> str:
     config, *joules = energy
     taken, low, high = (f"{1e3 * each:.4g}" for each in joules)
     return f"energy of a call: {config} {taken} mJ, 95 % interval {low} to {high} mJ"

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from autotune.store.store import Store
     from autotune.values.device import Device
     from autotune.values.layer import Problem
-    from autotune.values.record import Record
+    from autotune.values.record import ConfigJoules, Record
 
 # What a problem takes at least, until it has a record.
 _LEAST_S = {"cpu": 1.0, "cuda": 0.1}
@@ -326,7 +326,7 @@ def _peers(record: Record | None) -> tuple[tuple[str, float], ...]:
     return () if record is None or record.evidence is None else record.evidence.peers
 
 
-def _energy(record: Record | None) -> tuple[tuple[str, float, float, float], ...]:
+def _energy(record: Record | None) -> tuple[ConfigJoules, ...]:
     return () if record is None or record.evidence is None else record.evidence.energy
 
 

@@ -173,6 +173,7 @@ class DecodeFamily(CudaFamily):
     """
 
     name = "decode"
+    deterministic = True
     tunables = _ALLOWED
     source = "decode/decode.cu"
     kernel = "int4_decode"

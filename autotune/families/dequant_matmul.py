@@ -125,6 +125,7 @@ class DequantMatmulFamily(CudaFamily):
     """Tunable: `chunk_mb`, MiB of dequantised weights at once; a chunk that fits the L2 never leaves it."""
 
     name = "dequant_matmul"
+    deterministic = True
     tunables = MappingProxyType({"chunk_mb": _CHUNK_MB})
     source = "dequant_matmul/dequant_matmul.cu"
     kernel = "dequantize"

@@ -139,7 +139,6 @@ class CudaFamily(Family):
     """A CUDA kernel in one source of csrc/cuda, compiled for each config."""
 
     kind = "cuda"
-    deterministic = True
     source: str
     """Of csrc/cuda, or an absolute path."""
     kernel: str

@@ -163,6 +163,7 @@ class MmaFamily(CudaFamily):
     """
 
     name = "mma"
+    deterministic = True
     tunables = _ALLOWED
     source = "mma/mma.cu"
     kernel = "int4_gemm"

@@ -125,6 +125,7 @@ class PrefillFamily(CudaFamily):
     """
 
     name = "prefill"
+    deterministic = True
     tunables = dict.fromkeys(("tile_m", "warpgroups", "fragments", "cluster", "split_k", "stream_k"), ())
     source = "prefill/prefill.cu"
     kernel = "int4_prefill"

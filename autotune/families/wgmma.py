@@ -137,6 +137,7 @@ class WgmmaFamily(CudaFamily):
     """
 
     name = "wgmma"
+    deterministic = True
     tunables = _ALLOWED
     source = "wgmma/wgmma.cu"
     kernel = "int4_wgmma"

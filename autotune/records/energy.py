@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from autotune.values.config import Config
 from autotune.values.device import Device
 from autotune.values.record import Evidence
 
 
-def least_energy(winner: Config, evidence: Evidence | None, device: Device) -> tuple[Config, str]:
-    """The config that takes the least energy for certain, else the winner; and why, in one phrase."""
-    measured = {} if evidence is None else {name: joules for name, *joules in evidence.energy}
+def least_energy(
+    winner: Config, evidence: Evidence | None, device: Device, fits: Callable[[str], bool]
+) -> tuple[Config, str]:
+    """The config that takes the least energy for certain, else the winner; and why, in one phrase.
+
+    Only configs that `fits` take part, as text, which the evidence of others may have anything for.
+    """
+    energy = () if evidence is None else evidence.energy
+    measured = {name: joules for name, *joules in energy if fits(name)}
     own = measured.get(str(winner))
     if own is None:
         how = "; to measure it: autotune sweep --energy" if device.kind == "cuda" else ""

@@ -18,6 +18,7 @@ from autotune.records.sources import Sources
 from autotune.store.fields import in_short
 from autotune.values.config import Config
 from autotune.values.device import Device, driver_of, find_device
+from autotune.values.errors import ConfigError
 from autotune.values.layer import BUCKETS, Layer, Problem, buckets_for
 from autotune.values.paths import Location, database_url
 from autotune.values.policy import Policy, policy_in_force
@@ -240,12 +241,18 @@ class Lookup:
         """The answer with the config of the record's race that takes the least energy."""
         explained = self.explain(answer)
         evidence = None if explained is None else explained.record.evidence
-        config, reason = least_energy(answer.config, evidence, self.device)
-        valid = registry.family_of(config).reject(config, answer.problem, self.device) is None
-        if config == answer.config or evidence is None or not valid:
-            return replace(answer, reason=f"{answer.reason}; {reason}")
-        median_us = dict(evidence.runners_up).get(str(config))
-        return replace(answer, config=config, median_us=median_us, reason=f"{answer.reason}; {reason}")
+
+        def fits(name: str) -> bool:
+            try:
+                return self._why_invalid(Config.parse(name), answer.problem) is None
+            except ConfigError:
+                return False
+
+        config, reason = least_energy(answer.config, evidence, self.device, fits)
+        answer = replace(answer, reason=f"{answer.reason}; {reason}")
+        if config == answer.config or evidence is None:
+            return answer
+        return replace(answer, config=config, median_us=dict(evidence.runners_up).get(str(config)))
 
     def _own_records(self, layer: Layer) -> dict[int, list[tuple[str, Record]]]:
         """The layer's records on this device with their source, by m; of each m by the order of sources."""
@@ -265,10 +272,20 @@ class Lookup:
         """Why the record's config must not run the problem, or None when it may."""
         try:
             stale = self._why_stale(record)
-            reason = stale or registry.family_of(record.config).reject(record.config, problem, self.device)
         except Exception as error:  # a stored config may have any tunables, with any values
-            return f"the record's config {record.config} is not valid here: {in_short(error)}"
-        return stale or (reason and f"the record's config {record.config} is not valid here: {reason}")
+            reason: str | None = in_short(error)
+        else:
+            if stale is not None:
+                return stale
+            reason = self._why_invalid(record.config, problem)
+        return reason and f"the record's config {record.config} is not valid here: {reason}"
+
+    def _why_invalid(self, config: Config, problem: Problem) -> str | None:
+        """Why the config cannot run the problem here, whatever it is, or None when it can."""
+        try:
+            return registry.family_of(config).reject(config, problem, self.device)
+        except Exception as error:
+            return in_short(error)
 
     def _why_unverified(self, record: Record) -> str | None:
         """Why its time may be another one now. A daemon also sees to kernels of other compilers."""

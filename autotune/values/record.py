@@ -18,6 +18,8 @@ writes its x, as in a model's decode loop; the same, call after call; one copy a
 calls after random idle times, as requests come."""
 MODES: tuple[Mode, ...] = get_args(Mode)
 DEFAULT_MODE: Mode = "model"
+ConfigJoules = tuple[str, float, float, float]
+"""A config as text, the joules of a call, and the ends of their 95 % interval."""
 SERVED: tuple[Mode, ...] = ("model", "graph", "server")
 """Modes whose records models run, the preferred one first; `hot` times no call that a model makes."""
 
@@ -76,7 +78,7 @@ class Evidence:
     peers: tuple[tuple[str, float], ...] = ()
     candidates: int | None = None
     learned_from: tuple[int, ...] = ()
-    energy: tuple[tuple[str, float, float, float], ...] = ()
+    energy: tuple[ConfigJoules, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

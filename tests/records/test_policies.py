@@ -14,6 +14,7 @@ from store_samples import H200, config, record
 
 from autotune.cli import main
 from autotune.families import registry
+from autotune.families.gemm import CudaFamily
 from autotune.models.apply import apply
 from autotune.records.lookup import Lookup
 from autotune.runtime.handle import origin_of
@@ -109,6 +110,10 @@ def test_deterministic_leaves_out_families_that_are_not(small_world, monkeypatch
     assert (answer.source, answer.config) == ("exact", best)
 
 
+def test_who_derives_a_family_says_itself_that_it_is_deterministic() -> None:
+    assert not CudaFamily.deterministic
+
+
 def test_all_families_of_autotune_are_deterministic() -> None:
     assert all(family.deterministic for family in registry.families().values())
 
@@ -141,6 +146,16 @@ def test_efficient_takes_what_needs_the_least_energy(
     assert (answer.source, answer.config, answer.median_us) == ("exact", config(chosen), median_us)
     assert reason in answer.reason
     assert Lookup(H200, small_world).answer(PROBLEM).config == config(16)
+
+
+@pytest.mark.parametrize("strange", ["warp_drive:tile_m=8", "no config", "{family}:tile_m=8,split_k=7"])
+def test_efficient_leaves_out_what_cannot_run_here(small_world, strange: str) -> None:
+    best = config(16)
+    energy = ((strange.format(family=best.family), 1e-3, 1e-3, 1e-3), (str(best), 4e-3, 4e-3, 4e-3))
+    store(small_world, replace(record(best=best), evidence=replace(with_energy(), energy=energy)))
+    answer = Lookup(H200, small_world, policy="efficient").answer(PROBLEM)
+    assert (answer.config, answer.median_us) == (best, 5.25)
+    assert "no other takes less" in answer.reason
 
 
 def test_apply_and_its_handle_keep_the_policy() -> None:
