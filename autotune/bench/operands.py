@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Any, NamedTuple, TypeVar
@@ -89,6 +89,15 @@ class Operands:
         x = self.tokens(m, seed)
         return Activation(x, torch.empty((m, self.layer.n), dtype=x.dtype, device=x.device))
 
+    def rotated(self, activations: Sequence[Activation]) -> tuple[Any, ...]:
+        """As many copies, at least two, as exceed three times the last cache with what each call touches.
+
+        Of thousands of tokens x and out alone do, so that few copies time what all of them would.
+        """
+        touched = max(sum(tensor.nbytes for tensor in each) for each in activations)
+        count = _copies_needed(_bytes(self.copies[0]), self.device, touched)
+        return self.copies[: max(2, count)]
+
     def tokens(self, m: int, seed: int, magnitude: float = 1.0) -> torch.Tensor:
         """x[m, k], normally distributed with the given standard deviation."""
         generator = torch.Generator(self.device.torch_name).manual_seed(seed)
@@ -126,14 +135,22 @@ class Operands:
 def _copies(weight: QuantizedWeight, device: Device, layout: Layout) -> tuple[Any, ...]:
     """Equal copies of the packed weight beyond three times the last cache."""
     first = _packed(weight, layout)
-    bytes = sum({tensor.data_ptr(): tensor.nbytes for tensor in _tensors(first)}.values())
+    bytes = _bytes(first)
     if not bytes:
         raise LayerError(
             f"pack of {layout.name} made {type(first).__name__} without tensors of {weight.layer};"
             " return its tensors"
         )
-    count = 1 + -(-_CACHE_MULTIPLE * device.l2_bytes // bytes)
-    return (first, *(_copy(first) for _ in range(count - 1)))
+    return (first, *(_copy(first) for _ in range(_copies_needed(bytes, device) - 1)))
+
+
+def _copies_needed(weight_bytes: int, device: Device, beside: int = 0) -> int:
+    """Of a weight, so that all but one exceed three times the last cache, with so many bytes beside them."""
+    return 1 + -(-max(0, _CACHE_MULTIPLE * device.l2_bytes - beside) // weight_bytes)
+
+
+def _bytes(weight: Any) -> int:
+    return sum({tensor.data_ptr(): tensor.nbytes for tensor in _tensors(weight)}.values())
 
 
 def _packed(weight: QuantizedWeight, layout: Layout) -> Any:

@@ -28,7 +28,7 @@ _CLOCK_SHARE = 0.98
 _REPEATS = 3
 _REST_S = 0.05
 _LONG_ROUND_S = 0.004
-_REST_PER_WORK = 2.0
+_REST_PER_WORK = 1.0
 
 
 @dataclass(slots=True)

@@ -270,7 +270,9 @@ def timer_for(
     if operands.device.kind == "cuda":
         if mode == "server":
             return ServerTimer(plan, operands.rotation, activations)
-        copies = operands.copies[:1] * len(operands.copies) if mode == "hot" else operands.copies
+        copies = operands.rotated(activations)
+        if mode == "hot":
+            copies = copies[:1] * len(copies)
         feed_us = None
         if mode == "model":
             m = len(activations[0].x)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import sys
 from abc import ABC, abstractmethod
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 from autotune import _C
@@ -18,7 +19,7 @@ from autotune.jit.unit import Unit
 from autotune.values.scheme import GROUP_SIZES
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Iterable, Iterator
+    from collections.abc import Hashable, Iterable, Iterator, Sequence
 
     import torch
 
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
 SM90_SHARED_BYTES = 233472
 SM90_BLOCK_BYTES = 1024
 
+PART_COLUMNS = 8
+"""Of whose multiples parts of a result are: no vector that a kernel stores is of two."""
 _ELEMENT_BYTES = 2
 """Of x and out."""
 
@@ -83,7 +86,8 @@ class CudaPlan:
     """A loaded kernel and its launches for one layer.
 
     Its parameters are x, the weight's tensors, bias and out, then `CudaFamily.scratch`, the number of tokens,
-    n, k and the launch's own arguments. Where x comes by tensor copies, its number of rows follows it.
+    n, k and the launch's own arguments. Where x comes by tensor copies, its number of rows follows it. A
+    kernel that writes parts is also told where each part but the first begins, n where there is none.
     """
 
     def __init__(self, family: CudaFamily, geometry: Geometry, cubin: bytes) -> None:
@@ -99,7 +103,24 @@ class CudaPlan:
         self._x_bytes, self._out_bytes = _ELEMENT_BYTES * layer.k, _ELEMENT_BYTES * layer.n
         self._stream = torch._C._cuda_getCurrentRawStream
         self._launches: dict[int, tuple[Any, ...]] = {}
+        self._most_parts, self._whole = family.most_parts, (layer.n,) * (family.most_parts - 1)
         self.workspace_bytes = geometry.workspace_bytes
+
+    def run_parts(
+        self,
+        x: torch.Tensor,
+        weight: PackedWeight,
+        bias: torch.Tensor | None,
+        out: torch.Tensor,
+        workspace: torch.Tensor | None,
+        sizes: Sequence[int],
+    ) -> bool:
+        """`run`, but in out the parts lie one after the other, [m, size] each; False if it cannot do that."""
+        if len(sizes) > self._most_parts or any(size % PART_COLUMNS for size in sizes):
+            return False
+        begin = tuple(accumulate(sizes))[:-1]
+        self.run(x, weight, bias, out, workspace, (*begin, *self._whole[len(begin) :]))
+        return True
 
     def run(
         self,
@@ -108,6 +129,7 @@ class CudaPlan:
         bias: torch.Tensor | None,
         out: torch.Tensor,
         workspace: torch.Tensor | None,
+        begin: tuple[int, ...] = (),
     ) -> None:
         zeros = weight.zeros
         # Written out, because each call of a model comes by here.
@@ -123,6 +145,8 @@ class CudaPlan:
                 counters = 0 if workspace is None else workspace.data_ptr()
                 behind = (counters + COUNTER_BYTES,) if self._scratch > 1 else ()
                 last = (counters, *behind, *last)
+            if self._whole:
+                last = (*last, *(begin or self._whole))
             arguments = (at, tokens, q, s, z, b, to, *last) if self._by_box else (at, q, s, z, b, to, *last)
             self._function.launch(grid, threads, shared_bytes, stream, arguments, programmatic)
             at, to = at + tokens * self._x_bytes, to + tokens * self._out_bytes
@@ -146,6 +170,8 @@ class CudaFamily(Family):
     geometry: type[Geometry]
     scratch = 0
     """Pointers that the kernel gets to the workspace: none, to its head, also behind the counters."""
+    most_parts = 1
+    """That the kernel writes, the results of so many linears in one; more only in a single launch."""
     hopper: str | None = None
     """What of sm_90 alone the kernel needs, if anything."""
     arch_suffix = ""

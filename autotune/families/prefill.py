@@ -131,6 +131,7 @@ class PrefillFamily(CudaFamily):
     kernel = "int4_prefill"
     geometry = PrefillGeometry
     scratch = 2
+    most_parts = 3
     hopper = "wgmma"
     arch_suffix = "a"
     worth_timing = 1.15

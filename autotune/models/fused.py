@@ -22,16 +22,24 @@ class Product:
     def __init__(self, linear: Int4Linear, sizes: Sequence[int]) -> None:
         self.linear = linear
         self.sizes = list(sizes)
-        self._kept: tuple[torch.Tensor, tuple[torch.Tensor, ...]] | None = None
+        self._kept: tuple[torch.Tensor, Sequence[torch.Tensor]] | None = None
 
     def part(self, x: torch.Tensor, index: int) -> torch.Tensor:
         """Columns of part `index` of the product with x."""
         kept = self._kept
         # The first part starts anew: x may be a buffer that was written to since.
         if index == 0 or kept is None or kept[0] is not x:
-            kept = (x, self.linear(x).split(self.sizes, -1))
+            kept = (x, self._parts(x))
         self._kept = None if index == len(self.sizes) - 1 else kept
         return kept[1][index]
+
+    def _parts(self, x: torch.Tensor) -> Sequence[torch.Tensor]:
+        if torch.compiler.is_compiling():
+            # Compiled kernels read columns as fast, and this is the op that every graph knows.
+            whole: torch.Tensor = self.linear(x)
+            columns: tuple[torch.Tensor, ...] = whole.split(self.sizes, -1)
+            return columns
+        return self.linear.parts(x, self.sizes)
 
 
 class Part(torch.nn.Module):
@@ -45,7 +53,7 @@ class Part(torch.nn.Module):
         self._index = index
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """out[..., n of the part] of x[..., k], a view of the product."""
+        """out[..., n of the part] of x[..., k]."""
         return self._product.part(x, self._index)
 
     def extra_repr(self) -> str:

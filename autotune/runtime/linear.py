@@ -10,7 +10,7 @@ import torch
 from autotune.formats import awq_gemm
 from autotune.layouts import PackedWeight, QuantizedWeight, pack
 from autotune.layouts.packed import wait_written
-from autotune.runtime.op import int4_linear
+from autotune.runtime.op import int4_linear, int4_linears
 from autotune.runtime.plans import LayerPlans, default_lookup, device_of, plans_for, plans_of
 from autotune.runtime.saving import Packed
 from autotune.schemes.int4 import TORCH_DTYPES
@@ -99,19 +99,26 @@ class Int4Linear(Packed):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """out[..., n] of x[..., k], which is on the module's device and of the layer's dtype."""
+        out: torch.Tensor = int4_linear(*self._arguments(x))
+        return out
+
+    def parts(self, x: torch.Tensor, sizes: list[int]) -> list[torch.Tensor]:
+        """`forward` in parts of so many columns, each a tensor of its own where the kernel can do that."""
+        out: list[torch.Tensor] = int4_linears(*self._arguments(x), sizes)
+        return out
+
+    def _arguments(self, x: torch.Tensor) -> tuple[Any, ...]:
         if self.training and x.requires_grad and torch.is_grad_enabled():
             raise AutotuneError("no gradient passes through Int4Linear; use model.eval() or torch.no_grad()")
         # Read as a dict: each attribute that is a buffer costs half a microsecond.
         held = self._buffers
-        tensors = (held["qweight"], held["scales"], held["zeros"], held["bias"])
         perm = held["perm"]
         # An x of another size goes on to the op, whose error names it; gathering would read outside of it.
         if perm is not None and x.shape[-1:] == (self.in_features,):
             if perm.shape != (self.in_features,):
                 raise FormatError(f"perm is {list(perm.shape)}, expected [{self.in_features}]")
             x = x.index_select(-1, perm)
-        out: torch.Tensor = int4_linear(x, *tensors, self.plans.handle)
-        return out
+        return x, held["qweight"], held["scales"], held["zeros"], held["bias"], self.plans.handle
 
     def extra_repr(self) -> str:
         """The layer and the config that runs for one token."""

@@ -2,11 +2,16 @@
 
 The number of tokens is looked at inside the op, where it is a plain number; a compiled graph holds one opaque
 call. The op is below autograd: its result never requires grad.
+
+`int4_linears` is the same for a linear that is several in one, and returns their results. Elementwise kernels
+of torch read a result of its own up to twice as fast as columns of a wider one.
 """
 
 from __future__ import annotations
 
-from typing import NoReturn
+import functools
+from collections.abc import Callable
+from typing import Any, NoReturn
 
 import torch
 
@@ -24,12 +29,18 @@ _library.define(
     "int4_linear(Tensor x, Tensor qweight, Tensor scales, Tensor? zeros, Tensor? bias, str handle) -> Tensor",
     tags=(torch.Tag.pt2_compliant_tag,),
 )
+_library.define(
+    "int4_linears(Tensor x, Tensor qweight, Tensor scales, Tensor? zeros, Tensor? bias, str handle,"
+    " int[] sizes) -> Tensor[]"
+)
 
 Addresses = tuple[int, int, int, int]
 """Of qweight, scales, zeros and bias; 0 of what is not there."""
 
 _ALIGNMENT_BYTES = 16
 _INT32 = torch.int32
+_SCALES = 1
+"""Where scales are among the arguments behind x."""
 _AUTOCAST = (torch._C.DispatchKey.AutocastCPU, torch._C.DispatchKey.AutocastCUDA)
 _AUTOCAST_KEYS = torch._C.DispatchKeySet(_AUTOCAST[0]) | torch._C.DispatchKeySet(_AUTOCAST[1])
 
@@ -75,8 +86,9 @@ def _run(
     bias: torch.Tensor | None,
     handle: str,
     index: int,
-) -> torch.Tensor:
-    """The product on the GPU `index`."""
+    sizes: list[int] | None = None,
+) -> torch.Tensor | list[torch.Tensor]:
+    """The product on the GPU `index`; with `sizes` in parts of so many columns."""
     plans = plans_of(handle, index)
     if _known(plans, qweight, scales, zeros, bias) is None:
         _check_weight(plans, x.device, qweight, scales, zeros, bias)
@@ -98,8 +110,13 @@ def _run(
         weight = PackedWeight(form.layer, form.kind, qweight, scales, zeros)
         scratch_bytes = plan.workspace_bytes(m)
         scratch = workspace(x.device, scratch_bytes) if scratch_bytes else None
+        write_parts = getattr(plan, "run_parts", None)
+        if sizes and write_parts and write_parts(tokens, weight, bias, out, scratch, sizes):
+            parts = out.view(-1).split([m * size for size in sizes])
+            return [part.view(*shape[:-1], size) for part, size in zip(parts, sizes, strict=True)]
         plan.run(tokens, weight, bias, out, scratch)
-    return out if flat else out.view(*shape[:-1], n)
+    out = out if flat else out.view(*shape[:-1], n)
+    return out if sizes is None else list(out.split(sizes, -1))
 
 
 def _run_cuda(
@@ -109,13 +126,19 @@ def _run_cuda(
     zeros: torch.Tensor | None,
     bias: torch.Tensor | None,
     handle: str,
-) -> torch.Tensor:
+    sizes: list[int] | None = None,
+) -> torch.Tensor | list[torch.Tensor]:
     index = x.get_device()
     # torch.cuda.current_device() first asks whether there is CUDA at all.
     if index == torch._C._cuda_getDevice():
-        return _run(x, qweight, scales, zeros, bias, handle, index)
+        return _run(x, qweight, scales, zeros, bias, handle, index, sizes)
     with torch.cuda.device(index):
-        return _run(x, qweight, scales, zeros, bias, handle, index)
+        return _run(x, qweight, scales, zeros, bias, handle, index, sizes)
+
+
+def _parts_cpu(*arguments: Any) -> list[torch.Tensor]:
+    """The parts of what `_run_cpu` returns; the last argument has their sizes."""
+    return list(_run_cpu(*arguments[:-1]).split(arguments[-1], -1))
 
 
 def _known(
@@ -208,20 +231,12 @@ def _state(
         return sizes
 
 
-def _autocast(
-    x: torch.Tensor,
-    qweight: torch.Tensor,
-    scales: torch.Tensor,
-    zeros: torch.Tensor | None,
-    bias: torch.Tensor | None,
-    handle: str,
-) -> torch.Tensor:
+def _autocast(op: Callable[..., Any], x: torch.Tensor, *arguments: Any) -> Any:
     """Under autocast x becomes what the layer computes in, whatever autocast would choose: scales stay."""
     with torch._C._ExcludeDispatchKeyGuard(_AUTOCAST_KEYS):
         if x.dtype in TORCH_DTYPES.values():
-            x = x.to(scales.dtype)
-        out: torch.Tensor = int4_linear(x, qweight, scales, zeros, bias, handle)
-        return out
+            x = x.to(arguments[_SCALES].dtype)
+        return op(x, *arguments)
 
 
 def _shape(
@@ -243,6 +258,12 @@ def _shape(
     return x.new_empty((*x.shape[:-1], form.layer.n))
 
 
+def _part_shapes(x: torch.Tensor, *arguments: Any) -> list[torch.Tensor]:
+    """What tracing sees of `int4_linears`."""
+    whole = _shape(x, *arguments[:-1])
+    return [whole.new_empty((*whole.shape[:-1], size)) for size in arguments[-1]]
+
+
 def _refuse(x: torch.Tensor, form: Form) -> NoReturn:
     """Raise the LayerError of an x that does not fit the layer."""
     if x.dtype != form.dtype:
@@ -250,12 +271,17 @@ def _refuse(x: torch.Tensor, form: Form) -> NoReturn:
     raise LayerError(f"x is {list(x.shape)}, expected [..., {form.layer.k}] for {form.layer}")
 
 
-_library.impl("int4_linear", _run_cpu, "CPU")
-_library.impl("int4_linear", _run_cuda, "CUDA")
-_library.impl("int4_linear", torch.library.fallthrough_kernel, "Autograd")
-for _key in _AUTOCAST:
-    _library.impl("int4_linear", _autocast, _key.name)
-torch.library.register_fake("autotune::int4_linear", _shape, lib=_library)
-
 int4_linear = torch.ops.autotune.int4_linear.default
 """int4_linear(x[..., k], qweight, scales, zeros or None, bias or None, handle) -> out[..., n]."""
+int4_linears = torch.ops.autotune.int4_linears.default
+"""int4_linears(x, qweight, scales, zeros, bias, handle, sizes) -> out[..., size] for each of the sizes, which
+add up to n. Some are views of one tensor."""
+
+for _op, _cpu, _fake in ((int4_linear, _run_cpu, _shape), (int4_linears, _parts_cpu, _part_shapes)):
+    _name = _op._schema.name
+    _library.impl(_name, _cpu, "CPU")
+    _library.impl(_name, _run_cuda, "CUDA")
+    _library.impl(_name, torch.library.fallthrough_kernel, "Autograd")
+    for _key in _AUTOCAST:
+        _library.impl(_name, functools.partial(_autocast, _op), _key.name)
+    torch.library.register_fake(_name, _fake, lib=_library)

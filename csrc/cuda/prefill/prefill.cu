@@ -303,7 +303,7 @@ __cluster_dims__(CLUSTER* SPLIT_K, 1, 1)
     __launch_bounds__(kThreads, 1)
         int4_prefill(const __grid_constant__ TensorMap x, const uint4* qweight, const u16* scales,
                      const u32* zeros, const u16* bias, u16* out, u32* counters, float4* partials,
-                     long long m, long long n, long long k) {
+                     long long m, long long n, long long k, long long n1, long long n2) {
   extern __shared__ __align__(1024) unsigned char shared[];
   const PackedWeight weight{qweight, scales, zeros, static_cast<int>((n + 63) / 64),
                             static_cast<int>((k + 63) / 64)};
@@ -318,6 +318,8 @@ __cluster_dims__(CLUSTER* SPLIT_K, 1, 1)
     setmaxnreg_inc<WARPGROUPS == 2 ? 240 : 160>();
     const int groups = GROUP == 0 ? 1 : static_cast<int>(k / GROUP);
     multiply_all(work, block, weight, {counters, partials},
-                 {out, bias, static_cast<int>(m), static_cast<int>(n)}, groups);
+                 {out, bias, static_cast<int>(m), static_cast<int>(n), static_cast<int>(n1),
+                  static_cast<int>(n2)},
+                 groups);
   }
 }

@@ -1,5 +1,8 @@
 // Where the sums of prefill.cu go: those of a worker that does not own the tile to the one that does, in
 // fp32, by way of the workspace; those of a whole tile to out, with the bias, rounded to 16 bits.
+//
+// The columns of out may be parts, those of several linears in one: n1 and n2 are where the second and the
+// third begin, n where there is none. Parts lie one after the other, each [m, its columns].
 #pragma once
 
 #include "prefill/work.cuh"
@@ -90,7 +93,7 @@ struct Partials {
 struct Results {
   u16* out;
   const u16* bias;
-  int tokens, n;
+  int tokens, n, n1, n2;
   u32 turn = 0;
 
   __device__ __forceinline__ float bias_of(int row) const {
@@ -100,9 +103,9 @@ struct Results {
   // A lane's sums are of few tokens and rows each; out wants whole lines of a token. So a warpgroup
   // transposes some octets of tokens through shared memory, [token][rows of the warpgroup]. Chunks of 16
   // bytes are swizzled, so that neither side meets a bank twice.
-  static constexpr int kRowBytes = kFragments * 128;
+  static constexpr int kChunks = kFragments * 8;  // of a token
   __device__ __forceinline__ static u32 at(u32 buffer, int token, int chunk) {
-    return buffer + token * kRowBytes + (chunk ^ token % 8) * 16;
+    return buffer + token * kChunks * 16 + (chunk ^ token % 8) * 16;
   }
   __device__ __forceinline__ void turn_octets(u32 buffer, const Sums (&sums)[kFragments], int octet0,
                                               int row0) const {
@@ -122,27 +125,27 @@ struct Results {
       }
     }
   }
-  __device__ __forceinline__ void store_turned(u32 buffer, int row0, int token0, int octets) const {
-    constexpr int kChunks = kFragments * 8;
-#pragma unroll
-    for (int i = threadIdx.x % 128; i < kTurnedBytes / 16; i += 128) {
-      const int token = i / kChunks, chunk = i % kChunks, column = row0 + chunk * 8;
-      if (token < octets * 8 && token0 + token < tokens && column < n)
-        st_global_v4(out + static_cast<u64>(token0 + token) * n + column,
-                     ld_shared_v4(at(buffer, token, chunk)));
-    }
-  }
-  // Results of the octets from `begin` to `end`.
+  // Results of the octets from `begin` to `end`. A thread stores a chunk of every few tokens.
   __device__ __forceinline__ void store(const Block& block, const Sums (&sums)[kFragments], int row0,
                                         int token0, int begin = 0, int end = kOctets) {
-    const int warpgroup = threadIdx.x / 128;
+    constexpr int kStride = 128 / kChunks;  // tokens that a warpgroup stores at once
+    const int warpgroup = threadIdx.x / 128, chunk = threadIdx.x % kChunks, column = row0 + chunk * 8;
+    const int of = static_cast<int>(threadIdx.x) % 128 / kChunks;  // the thread's token of these
+    const int part = column >= n2 ? n2 : column >= n1 ? n1 : 0;
+    const int width = (column >= n2 ? n : column >= n1 ? n2 : n1) - part;
+    u16* to = out + static_cast<u64>(tokens) * part + static_cast<u64>(token0 + of) * width + (column - part);
+    const int left = column < n ? tokens - token0 - of : 0;
 #pragma unroll
     for (int octet = 0; octet < kOctets; octet += kTurnedOctets) {
       if (octet < begin || octet >= end || token0 + octet * 8 >= tokens) continue;
       const u32 buffer = block.turned(warpgroup, turn++);
       turn_octets(buffer, sums, octet, row0);
       bar_sync<128>(1 + warpgroup);
-      store_turned(buffer, row0, token0 + octet * 8, min(kTurnedOctets, kOctets - octet));
+#pragma unroll
+      for (int token = 0; token < min(kTurnedOctets, kOctets - octet) * 8; token += kStride)
+        if (octet * 8 + token < left)
+          st_global_v4(to + static_cast<u64>(octet * 8 + token) * width,
+                       ld_shared_v4(at(buffer, token + of, chunk)));
     }
   }
 };
