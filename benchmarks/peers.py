@@ -77,7 +77,7 @@ def expected_s(layer: Layer, m: int, columns: int, long: bool) -> float:
     problem = Problem(layer, m)
     call_us = max(problem.operations / _OPERATIONS, problem.moved_bytes / _BYTES)
     calls = max(2.0, 200e6 / layer.weight_bytes / (2 if m > LARGE_M else 1))
-    round_s = 3 * columns * call_us * calls / 1e6  # a GPU rests twice as long as a long round took
+    round_s = 2 * columns * call_us * calls / 1e6  # a GPU rests as long as a long round took
     return _ROW_S + round_s * (1 + _rounds(round_s, columns))
 
 

@@ -39,6 +39,9 @@ class _Rested:
     def __init__(self, timer: Timer) -> None:
         self._timer = timer
 
+    def lead(self) -> None:
+        self._timer.lead()
+
     def start(self) -> None:
         self._timer.start()
 

@@ -39,12 +39,16 @@ _RETRY_S, _GIVE_WAY_S = 0.06, 0.002
 _SERVER_CALLS = 8
 _FEEDS, _FEED_ROUNDS = 32, 9
 _SERVER_IDLE_S = 1e-3
-# Long enough that the events and the call behind it are enqueued before it ends.
-_LEAD_CYCLES = 40_000
+# Long enough that the events and what is behind them are enqueued before it ends.
+_LEAD_CYCLES = 100_000
+_LONG_US = 1000.0
 
 
 class Timed(Protocol):
     """What can be sampled."""
+
+    def lead(self) -> None:
+        """Enqueue what nobody samples, on which a GPU is busy while the host gets ahead."""
 
     def start(self) -> None:
         """Enqueue one rotation through the weight copies, where calls can be enqueued."""
@@ -95,6 +99,9 @@ class GraphTimer:
             ) from error
         self._alive = (copies, activations, scratch)  # what the graph reads and writes
 
+    def lead(self) -> None:
+        self._graph.lead()
+
     def start(self) -> None:
         self._graph.start()
 
@@ -111,6 +118,7 @@ class _Graph:
     def __init__(self, work: Callable[[], None], device: torch.device) -> None:
         self._graph = torch.cuda.CUDAGraph()
         self._begin, self._end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        self._latest_us = 0.0
         pool = torch.cuda.graph_pool_handle()
         # Not torch.cuda.graph, which collects garbage and empties torch's cache for every capture.
         with torch.cuda.stream(_capture_stream(device)):
@@ -131,6 +139,12 @@ class _Graph:
                 torch._C._cuda_releasePool(device.index, pool)
             raise
 
+    def lead(self) -> None:
+        if self._latest_us > _LONG_US:
+            torch.cuda._sleep(_LEAD_CYCLES)
+        else:
+            self._graph.replay()
+
     def start(self) -> None:
         self._begin.record()
         self._graph.replay()
@@ -138,7 +152,8 @@ class _Graph:
 
     def sample_us(self) -> float:
         self._end.synchronize()
-        return float(self._begin.elapsed_time(self._end)) * 1e3
+        self._latest_us = float(self._begin.elapsed_time(self._end)) * 1e3
+        return self._latest_us
 
 
 def _feed(activation: Activation) -> None:
@@ -184,8 +199,11 @@ class ServerTimer:
         self._idle = random.Random(0)
         self._call()
 
-    def start(self) -> None:
+    def lead(self) -> None:
         """The device must be idle before each call, so nothing is enqueued ahead."""
+
+    def start(self) -> None:
+        """Nor here."""
 
     def sample_us(self) -> float:
         samples = []
@@ -230,8 +248,11 @@ class HostTimer:
             for _ in range(_CALIBRATIONS):  # the first calls are slow, and who makes fewer has dearer ones
                 self._calls = max(1, round(_HOST_SAMPLE_US / self.sample_us()))
 
-    def start(self) -> None:
+    def lead(self) -> None:
         """Calls on the host start when they are sampled."""
+
+    def start(self) -> None:
+        """So there is nothing to do here either."""
 
     def sample_us(self) -> float:
         end = time.monotonic() + _RETRY_S
@@ -285,10 +306,12 @@ def timer_for(
 def time_round(timers: Sequence[Timed], pause_s: float = 0.0) -> list[float]:
     """One sample of every timer, in order, each after `pause_s` seconds of rest.
 
-    A GPU gets the whole round before anyone waits, behind one rotation that is not sampled: while it runs the
-    host gets ahead, so that no sample holds the host's launch latency.
+    A GPU gets the whole round before anyone waits, behind a lead that is not sampled: while it runs the host
+    gets ahead, so that no sample holds the host's launch latency. The lead is one more rotation of the last
+    timer; where that takes so long that any rotation keeps the host ahead, it is a short spin.
     """
-    for timer in (*timers[-1:], *timers):
+    timers[-1].lead()
+    for timer in timers:
         timer.start()
     samples = []
     for timer in timers:

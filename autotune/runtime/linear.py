@@ -97,28 +97,28 @@ class Int4Linear(Packed):
         chosen = lookup or default_lookup(device_of(weight.q))
         return cls(weight, bias, plans_for(weight.layer, chosen), perm)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """out[..., n] of x[..., k], which is on the module's device and of the layer's dtype."""
-        out: torch.Tensor = int4_linear(*self._arguments(x))
-        return out
+    def forward(self, x: torch.Tensor, sizes: list[int] | None = None) -> torch.Tensor | list[torch.Tensor]:
+        """out[..., n] of x[..., k], which is on the module's device and of the layer's dtype.
 
-    def parts(self, x: torch.Tensor, sizes: list[int]) -> list[torch.Tensor]:
-        """`forward` in parts of so many columns, each a tensor of its own where the kernel can do that."""
-        out: list[torch.Tensor] = int4_linears(*self._arguments(x), sizes)
-        return out
-
-    def _arguments(self, x: torch.Tensor) -> tuple[Any, ...]:
+        With `sizes` in parts of so many columns, each a tensor of its own where the kernel can do that.
+        """
         if self.training and x.requires_grad and torch.is_grad_enabled():
             raise AutotuneError("no gradient passes through Int4Linear; use model.eval() or torch.no_grad()")
         # Read as a dict: each attribute that is a buffer costs half a microsecond.
         held = self._buffers
+        tensors = (held["qweight"], held["scales"], held["zeros"], held["bias"])
         perm = held["perm"]
         # An x of another size goes on to the op, whose error names it; gathering would read outside of it.
         if perm is not None and x.shape[-1:] == (self.in_features,):
             if perm.shape != (self.in_features,):
                 raise FormatError(f"perm is {list(perm.shape)}, expected [{self.in_features}]")
             x = x.index_select(-1, perm)
-        return x, held["qweight"], held["scales"], held["zeros"], held["bias"], self.plans.handle
+        out: torch.Tensor | list[torch.Tensor]
+        if sizes is None:
+            out = int4_linear(x, *tensors, self.plans.handle)
+        else:
+            out = int4_linears(x, *tensors, self.plans.handle, sizes)
+        return out
 
     def extra_repr(self) -> str:
         """The layer and the config that runs for one token."""

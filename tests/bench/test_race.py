@@ -25,6 +25,9 @@ class Drawn:
     def __init__(self, microseconds: float, seed: int, spread: float = 0.01) -> None:
         self.microseconds, self.spread, self.random = microseconds, spread, random.Random(seed)
 
+    def lead(self) -> None:
+        pass
+
     def start(self) -> None:
         pass
 

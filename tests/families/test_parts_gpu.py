@@ -61,6 +61,6 @@ def test_a_linear_returns_its_parts(m, sizes):
     layer = Layer(1024, 2048)
     linear = Int4Linear.from_quantized(Operands.random(layer, find_device("cuda")).weight)
     x = torch.randn(2, m, layer.k, device="cuda", dtype=torch.float16)
-    parts = linear.parts(x, sizes)
+    parts = linear(x, sizes)
     for part, columns in zip(parts, linear(x).split(sizes, -1), strict=True):
         assert torch.equal(part, columns)

@@ -184,10 +184,10 @@ def test_a_linear_that_is_several_returns_its_parts() -> None:
     linear = Int4Linear.from_quantized(weight_of(layer))
     x, sizes = tokens_of((2, 3, layer.k), torch.float16), [40, 24, 8]
     expected = linear(x).split(sizes, -1)
-    for part, columns in zip(linear.parts(x, sizes), expected, strict=True):
+    for part, columns in zip(linear(x, sizes), expected, strict=True):
         assert torch.equal(part, columns)
     with torch.autocast("cpu", torch.bfloat16):
-        assert all(map(torch.equal, linear.parts(x.float(), sizes), linear(x.float()).split(sizes, -1)))
+        assert all(map(torch.equal, linear(x.float(), sizes), linear(x.float()).split(sizes, -1)))
     with FakeTensorMode(allow_non_fake_inputs=True):
-        shapes = [part.shape for part in linear.parts(torch.empty(5, layer.k, dtype=torch.float16), sizes)]
+        shapes = [part.shape for part in linear(torch.empty(5, layer.k, dtype=torch.float16), sizes)]
     assert shapes == [(5, size) for size in sizes]
