@@ -317,9 +317,12 @@ __cluster_dims__(CLUSTER* SPLIT_K, 1, 1)
   } else {
     setmaxnreg_inc<WARPGROUPS == 2 ? 240 : 160>();
     const int groups = GROUP == 0 ? 1 : static_cast<int>(k / GROUP);
+    // Line breaks count in a kernel's hash: with others, records would be of another one.
+    // clang-format off
     multiply_all(work, block, weight, {counters, partials},
                  {out, bias, static_cast<int>(m), static_cast<int>(n), static_cast<int>(n1),
                   static_cast<int>(n2)},
                  groups);
+    // clang-format on
   }
 }
