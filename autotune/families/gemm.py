@@ -34,7 +34,7 @@ SM90_SHARED_BYTES = 233472
 SM90_BLOCK_BYTES = 1024
 
 PART_COLUMNS = 8
-"""Of whose multiples parts of a result are: no vector that a kernel stores is of two."""
+"""Parts of a result are multiples of so many columns, so that no 16 bytes that a kernel stores are of two."""
 _ELEMENT_BYTES = 2
 """Of x and out."""
 
@@ -116,7 +116,9 @@ class CudaPlan:
         sizes: Sequence[int],
     ) -> bool:
         """`run`, but in out the parts lie one after the other, [m, size] each; False if it cannot do that."""
-        if len(sizes) > self._most_parts or any(size % PART_COLUMNS for size in sizes):
+        if len(sizes) > self._most_parts or len(x) > self._most_tokens:
+            return False
+        if any(size % PART_COLUMNS for size in sizes):
             return False
         begin = tuple(accumulate(sizes))[:-1]
         self.run(x, weight, bias, out, workspace, (*begin, *self._whole[len(begin) :]))
@@ -171,7 +173,7 @@ class CudaFamily(Family):
     scratch = 0
     """Pointers that the kernel gets to the workspace: none, to its head, also behind the counters."""
     most_parts = 1
-    """That the kernel writes, the results of so many linears in one; more only in a single launch."""
+    """The kernel can write the results of so many linears that are one layer, in a call of one launch."""
     hopper: str | None = None
     """What of sm_90 alone the kernel needs, if anything."""
     arch_suffix = ""

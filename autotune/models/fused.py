@@ -29,17 +29,9 @@ class Product:
         kept = self._kept
         # The first part starts anew: x may be a buffer that was written to since.
         if index == 0 or kept is None or kept[0] is not x:
-            kept = (x, self._parts(x))
+            kept = (x, self.linear.parts(x, self.sizes))
         self._kept = None if index == len(self.sizes) - 1 else kept
         return kept[1][index]
-
-    def _parts(self, x: torch.Tensor) -> Sequence[torch.Tensor]:
-        # Compiled kernels read columns of a wider result as fast, and every graph knows the op of those.
-        whole = torch.compiler.is_compiling()
-        parts: Sequence[torch.Tensor] = (
-            self.linear(x).split(self.sizes, -1) if whole else self.linear(x, self.sizes)
-        )
-        return parts
 
 
 class Part(torch.nn.Module):

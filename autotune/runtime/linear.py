@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch.nn.modules import module as _of_all
 
 from autotune.formats import awq_gemm
 from autotune.layouts import PackedWeight, QuantizedWeight, pack
 from autotune.layouts.packed import wait_written
-from autotune.runtime.op import int4_linear, int4_linears
+from autotune.runtime.op import int4_linear, linear_parts
 from autotune.runtime.plans import LayerPlans, default_lookup, device_of, plans_for, plans_of
 from autotune.runtime.saving import Packed
 from autotune.schemes.int4 import TORCH_DTYPES
-from autotune.values.errors import AutotuneError, DeviceError, FormatError
+from autotune.values.errors import AutotuneError, DeviceError, FormatError, LayerError
 
 if TYPE_CHECKING:
     from autotune.records.lookup import Lookup
@@ -97,28 +98,43 @@ class Int4Linear(Packed):
         chosen = lookup or default_lookup(device_of(weight.q))
         return cls(weight, bias, plans_for(weight.layer, chosen), perm)
 
-    def forward(self, x: torch.Tensor, sizes: list[int] | None = None) -> torch.Tensor | list[torch.Tensor]:
-        """out[..., n] of x[..., k], which is on the module's device and of the layer's dtype.
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """out[..., n] of x[..., k], which is on the module's device and of the layer's dtype."""
+        out: torch.Tensor = int4_linear(*self._arguments(x))
+        return out
 
-        With `sizes` in parts of so many columns, each a tensor of its own where the kernel can do that.
+    def parts(self, x: torch.Tensor, sizes: Sequence[int]) -> Sequence[torch.Tensor]:
+        """What a call returns, in parts of so many columns.
+
+        Each is a tensor of its own where the kernel can do that and nothing but the result is asked for: no
+        hook, no other `forward`, nobody who traces or transforms the call.
+
+        Raises:
+            LayerError: the sizes do not add up to n.
         """
+        if sum(sizes) != self.out_features or min(sizes) < 0:
+            raise LayerError(
+                f"parts of {list(sizes)} columns are not the {self.out_features} of {self.layer}"
+            )
+        hooks = self._forward_hooks or self._forward_pre_hooks or _of_all._global_forward_hooks
+        if hooks or _of_all._global_forward_pre_hooks or "forward" in self.__dict__:
+            columns: Sequence[torch.Tensor] = self(x).split(list(sizes), -1)
+            return columns
+        return linear_parts(sizes, *self._arguments(x))
+
+    def _arguments(self, x: torch.Tensor) -> tuple[Any, ...]:
+        """Those of the op, after the checks that are the module's."""
         if self.training and x.requires_grad and torch.is_grad_enabled():
             raise AutotuneError("no gradient passes through Int4Linear; use model.eval() or torch.no_grad()")
         # Read as a dict: each attribute that is a buffer costs half a microsecond.
         held = self._buffers
-        tensors = (held["qweight"], held["scales"], held["zeros"], held["bias"])
         perm = held["perm"]
         # An x of another size goes on to the op, whose error names it; gathering would read outside of it.
         if perm is not None and x.shape[-1:] == (self.in_features,):
             if perm.shape != (self.in_features,):
                 raise FormatError(f"perm is {list(perm.shape)}, expected [{self.in_features}]")
             x = x.index_select(-1, perm)
-        out: torch.Tensor | list[torch.Tensor]
-        if sizes is None:
-            out = int4_linear(x, *tensors, self.plans.handle)
-        else:
-            out = int4_linears(x, *tensors, self.plans.handle, sizes)
-        return out
+        return x, held["qweight"], held["scales"], held["zeros"], held["bias"], self.plans.handle
 
     def extra_repr(self) -> str:
         """The layer and the config that runs for one token."""

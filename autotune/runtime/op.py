@@ -2,15 +2,11 @@
 
 The number of tokens is looked at inside the op, where it is a plain number; a compiled graph holds one opaque
 call. The op is below autograd: its result never requires grad.
-
-`int4_linears` is the same for a linear that is several in one, and returns their results. Elementwise kernels
-of torch read a result of its own up to twice as fast as columns of a wider one.
 """
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable
+from collections.abc import Sequence
 from typing import Any, NoReturn
 
 import torch
@@ -29,18 +25,13 @@ _library.define(
     "int4_linear(Tensor x, Tensor qweight, Tensor scales, Tensor? zeros, Tensor? bias, str handle) -> Tensor",
     tags=(torch.Tag.pt2_compliant_tag,),
 )
-_library.define(
-    "int4_linears(Tensor x, Tensor qweight, Tensor scales, Tensor? zeros, Tensor? bias, str handle,"
-    " int[] sizes) -> Tensor[]"
-)
 
 Addresses = tuple[int, int, int, int]
 """Of qweight, scales, zeros and bias; 0 of what is not there."""
 
 _ALIGNMENT_BYTES = 16
 _INT32 = torch.int32
-_SCALES = 1
-"""Where scales are among the arguments behind x."""
+_PLAIN = (torch.Tensor, torch.nn.Parameter)
 _AUTOCAST = (torch._C.DispatchKey.AutocastCPU, torch._C.DispatchKey.AutocastCUDA)
 _AUTOCAST_KEYS = torch._C.DispatchKeySet(_AUTOCAST[0]) | torch._C.DispatchKeySet(_AUTOCAST[1])
 
@@ -86,9 +77,9 @@ def _run(
     bias: torch.Tensor | None,
     handle: str,
     index: int,
-    sizes: list[int] | None = None,
-) -> torch.Tensor | list[torch.Tensor]:
-    """The product on the GPU `index`; with `sizes` in parts of so many columns."""
+    sizes: Sequence[int] | None = None,
+) -> Any:
+    """The product on the GPU `index`; with `sizes`, which add up to n, its parts of so many columns."""
     plans = plans_of(handle, index)
     if _known(plans, qweight, scales, zeros, bias) is None:
         _check_weight(plans, x.device, qweight, scales, zeros, bias)
@@ -116,7 +107,7 @@ def _run(
             return [part.view(*shape[:-1], size) for part, size in zip(parts, sizes, strict=True)]
         plan.run(tokens, weight, bias, out, scratch)
     out = out if flat else out.view(*shape[:-1], n)
-    return out if sizes is None else list(out.split(sizes, -1))
+    return out.split(sizes, -1) if sizes else out
 
 
 def _run_cuda(
@@ -126,8 +117,8 @@ def _run_cuda(
     zeros: torch.Tensor | None,
     bias: torch.Tensor | None,
     handle: str,
-    sizes: list[int] | None = None,
-) -> torch.Tensor | list[torch.Tensor]:
+    sizes: Sequence[int] | None = None,
+) -> Any:
     index = x.get_device()
     # torch.cuda.current_device() first asks whether there is CUDA at all.
     if index == torch._C._cuda_getDevice():
@@ -136,9 +127,40 @@ def _run_cuda(
         return _run(x, qweight, scales, zeros, bias, handle, index, sizes)
 
 
-def _parts_cpu(*arguments: Any) -> list[torch.Tensor]:
-    """The parts of what `_run_cpu` returns; the last argument has their sizes."""
-    return list(_run_cpu(*arguments[:-1]).split(arguments[-1], -1))
+def linear_parts(
+    sizes: Sequence[int],
+    x: torch.Tensor,
+    qweight: torch.Tensor,
+    scales: torch.Tensor,
+    zeros: torch.Tensor | None,
+    bias: torch.Tensor | None,
+    handle: str,
+) -> Sequence[torch.Tensor]:
+    """What the op gives, in parts of so many columns, which add up to n.
+
+    In a plain call on a GPU each is a tensor of its own where the kernel can write it so: torch's elementwise
+    kernels read that up to twice as fast as columns of a wider one. Whoever traces, compiles or transforms
+    the call sees the op and a split of its result.
+    """
+    parts: Sequence[torch.Tensor]
+    if _is_plain_gpu_call(x):
+        parts = _run_cuda(x, qweight, scales, zeros, bias, handle, sizes)
+    else:
+        parts = int4_linear(x, qweight, scales, zeros, bias, handle).split(list(sizes), -1)
+    return parts
+
+
+def _is_plain_gpu_call(x: torch.Tensor) -> bool:
+    """Whether a call with x does nothing but compute on a GPU: no trace, no transform, no autocast."""
+    return (
+        not torch.compiler.is_compiling()
+        and type(x) in _PLAIN
+        and x.is_cuda
+        and not torch.is_autocast_enabled("cuda")
+        and not torch._C._len_torch_dispatch_stack()
+        and torch._C._functorch.peek_interpreter_stack() is None
+        and torch._C._get_tracing_state() is None
+    )
 
 
 def _known(
@@ -231,12 +253,20 @@ def _state(
         return sizes
 
 
-def _autocast(op: Callable[..., Any], x: torch.Tensor, *arguments: Any) -> Any:
+def _autocast(
+    x: torch.Tensor,
+    qweight: torch.Tensor,
+    scales: torch.Tensor,
+    zeros: torch.Tensor | None,
+    bias: torch.Tensor | None,
+    handle: str,
+) -> torch.Tensor:
     """Under autocast x becomes what the layer computes in, whatever autocast would choose: scales stay."""
     with torch._C._ExcludeDispatchKeyGuard(_AUTOCAST_KEYS):
         if x.dtype in TORCH_DTYPES.values():
-            x = x.to(arguments[_SCALES].dtype)
-        return op(x, *arguments)
+            x = x.to(scales.dtype)
+        out: torch.Tensor = int4_linear(x, qweight, scales, zeros, bias, handle)
+        return out
 
 
 def _shape(
@@ -258,12 +288,6 @@ def _shape(
     return x.new_empty((*x.shape[:-1], form.layer.n))
 
 
-def _part_shapes(x: torch.Tensor, *arguments: Any) -> list[torch.Tensor]:
-    """What tracing sees of `int4_linears`."""
-    whole = _shape(x, *arguments[:-1])
-    return [whole.new_empty((*whole.shape[:-1], size)) for size in arguments[-1]]
-
-
 def _refuse(x: torch.Tensor, form: Form) -> NoReturn:
     """Raise the LayerError of an x that does not fit the layer."""
     if x.dtype != form.dtype:
@@ -271,17 +295,12 @@ def _refuse(x: torch.Tensor, form: Form) -> NoReturn:
     raise LayerError(f"x is {list(x.shape)}, expected [..., {form.layer.k}] for {form.layer}")
 
 
+_library.impl("int4_linear", _run_cpu, "CPU")
+_library.impl("int4_linear", _run_cuda, "CUDA")
+_library.impl("int4_linear", torch.library.fallthrough_kernel, "Autograd")
+for _key in _AUTOCAST:
+    _library.impl("int4_linear", _autocast, _key.name)
+torch.library.register_fake("autotune::int4_linear", _shape, lib=_library)
+
 int4_linear = torch.ops.autotune.int4_linear.default
 """int4_linear(x[..., k], qweight, scales, zeros or None, bias or None, handle) -> out[..., n]."""
-int4_linears = torch.ops.autotune.int4_linears.default
-"""int4_linears(x, qweight, scales, zeros, bias, handle, sizes) -> out[..., size] for each of the sizes, which
-add up to n. Some are views of one tensor."""
-
-for _op, _cpu, _fake in ((int4_linear, _run_cpu, _shape), (int4_linears, _parts_cpu, _part_shapes)):
-    _name = _op._schema.name
-    _library.impl(_name, _cpu, "CPU")
-    _library.impl(_name, _run_cuda, "CUDA")
-    _library.impl(_name, torch.library.fallthrough_kernel, "Autograd")
-    for _key in _AUTOCAST:
-        _library.impl(_name, functools.partial(_autocast, _op), _key.name)
-    torch.library.register_fake(_name, _fake, lib=_library)

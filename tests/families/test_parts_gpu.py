@@ -39,7 +39,7 @@ def test_parts_have_the_bits_of_the_whole(layer, m):
         for sizes in LAYERS[layer]:
             out = torch.full_like(whole, torch.nan)
             if plan.run_parts(x, weight, bias, out, scratch, sizes):
-                wrote += 1
+                wrote += len(sizes) > 1
                 parts = out.view(-1).split([m * size for size in sizes])
                 for part, columns in zip(parts, whole.split(sizes, -1), strict=True):
                     assert torch.equal(part.view(columns.shape), columns), f"{config}, {sizes}"
@@ -61,6 +61,24 @@ def test_a_linear_returns_its_parts(m, sizes):
     layer = Layer(1024, 2048)
     linear = Int4Linear.from_quantized(Operands.random(layer, find_device("cuda")).weight)
     x = torch.randn(2, m, layer.k, device="cuda", dtype=torch.float16)
-    parts = linear(x, sizes)
+    parts = linear.parts(x, sizes)
     for part, columns in zip(parts, linear(x).split(sizes, -1), strict=True):
         assert torch.equal(part, columns)
+
+
+def test_parts_are_tensors_of_their_own_unless_someone_looks_on():
+    layer, sizes = Layer(22016, 4096), [11008, 11008]
+    linear = Int4Linear.from_quantized(Operands.random(layer, find_device("cuda")).weight)
+    x = torch.randn(2048, layer.k, device="cuda", dtype=torch.float16)
+    columns = linear(x).split(sizes, -1)
+    parts = linear.parts(x, sizes)
+    assert [part.stride(0) for part in parts] == sizes
+    with torch.autocast("cuda", torch.float16):
+        assert [part.stride(0) for part in linear.parts(x, sizes)] == [layer.n, layer.n]
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = linear.parts(x, sizes)
+    graph.replay()
+    for part, again, column in zip(parts, captured, columns, strict=True):
+        assert torch.equal(part, column)
+        assert torch.equal(again, column)

@@ -11,7 +11,6 @@ from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 import pytest
 import torch
 from runtime_tools import assert_is_linear, tokens_of, weight_of
-from torch._subclasses.fake_tensor import FakeTensorMode
 
 from autotune.layouts import QuantizedWeight
 from autotune.runtime.linear import Int4Linear
@@ -177,17 +176,3 @@ def test_threads_share_a_linear() -> None:
 
     with ThreadPoolExecutor(8) as pool:
         assert all(pool.map(calls, range(16)))
-
-
-def test_a_linear_that_is_several_returns_its_parts() -> None:
-    layer = Layer(72, 128, group_size=64)
-    linear = Int4Linear.from_quantized(weight_of(layer))
-    x, sizes = tokens_of((2, 3, layer.k), torch.float16), [40, 24, 8]
-    expected = linear(x).split(sizes, -1)
-    for part, columns in zip(linear(x, sizes), expected, strict=True):
-        assert torch.equal(part, columns)
-    with torch.autocast("cpu", torch.bfloat16):
-        assert all(map(torch.equal, linear(x.float(), sizes), linear(x.float()).split(sizes, -1)))
-    with FakeTensorMode(allow_non_fake_inputs=True):
-        shapes = [part.shape for part in linear(torch.empty(5, layer.k, dtype=torch.float16), sizes)]
-    assert shapes == [(5, size) for size in sizes]
