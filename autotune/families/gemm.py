@@ -106,22 +106,17 @@ class CudaPlan:
         self._most_parts, self._whole = family.most_parts, (layer.n,) * (family.most_parts - 1)
         self.workspace_bytes = geometry.workspace_bytes
 
-    def run_parts(
-        self,
-        x: torch.Tensor,
-        weight: PackedWeight,
-        bias: torch.Tensor | None,
-        out: torch.Tensor,
-        workspace: torch.Tensor | None,
-        sizes: Sequence[int],
-    ) -> bool:
-        """`run`, but in out the parts lie one after the other, [m, size] each; False if it cannot do that."""
+    def run_parts(self, sizes: Sequence[int], x: torch.Tensor, *others: Any) -> bool:
+        """`run` of x and the others, but in out the parts lie one after the other, [m, size] each.
+
+        False if it cannot do that.
+        """
         if len(sizes) > self._most_parts or len(x) > self._most_tokens:
             return False
         if any(size % PART_COLUMNS for size in sizes):
             return False
         begin = tuple(accumulate(sizes))[:-1]
-        self.run(x, weight, bias, out, workspace, (*begin, *self._whole[len(begin) :]))
+        self.run(x, *others, begin=(*begin, *self._whole[len(begin) :]))
         return True
 
     def run(
@@ -131,6 +126,7 @@ class CudaPlan:
         bias: torch.Tensor | None,
         out: torch.Tensor,
         workspace: torch.Tensor | None,
+        *,
         begin: tuple[int, ...] = (),
     ) -> None:
         zeros = weight.zeros

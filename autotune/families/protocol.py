@@ -48,7 +48,7 @@ class Plan(Protocol):
     A plan of a CPU may have `launch(m, x, qweight, scales, zeros, bias, out)` too: what `run` does, of
     addresses, 0 for what is not there, and without checks. Then models call that, which takes less time.
 
-    A plan of a GPU may have `run_parts(x, weight, bias, out, workspace, sizes)`: what `run` does for a layer
+    A plan of a GPU may have `run_parts(sizes, x, weight, bias, out, workspace)`: what `run` does for a layer
     that is several linears, but out has the [m, size] of each one after the other. It is False if that cannot
     be, and then has done nothing.
     """

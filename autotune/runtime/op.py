@@ -102,7 +102,7 @@ def _run(
         scratch_bytes = plan.workspace_bytes(m)
         scratch = workspace(x.device, scratch_bytes) if scratch_bytes else None
         write_parts = getattr(plan, "run_parts", None)
-        if sizes and write_parts and write_parts(tokens, weight, bias, out, scratch, sizes):
+        if sizes and write_parts and write_parts(sizes, tokens, weight, bias, out, scratch):
             parts = out.view(-1).split([m * size for size in sizes])
             return [part.view(*shape[:-1], size) for part, size in zip(parts, sizes, strict=True)]
         plan.run(tokens, weight, bias, out, scratch)
@@ -117,6 +117,7 @@ def _run_cuda(
     zeros: torch.Tensor | None,
     bias: torch.Tensor | None,
     handle: str,
+    *,
     sizes: Sequence[int] | None = None,
 ) -> Any:
     index = x.get_device()
@@ -127,16 +128,8 @@ def _run_cuda(
         return _run(x, qweight, scales, zeros, bias, handle, index, sizes)
 
 
-def linear_parts(
-    sizes: Sequence[int],
-    x: torch.Tensor,
-    qweight: torch.Tensor,
-    scales: torch.Tensor,
-    zeros: torch.Tensor | None,
-    bias: torch.Tensor | None,
-    handle: str,
-) -> Sequence[torch.Tensor]:
-    """What the op gives, in parts of so many columns, which add up to n.
+def linear_parts(sizes: Sequence[int], x: torch.Tensor, *others: Any) -> Sequence[torch.Tensor]:
+    """What the op gives of x and its other arguments, in parts of so many columns, which add up to n.
 
     In a plain call on a GPU each is a tensor of its own where the kernel can write it so: torch's elementwise
     kernels read that up to twice as fast as columns of a wider one. Whoever traces, compiles or transforms
@@ -144,9 +137,9 @@ def linear_parts(
     """
     parts: Sequence[torch.Tensor]
     if _is_plain_gpu_call(x):
-        parts = _run_cuda(x, qweight, scales, zeros, bias, handle, sizes)
+        parts = _run_cuda(x, *others, sizes=sizes)
     else:
-        parts = int4_linear(x, qweight, scales, zeros, bias, handle).split(list(sizes), -1)
+        parts = int4_linear(x, *others).split(list(sizes), -1)
     return parts
 
 

@@ -38,7 +38,7 @@ def test_parts_have_the_bits_of_the_whole(layer, m):
         plan.run(x, weight, bias, whole, scratch)
         for sizes in LAYERS[layer]:
             out = torch.full_like(whole, torch.nan)
-            if plan.run_parts(x, weight, bias, out, scratch, sizes):
+            if plan.run_parts(sizes, x, weight, bias, out, scratch):
                 wrote += len(sizes) > 1
                 parts = out.view(-1).split([m * size for size in sizes])
                 for part, columns in zip(parts, whole.split(sizes, -1), strict=True):
@@ -52,7 +52,7 @@ def test_what_a_kernel_cannot_part_is_left_alone():
     x = operands.tokens(300, seed=1)
     for _, plan in _parting(Problem(layer, 300), count=2):
         for sizes in ([516, 524], [256, 256, 256, 272]):
-            assert not plan.run_parts(x, operands.copies[0], None, torch.empty(0), None, sizes)
+            assert not plan.run_parts(sizes, x, operands.copies[0], None, torch.empty(0), None)
 
 
 @pytest.mark.parametrize("m", [1, 40, 600])
