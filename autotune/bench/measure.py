@@ -139,8 +139,9 @@ class _Examiner:
         self, problem: Problem, operands: Operands, plan_of: Callable[[Config], Plan], mode: Mode
     ) -> None:
         self._problem, self._operands, self._plan_of, self._mode = problem, operands, plan_of, mode
-        served = _verified_ms(problem.m)
-        self._verifiers = [Verifier(operands, m, seed) for seed, m in enumerate(served, start=1)]
+        *fewer, most = _verified_ms(problem.m)
+        whole = Verifier(operands, most, seed=1)
+        self._verifiers = [*(whole.first(m) for m in fewer), whole]
         self._activations = operands.activations(problem.m)
 
     def examine(self, config: Config) -> _Candidate | Trial:

@@ -90,13 +90,13 @@ class Operands:
         return Activation(x, torch.empty((m, self.layer.n), dtype=x.dtype, device=x.device))
 
     def rotated(self, activations: Sequence[Activation]) -> tuple[Any, ...]:
-        """As many copies, at least two, as exceed three times the last cache with what each call touches.
+        """As many copies as exceed three times the last cache with what each call touches.
 
         Of thousands of tokens x and out alone do, so that few copies time what all of them would.
         """
         touched = max(sum(tensor.nbytes for tensor in each) for each in activations)
         count = _copies_needed(_bytes(self.copies[0]), self.device, touched)
-        return self.copies[: max(2, count)]
+        return self.copies[:count]
 
     def tokens(self, m: int, seed: int, magnitude: float = 1.0) -> torch.Tensor:
         """x[m, k], normally distributed with the given standard deviation."""

@@ -110,13 +110,20 @@ class Verifier:
     def __init__(self, operands: Operands, m: int, seed: int) -> None:
         self._m, self._n = m, operands.layer.n
         self.deviation = math.inf
-        few = max(1, min(_FEW, m // 2))
         plain = _cases(operands, m, seed)
-        hard = operands.once("hard case", lambda: _hard_case(operands)).first(few)
+        hard = operands.once("hard case", lambda: _hard_case(operands)).first(_few(m))
         self._cases = (*plain, hard, plain[0])
         device = plain[0].x.device
         self._outputs = tuple(_Guarded(device) for _ in self._cases)
         self._workspace = _Guarded(device)
+
+    def first(self, m: int) -> Verifier:
+        """The same for the first m of the tokens, at least 3, in the same buffers."""
+        twin = copy(self)
+        plain, hard, _ = self._cases
+        first = plain.first(m)
+        twin._m, twin._cases = m, (first, hard.first(_few(m)), first)
+        return twin
 
     def with_layout(self, operands: Operands) -> Verifier:
         """The same tokens and reference for plans that read another layout of the operands' weight."""
@@ -169,6 +176,11 @@ class Verifier:
 
     def _about(self, what: str) -> str:
         return f"{what} (m={self._m})"
+
+
+def _few(m: int) -> int:
+    """Tokens for the hard weight: fewer than m, where there are fewer."""
+    return max(1, min(_FEW, m // 2))
 
 
 def _touched(buffers: tuple[_Guarded, ...]) -> torch.Tensor:

@@ -165,3 +165,17 @@ def test_the_error_names_the_worst_element(operands):
     wrong = Verifier(operands, 6, seed=1).error(Spy(change))
     assert wrong is not None
     assert wrong.startswith("out[2, 7] is nan, expected ")
+
+
+def test_the_first_tokens_are_verified_on_their_own(operands):
+    spy, whole = Spy(), Verifier(operands, 50, seed=1)
+    first = whole.first(33)
+    assert first.error(spy) is None
+    assert [len(x) for x, *_ in spy.given] == [33, 16, 33]
+
+    def change(out):
+        if len(out) == 33:
+            out[32, 7] = torch.nan
+
+    assert whole.error(Spy(change)) is None
+    assert first.error(Spy(change)).startswith("out[32, 7] is nan, expected ")
