@@ -26,33 +26,47 @@ if TYPE_CHECKING:
 
 _FEWEST_TOKENS = 65  # of fewer, weights are what a call waits for
 
-_SHAPES = {(2, 1): 256, (2, 2): 128, (3, 1): 160}
-"""By warpgroups and fragments the most tokens of a tile whose sums fit the registers."""
+_SHAPES = {(2, 1): (256, 256, 256), (2, 2): (128, 128, 128), (3, 1): (192, 176, 160)}
+"""By warpgroups and fragments the most tokens of a tile whose sums fit the registers: of whole tiles and
+those split in two, of shared ones, and of those split in three or four."""
+_FEWER = 2
+"""Tiles of fewer tokens than the most over this are not worth timing."""
+_QUICKER = 0.97
+"""Nor those that take more than this of the time of the fewest tiles."""
 _WAYS = ((2, 1, 1), (2, 1, 0), (1, 1, 1), (1, 1, 0), (1, 2, 0), (1, 3, 0), (1, 4, 0))
 """How blocks share work: cluster, split_k and stream_k."""
-_TILES = ((2, 1, 256), (2, 1, 128), (2, 2, 128), (3, 1, 128))
+_TILES = ((2, 1, 256), (2, 1, 128), (2, 2, 128), (3, 1, 192))
 """Worth timing: warpgroups, fragments and the most tokens of a tile."""
 _MOST_STAGES = 8
 _SHARE = {128: 2}
 """Units of 64 columns that belong together, by group size; else one."""
 
-# What a call takes, in microseconds: itself; a block for a unit of 64 columns, for each 64 rows of it, and
-# for each of their tokens; for the results of 64 rows and a token; for sums that go to the other blocks of a
-# cluster; for those of a tile that is shared, to and from memory, and for each block beyond the second that
-# has a share. When all multiprocessors multiply, the clock falls. Least squares over 1,375 trials of a sweep
-# of the layers of Llama-7B and Llama-3-8B on an H200, 3.5 % off (root mean square).
+# What a call takes, in microseconds: itself, and clusters that share x; a block for a unit of 64 columns, for
+# each 64 rows of it, and for each of their tokens; for the results of 64 rows and a token; for sums that go
+# to the other blocks of a cluster; for those of a tile that is shared, to and from memory, and for each block
+# beyond the second that has a share. When all multiprocessors multiply, the clock falls, with clusters that
+# share x a little less. Least squares over 1,375 trials of a sweep of the layers of Llama-7B and Llama-3-8B
+# on an H200, 3.5 % off (root mean square), but for _CLUSTER_US, _SHARED_US and _COOLER: of some values those
+# whose choices lost the least in 1,210 problems of later sweeps, 0.5 %. Where each unit has groups of its
+# own, their scales take time, and more where two fragments have too few tokens to hide it behind (some 470
+# trials each in groups of 64 and 32).
 _CALL_US = 1.87
+_CLUSTER_US = 0.6
 _UNIT_US = 0.049
 _ROWS_US = 0.0315
 _TOKEN_US = 0.000915
 _LEAST_TOKENS = 100  # fewer take as long
+_GROUP_US = {64: 0.015, 32: 0.06}
+_BARE_US = 0.0011
+_ENOUGH_TOKENS = 192
 _RESULT_US = 0.0035
 _SPLIT_US = 1.12
 _SENT_US = 0.016
-_SHARED_US = 5.2
+_SHARED_US = 7.0
 _PASSED_US = 0.0086
 _MORE_PASSED_US = 0.0020
 _HOT = 0.31
+_COOLER = 0.9
 
 
 class PrefillGeometry(Geometry):
@@ -103,8 +117,7 @@ class PrefillGeometry(Geometry):
     def estimate(self, m: int) -> float:
         tiles, row_blocks, split_k, tile_m = self.tiles(m), self.row_blocks, self.split_k, self.tile_m
         workers = clusters_at_once(self.of_cluster, 1, self.device.cores)
-        unit_us = _UNIT_US + row_blocks * (_ROWS_US + _TOKEN_US * max(tile_m, _LEAST_TOKENS))
-        tile_us = self.layer.k / 64 / split_k * unit_us
+        tile_us = self.layer.k / 64 / split_k * _unit_us(self.layer, row_blocks, tile_m)
         waves = ceil_div(tiles, workers)
         multiplied_us = tiles / workers * tile_us
         if self.stream_k:
@@ -114,8 +127,9 @@ class PrefillGeometry(Geometry):
         else:
             sent_us = 0.0 if split_k == 1 else _SPLIT_US + _SENT_US * row_blocks * tile_m * (1 - 1 / split_k)
             shared_us = waves * (tile_us + sent_us)
-        all_us = _CALL_US + shared_us + waves * _RESULT_US * row_blocks * tile_m / split_k
-        return all_us * (1 + _HOT * max(0.0, multiplied_us / all_us - 0.5))
+        call_us, hot = (_CALL_US + _CLUSTER_US, _HOT * _COOLER) if self.cluster > 1 else (_CALL_US, _HOT)
+        all_us = call_us + shared_us + waves * _RESULT_US * row_blocks * tile_m / split_k
+        return all_us * (1 + hot * max(0.0, multiplied_us / all_us - 0.5))
 
 
 class PrefillFamily(CudaFamily):
@@ -138,13 +152,13 @@ class PrefillFamily(CudaFamily):
 
     def reject_shape(self, config: Config) -> str | None:
         tile_m, warpgroups, fragments, *way = (value for _, value in config.values)
-        most = _SHAPES.get((warpgroups, fragments))
-        if most is None:
+        if (warpgroups, fragments) not in _SHAPES:
             return f"warpgroups and fragments are one of {', '.join(map(str, _SHAPES))}"
-        if tile_m % 16 or not 16 <= tile_m <= most:
-            return f"tile_m={tile_m} is not a multiple of 16 up to {most}"
         if tuple(way) not in _WAYS:
             return f"cluster, split_k and stream_k are one of {', '.join(map(str, _WAYS))}"
+        most = _most_tokens((warpgroups, fragments), tuple(way))
+        if tile_m % 16 or not 16 <= tile_m <= most:
+            return f"tile_m={tile_m} is not a multiple of 16 up to {most}"
         return None
 
     def order(self, config: Config, layer: Layer, device: Device) -> Hashable | None:  # noqa: ARG002
@@ -158,17 +172,54 @@ class PrefillFamily(CudaFamily):
     def candidates(self, problem: Problem, device: Device) -> Iterator[Config]:
         if problem.m < _FEWEST_TOKENS:
             return
-        tiles = dict.fromkeys((_fitting(problem.m, most), *shape) for *shape, most in _TILES)
-        for tile in tiles:
-            for way in _WAYS:
+        for way in _WAYS:
+            workers = clusters_at_once(way[0] * way[1], 1, device.cores)
+            for tile in dict.fromkeys(_tiles(problem, workers, way)):
                 config = self.config(*tile, *way)
                 if way[-1] == 0 or _shares_any(PrefillGeometry(config, problem.layer, device), problem.m):
                     yield config
 
 
-def _fitting(m: int, most: int) -> int:
-    """The smallest tile of which as few hold m tokens as of tiles of `most`."""
-    return ceil_div(ceil_div(m, ceil_div(m, most)), 16) * 16
+def _most_tokens(shape: tuple[int, int], way: tuple[int, ...]) -> int:
+    """Of a tile of the shape, by how blocks share the work."""
+    _, split_k, stream_k = way
+    return _SHAPES[shape][1 if stream_k else 2 if split_k > 2 else 0]
+
+
+def _unit_us(layer: Layer, row_blocks: int, tile_m: int) -> float:
+    """What a unit of 64 columns takes a block."""
+    us = _UNIT_US + row_blocks * (_ROWS_US + _TOKEN_US * max(tile_m, _LEAST_TOKENS))
+    group_us = _GROUP_US.get(layer.group_size)
+    if group_us is None:
+        return us
+    return us + group_us + (_BARE_US * max(0, _ENOUGH_TOKENS - tile_m) if row_blocks == 2 else 0.0)
+
+
+def _tiles(problem: Problem, workers: int, way: tuple[int, int, int]) -> Iterator[tuple[int, int, int]]:
+    """Tokens, warpgroups and fragments of tiles that are worth timing: of each shape the fewest that hold m
+    tokens, and where each worker takes whole tiles, those whose waves take the least time, if that is less.
+    """
+    m, layer = problem.m, problem.layer
+    for warpgroups, fragments, worth in _TILES:
+        most = min(worth, _most_tokens((warpgroups, fragments), way))
+        row_blocks, fewest = warpgroups * fragments, ceil_div(m, most)
+        rows = ceil_div(ceil_div(layer.n, 64), row_blocks * way[0])
+
+        def waves_us(tile_m: int, rows: int = rows, row_blocks: int = row_blocks) -> float:
+            return ceil_div(rows * ceil_div(m, tile_m), workers) * _unit_us(layer, row_blocks, tile_m)
+
+        largest = _fitting(m, fewest)
+        yield largest, warpgroups, fragments
+        if not way[-1]:
+            counts = range(fewest, m * _FEWER // most + 1)
+            quickest = min((_fitting(m, count) for count in counts), key=waves_us, default=largest)
+            if waves_us(quickest) < _QUICKER * waves_us(largest):
+                yield quickest, warpgroups, fragments
+
+
+def _fitting(m: int, tiles: int) -> int:
+    """The smallest tile of which so many hold m tokens."""
+    return ceil_div(ceil_div(m, tiles), 16) * 16
 
 
 def _shares_any(geometry: PrefillGeometry, m: int) -> bool:

@@ -12,14 +12,13 @@ from autotune.values.scheme import GROUP_SIZES, Scheme
 
 BUCKETS = (
     *(1, 2, 4, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160, 176, 192, 224, 256),
-    *(288, 320, 352, 384, 448, 512, 576, 624, 640, 672, 720, 768, 832, 896, 960, 1024),
-    *(1088, 1280, 1344, 1440, 1536, 1792, 2048, 2560, 2816, 3072, 3584, 4096),
+    *(288, 320, 352, 384, 416, 448, 480, 512),
+    *(576, 624, 640, 672, 704, 720, 768, 832, 896, 960, 1024),
+    *(1088, 1152, 1280, 1344, 1440, 1536, 1680, 1792, 1920, 2048, 2304, 2560, 2816, 3072, 3328, 3584, 4096),
 )
 """The numbers of tokens that are tuned: powers of two, the coarse buckets, and finer ones between them.
 
-Fewer would answer badly between them. With all of these but 624, 720 and 1440, which came after, an answer
-for another number took 1.2 % longer on average than the best config for it, 9.9 % at worst, over 43 numbers
-of tokens and six layers on an H200 (benchmarks/between.py).
+Fewer would answer badly between them. benchmarks/between.py measures how badly these do.
 """
 COARSE = tuple(bucket for bucket in BUCKETS if bucket & (bucket - 1) == 0)
 """Those that always have an answer; a finer bucket has one where it has a record."""

@@ -21,7 +21,7 @@ LAYERS = (
     Layer(520, 2112, group_size=64, dtype="bf16", zero_point=False),
     Layer(776, 2048),
 )
-MS = (1, 7, 16, 31, 64, 100, 300)
+MS = (1, 7, 16, 31, 64, 100, 350)
 COUNT = 3
 
 
