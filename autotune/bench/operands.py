@@ -92,11 +92,14 @@ class Operands:
     def rotated(self, activations: Sequence[Activation]) -> tuple[Any, ...]:
         """As many copies as exceed three times the last cache with what each call touches.
 
-        Of thousands of tokens x and out alone do, so that few copies time what all of them would.
+        Of thousands of tokens x and out alone do, so that few copies time what all of them would. But a
+        kernel may read its weight several times, for some tokens each time: so there are at least two copies,
+        unless the weight itself exceeds three times the cache.
         """
+        weight_bytes = _bytes(self.copies[0])
         touched = max(sum(tensor.nbytes for tensor in each) for each in activations)
-        count = _copies_needed(_bytes(self.copies[0]), self.device, touched)
-        return self.copies[:count]
+        fewest = 1 if weight_bytes >= _CACHE_MULTIPLE * self.device.l2_bytes else 2
+        return self.copies[: max(fewest, _copies_needed(weight_bytes, self.device, touched))]
 
     def tokens(self, m: int, seed: int, magnitude: float = 1.0) -> torch.Tensor:
         """x[m, k], normally distributed with the given standard deviation."""

@@ -26,17 +26,18 @@ if TYPE_CHECKING:
 
 _FEWEST_TOKENS = 65  # of fewer, weights are what a call waits for
 
-_SHAPES = {(2, 1): (256, 256, 256), (2, 2): (128, 128, 128), (3, 1): (192, 176, 160)}
-"""By warpgroups and fragments the most tokens of a tile whose sums fit the registers: of whole tiles and
-those split in two, of shared ones, and of those split in three or four."""
-_FEWER = 2
-"""Tiles of fewer tokens than the most over this are not worth timing."""
-_QUICKER = 0.97
-"""Nor those that take more than this of the time of the fewest tiles."""
-_WAYS = ((2, 1, 1), (2, 1, 0), (1, 1, 1), (1, 1, 0), (1, 2, 0), (1, 3, 0), (1, 4, 0))
-"""How blocks share work: cluster, split_k and stream_k."""
+_SHAPES = {(2, 1): 256, (2, 2): 128, (3, 1): 192}
+"""By warpgroups and fragments the most tokens of a tile whose sums fit the registers."""
+_WAYS = {
+    **{(2, 1, 0): 192, (1, 1, 0): 192, (2, 1, 1): 176, (1, 1, 1): 176},
+    **{(1, 2, 0): 192, (1, 3, 0): 160, (1, 4, 0): 160},
+}
+"""How blocks share work: cluster, split_k and stream_k; and the most tokens that a tile of three warpgroups,
+whose threads have the fewest registers, may have then."""
 _TILES = ((2, 1, 256), (2, 1, 128), (2, 2, 128), (3, 1, 192))
 """Worth timing: warpgroups, fragments and the most tokens of a tile."""
+_FEWER = 2
+"""Tiles of fewer tokens than the most by this factor are not worth timing."""
 _MOST_STAGES = 8
 _SHARE = {128: 2}
 """Units of 64 columns that belong together, by group size; else one."""
@@ -46,10 +47,10 @@ _SHARE = {128: 2}
 # to the other blocks of a cluster; for those of a tile that is shared, to and from memory, and for each block
 # beyond the second that has a share. When all multiprocessors multiply, the clock falls, with clusters that
 # share x a little less. Least squares over 1,375 trials of a sweep of the layers of Llama-7B and Llama-3-8B
-# on an H200, 3.5 % off (root mean square), but for _CLUSTER_US, _SHARED_US and _COOLER: of some values those
-# whose choices lost the least in 1,210 problems of later sweeps, 0.5 %. Where each unit has groups of its
-# own, their scales take time, and more where two fragments have too few tokens to hide it behind (some 470
-# trials each in groups of 64 and 32).
+# on an H200, 3.5 % off (root mean square), but for _CLUSTER_US, _SHARED_US and _COOLER: these were chosen
+# from a few values by what the choices then lose in 1,210 problems of later sweeps, 0.5 %. Where each unit
+# has groups of its own, their scales take time, and more where a block has 128 rows and its products are too
+# short to hide it (some 470 trials each in groups of 64 and 32).
 _CALL_US = 1.87
 _CLUSTER_US = 0.6
 _UNIT_US = 0.049
@@ -151,12 +152,13 @@ class PrefillFamily(CudaFamily):
     worth_timing = 1.15
 
     def reject_shape(self, config: Config) -> str | None:
-        tile_m, warpgroups, fragments, *way = (value for _, value in config.values)
-        if (warpgroups, fragments) not in _SHAPES:
+        tile_m, warpgroups, fragments, cluster, split_k, stream_k = (value for _, value in config.values)
+        shape, way = (warpgroups, fragments), (cluster, split_k, stream_k)
+        if shape not in _SHAPES:
             return f"warpgroups and fragments are one of {', '.join(map(str, _SHAPES))}"
-        if tuple(way) not in _WAYS:
+        if way not in _WAYS:
             return f"cluster, split_k and stream_k are one of {', '.join(map(str, _WAYS))}"
-        most = _most_tokens((warpgroups, fragments), tuple(way))
+        most = _most_tokens(shape, way)
         if tile_m % 16 or not 16 <= tile_m <= most:
             return f"tile_m={tile_m} is not a multiple of 16 up to {most}"
         return None
@@ -180,41 +182,37 @@ class PrefillFamily(CudaFamily):
                     yield config
 
 
-def _most_tokens(shape: tuple[int, int], way: tuple[int, ...]) -> int:
+def _most_tokens(shape: tuple[int, int], way: tuple[int, int, int]) -> int:
     """Of a tile of the shape, by how blocks share the work."""
-    _, split_k, stream_k = way
-    return _SHAPES[shape][1 if stream_k else 2 if split_k > 2 else 0]
+    return _WAYS[way] if shape == (3, 1) else _SHAPES[shape]
 
 
 def _unit_us(layer: Layer, row_blocks: int, tile_m: int) -> float:
     """What a unit of 64 columns takes a block."""
-    us = _UNIT_US + row_blocks * (_ROWS_US + _TOKEN_US * max(tile_m, _LEAST_TOKENS))
-    group_us = _GROUP_US.get(layer.group_size)
-    if group_us is None:
-        return us
-    return us + group_us + (_BARE_US * max(0, _ENOUGH_TOKENS - tile_m) if row_blocks == 2 else 0.0)
+    group_us = _GROUP_US.get(layer.group_size, 0.0)
+    bare_us = _BARE_US * max(0, _ENOUGH_TOKENS - tile_m) if group_us and row_blocks == 2 else 0.0
+    rows_us = row_blocks * (_ROWS_US + _TOKEN_US * max(tile_m, _LEAST_TOKENS))
+    return _UNIT_US + rows_us + group_us + bare_us
 
 
 def _tiles(problem: Problem, workers: int, way: tuple[int, int, int]) -> Iterator[tuple[int, int, int]]:
-    """Tokens, warpgroups and fragments of tiles that are worth timing: of each shape the fewest that hold m
-    tokens, and where each worker takes whole tiles, those whose waves take the least time, if that is less.
+    """Tokens, warpgroups and fragments of tiles that are worth timing: of each shape the fewest tiles that
+    hold all tokens, and where each worker takes whole tiles, those whose waves take the least time.
     """
     m, layer = problem.m, problem.layer
     for warpgroups, fragments, worth in _TILES:
-        most = min(worth, _most_tokens((warpgroups, fragments), way))
-        row_blocks, fewest = warpgroups * fragments, ceil_div(m, most)
+        most, row_blocks = min(worth, _most_tokens((warpgroups, fragments), way)), warpgroups * fragments
+        fewest = ceil_div(m, most)
+        yield _fitting(m, fewest), warpgroups, fragments
+        if way[-1]:
+            continue
         rows = ceil_div(ceil_div(layer.n, 64), row_blocks * way[0])
-
-        def waves_us(tile_m: int, rows: int = rows, row_blocks: int = row_blocks) -> float:
-            return ceil_div(rows * ceil_div(m, tile_m), workers) * _unit_us(layer, row_blocks, tile_m)
-
-        largest = _fitting(m, fewest)
-        yield largest, warpgroups, fragments
-        if not way[-1]:
-            counts = range(fewest, m * _FEWER // most + 1)
-            quickest = min((_fitting(m, count) for count in counts), key=waves_us, default=largest)
-            if waves_us(quickest) < _QUICKER * waves_us(largest):
-                yield quickest, warpgroups, fragments
+        counts = range(fewest, max(fewest, _FEWER * m // most) + 1)
+        waves_us = {
+            tile_m: ceil_div(rows * ceil_div(m, tile_m), workers) * _unit_us(layer, row_blocks, tile_m)
+            for tile_m in (_fitting(m, count) for count in counts)
+        }
+        yield min(waves_us, key=waves_us.__getitem__), warpgroups, fragments
 
 
 def _fitting(m: int, tiles: int) -> int:

@@ -25,14 +25,15 @@ def worth_racing(
     """The problem's default config, then what fits it of the configs that did best at its neighbours.
 
     Those are the winner of each and the next best by its evidence. What fits are the nearest configs of the
-    family in the problem's space, whatever their `tile_m`, and of these the two whose tiles m fills best.
+    family in the problem's space, whatever their `tile_m`, and of these the two that are estimated to be the
+    fastest; of equal ones those whose tiles m fills best.
     """
     space = registry.space(problem, device, names)
     chosen = {
         fitting
         for record in neighbours
         for best in _best(record)
-        for fitting in _fitted(best, space, problem.m)
+        for fitting in _fitted(best, space, problem, device)
     }
     default = registry.default_config(problem, device, names)
     return [default, *(config for config in space if config in chosen - {default})]
@@ -44,11 +45,15 @@ def _best(record: Record) -> list[Config]:
     return [record.config, *map(Config.parse, rivals)][:_BEST]
 
 
-def _fitted(config: Config, space: Sequence[Config], m: int) -> list[Config]:
+def _fitted(config: Config, space: Sequence[Config], problem: Problem, device: Device) -> list[Config]:
+    def rank(each: Config) -> tuple[float, tuple[int, int]]:
+        estimate_us = registry.family_of(each).estimate(each, problem, device)
+        return estimate_us, _padded(each, problem.m)
+
     family = [each for each in space if each.family == config.family and tuple(each) == tuple(config)]
     least = min((_distance(each, config) for each in family), default=None)
     nearest = (each for each in family if _distance(each, config) == least)
-    return sorted(nearest, key=lambda each: _padded(each, m))[:_TILES]
+    return sorted(nearest, key=rank)[:_TILES]
 
 
 def _distance(one: Config, other: Config) -> tuple[int, float]:

@@ -152,7 +152,9 @@ def test_a_gpu_tells_its_clock_and_does_not_count_us_as_others():
 def test_few_copies_are_rotated_where_x_and_out_fill_the_cache(operands):
     few, many = operands.activations(1), operands.activations(64)
     huge = [Activation(torch.empty(4 * cpu_device().l2_bytes, dtype=torch.int8), many[0].out)]
-    assert len(operands.rotated(few)) > len(operands.rotated(many)) > len(operands.rotated(huge)) == 1
+    assert len(operands.rotated(few)) > len(operands.rotated(many)) > len(operands.rotated(huge)) == 2
+    small = replace(cpu_device(), l2_bytes=operands.copies[0].nbytes // 4)
+    assert len(replace(operands, device=small).rotated(huge)) == 1
     left = operands.rotated(many)
     touched = sum(tensor.nbytes for tensor in many[0])
     assert sum(copy.nbytes for copy in left) + touched > 3 * cpu_device().l2_bytes
