@@ -38,6 +38,8 @@ _TILES = ((2, 1, 256), (2, 1, 128), (2, 2, 128), (3, 1, 192))
 """Worth timing: warpgroups, fragments and the most tokens of a tile."""
 _FEWER = 2
 """Tiles of fewer tokens than the most by this factor are not worth timing."""
+_NEAR = 1.03
+"""Times the least time of all waves, up to which tiles are worth timing."""
 _MOST_STAGES = 8
 _SHARE = {128: 2}
 """Units of 64 columns that belong together, by group size; else one."""
@@ -197,7 +199,7 @@ def _unit_us(layer: Layer, row_blocks: int, tile_m: int) -> float:
 
 def _tiles(problem: Problem, workers: int, way: tuple[int, int, int]) -> Iterator[tuple[int, int, int]]:
     """Tokens, warpgroups and fragments of tiles that are worth timing: of each shape the fewest tiles that
-    hold all tokens, and where each worker takes whole tiles, those whose waves take the least time.
+    hold all tokens, and where each worker takes whole tiles, those whose waves take the least time or nearly.
     """
     m, layer = problem.m, problem.layer
     for warpgroups, fragments, worth in _TILES:
@@ -212,7 +214,8 @@ def _tiles(problem: Problem, workers: int, way: tuple[int, int, int]) -> Iterato
             tile_m: ceil_div(rows * ceil_div(m, tile_m), workers) * _unit_us(layer, row_blocks, tile_m)
             for tile_m in (_fitting(m, count) for count in counts)
         }
-        yield min(waves_us, key=waves_us.__getitem__), warpgroups, fragments
+        most_us = _NEAR * min(waves_us.values())
+        yield from ((tile_m, warpgroups, fragments) for tile_m, us in waves_us.items() if us <= most_us)
 
 
 def _fitting(m: int, tiles: int) -> int:
