@@ -31,7 +31,6 @@ from autotune.records.lookup import Lookup
 from autotune.search.executor import Executor
 from autotune.search.fleet import Task, tune_all
 from autotune.search.sweep import sweep
-from autotune.search.tune import candidates_of
 from autotune.store.store import Store
 from autotune.values.layer import Layer, Problem, bucket_of, buckets_for
 from autotune.values.record import Trial
@@ -82,7 +81,7 @@ def tasks_of(problems: Iterable[Problem], lookup: Lookup) -> Iterator[Task]:
         if reason is not None:
             print(f"{problem}: {answer} runs, but is not in its space: {reason}", file=sys.stderr)
             continue
-        space = candidates_of(problem, lookup.device)
+        space = registry.candidates(problem, lookup.device)
         fits = registry.family_of(coarse).reject(coarse, problem, lookup.device) is None
         yield Task(problem, list(dict.fromkeys((answer, *([coarse] if fits else []), *space))))
 

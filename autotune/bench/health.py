@@ -29,7 +29,13 @@ def trouble(device: Device) -> str | None:
     return None
 
 
-def release(device: Device) -> None:
-    """Give memory that torch keeps for later back to a GPU."""
-    if device.kind == "cuda":
-        torch.cuda.empty_cache()
+def free_share(device: Device) -> float:
+    """The share of a GPU's memory that is free once torch has given back what it keeps for later.
+
+    Of a CPU's it is 0, as others need that memory.
+    """
+    if device.kind != "cuda":
+        return 0.0
+    torch.cuda.empty_cache()
+    free, total = torch.cuda.mem_get_info(device.index)
+    return free / total

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -36,7 +37,7 @@ class _Candidate:
     config: Config
     runner: Runner
     deviation: float | None
-    screened_us: float = float("inf")
+    screened_us: float = math.inf
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,16 +187,25 @@ def _verified_ms(m: int) -> tuple[int, ...]:
 
 
 def _screen(passed: list[_Candidate], rounds: Rounds, default: Config, budget: Budget) -> list[_Candidate]:
-    """The fastest few in some quick rounds, and the default, in the order of `passed`."""
+    """The fastest few in some quick rounds, and the default, in the order of `passed`.
+
+    They keep their samples: these rounds are the first of the race. The samples of the others are dropped.
+    """
     runners = [candidate.runner for candidate in passed]
     for number in range(_SCREEN_ROUNDS):
         if number and budget.spent():
             break
-        for candidate, sample in zip(passed, rounds.run(runners), strict=True):
-            candidate.screened_us = min(candidate.screened_us, sample)
+        for runner, sample in zip(runners, rounds.run(runners), strict=True):
+            runner.samples_us.append(sample)
+    for candidate in passed:
+        candidate.screened_us = min(candidate.runner.samples_us)
     ranked = sorted(passed, key=lambda candidate: candidate.screened_us)[:_FINALISTS]
     near = [each for each in ranked if each.screened_us <= _NEAR * ranked[0].screened_us]
-    return [each for each in passed if each in near or each.config == default]
+    finalists = [each for each in passed if each in near or each.config == default]
+    for candidate in passed:
+        if candidate not in finalists:
+            candidate.runner.samples_us.clear()
+    return finalists
 
 
 def _fastest(finalists: Sequence[_Candidate]) -> list[_Candidate]:

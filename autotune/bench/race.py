@@ -101,12 +101,12 @@ def race(
     """Time the runners until all but one have left, the last look is over, or `is_over()`.
 
     The last one is timed on until its interval is narrow. `keep` is timed to the end even when it has left.
-    Those `beside` are timed in every round and have no part
-    in who leaves or when the race ends. Samples stay with the runners, the n-th of each from the n-th round.
+    Those `beside` are timed in every round and have no part in who leaves or when the race ends. Samples stay
+    with the runners, the n-th of each from the n-th round; those that all of them come with are of its first.
     """
     running = list(runners)
     confidence = 1 - ERROR / (len(LOOKS) * max(1, len(runners) - 1))
-    for number in range(1, LOOKS[-1] + 1):
+    for number in range(len(runners[0].samples_us) + 1, LOOKS[-1] + 1):
         if number > _FEWEST_ROUNDS and is_over():
             return
         timed = (*running, *beside)

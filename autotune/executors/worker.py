@@ -22,7 +22,7 @@ from autotune.values.config import Config
 from autotune.values.device import Device
 from autotune.values.errors import AutotuneError
 from autotune.values.extra import TIMES_ONLY, Extra
-from autotune.values.layer import Problem
+from autotune.values.layer import Layer, Problem
 from autotune.values.parent import live_no_longer_than_the_parent
 from autotune.values.record import Mode
 
@@ -106,13 +106,15 @@ def work(pipe: Connection, device: Device, layout: Layout | None = None) -> None
 
 
 class _Worker:
-    """Keeps the operands of the current layer and every cubin that was sent."""
+    """Keeps operands, and every cubin that was sent."""
 
     def __init__(self, pipe: Connection, device: Device, layout: Layout | None) -> None:
-        self._pipe, self._device, self._layout = pipe, device, layout
+        from autotune.bench.kept import KeptOperands
+
+        self._pipe, self._device = pipe, device
         self._cubins: Cubins = {}
-        self._operands: Operands | None = None
-        self._peer: Peer | Exception | None = None
+        self._kept = KeptOperands(device, layout)
+        self._peer: tuple[Layer, Peer | Exception] | None = None
 
     def do(self, task: Order) -> None:
         """Tune, and send what came of it."""
@@ -130,7 +132,7 @@ class _Worker:
         self._pipe.send(Testing(None))
         budget = Budget(task.budget_s)
         try:
-            operands = self._operands_of(task.problem)
+            operands = self._operands_of(task.problem.layer)
         except Exception as error:
             self._end_if_lost()
             self._pipe.send(Tuned((), None, f"its operands cannot be made: {_line(error)}"))
@@ -157,32 +159,20 @@ class _Worker:
         self._end_if_lost()
         self._pipe.send(tuned)
 
-    def _operands_of(self, problem: Problem) -> Operands:
-        from autotune.bench.busy import settle
-        from autotune.bench.health import release
-        from autotune.bench.operands import Operands
-
-        if self._operands is None:
-            settle(self._device)
-        if self._operands is None or self._operands.layer != problem.layer:
-            self._operands = self._peer = None  # the last layer's copies go before the next layer's come
-            release(self._device)
-            self._operands = Operands.random(problem.layer, self._device, self._layout)
-        return self._operands
+    def _operands_of(self, layer: Layer) -> Operands:
+        if self._peer is not None and self._peer[0] != layer:
+            self._peer = None  # the last layer's weight in the other engine's layout goes first
+        return self._kept.of(layer)
 
     def _peer_of(self, operands: Operands) -> Peer:
         """vLLM's kernel for the layer of these operands; why there is none is raised each time."""
         self._announce(None, peer=True)
         if self._peer is None:
-            try:
-                from autotune.serving.vllm.peer import vllm_peer
-
-                self._peer = vllm_peer(operands)
-            except Exception as error:
-                self._peer = error
-        if isinstance(self._peer, Exception):
-            raise self._peer
-        return self._peer
+            self._peer = operands.layer, _made_peer(operands)
+        peer = self._peer[1]
+        if isinstance(peer, Exception):
+            raise peer
+        return peer
 
     def _announce(self, config: Config | None, peer: bool = False) -> None:
         """Say what runs next, unless what ran before has left the device unusable."""
@@ -196,6 +186,15 @@ class _Worker:
         if reason is not None:
             self._pipe.send(Broken(f"it left the device unusable: {reason}", lost=True))
             os._exit(1)  # past every destructor, which would fail on the device too
+
+
+def _made_peer(operands: Operands) -> Peer | Exception:
+    try:
+        from autotune.serving.vllm.peer import vllm_peer
+
+        return vllm_peer(operands)
+    except Exception as error:
+        return error
 
 
 def _line(error: BaseException) -> str:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from autotune.values.layer import Problem
     from autotune.values.record import Record, Trial
 
+    _Defaults = dict[Family, tuple[float, Config]]
 
 _named: dict[str, ExternalFamily] = {}
 """Families that only who names them sees."""
@@ -147,13 +148,43 @@ def check(config: Config, problem: Problem, device: Device) -> None:
         raise ConfigError(f"config {config} cannot run {problem} on {device.name}: {reason}")
 
 
+def candidates(problem: Problem, device: Device, names: Collection[str] | None = None) -> list[Config]:
+    """`space`, the default config first.
+
+    Raises:
+        DeviceError: no family of the device can do the problem, or none of these names.
+    """
+    defaults = _defaults(problem, device, names)
+    default = _least(defaults, problem, device)
+    return [default, *(config for config in _space(defaults, problem, device) if config != default)]
+
+
 def space(problem: Problem, device: Device, names: Collection[str] | None = None) -> list[Config]:
     """The configs worth timing: every one of each family's space, or of those of these names.
 
     Of autotune's own families one whose default is estimated to take a quarter longer than the quickest takes
     part with its default alone, and one whose default takes twice as long not at all.
     """
-    defaults, own = _defaults(problem, device, names), families()
+    return _space(_defaults(problem, device, names), problem, device)
+
+
+def default_config(problem: Problem, device: Device, names: Collection[str] | None = None) -> Config:
+    """What runs when nothing is stored: of the families' defaults that of the lowest estimate.
+
+    Raises:
+        DeviceError: no family of the device can do the problem, or none of these names.
+    """
+    return _least(_defaults(problem, device, names), problem, device)
+
+
+def _least(defaults: _Defaults, problem: Problem, device: Device) -> Config:
+    if not defaults:
+        raise DeviceError(f"no kernel family on {device.name} can do {problem}")
+    return min(defaults.values(), key=lambda default: default[0])[1]
+
+
+def _space(defaults: _Defaults, problem: Problem, device: Device) -> list[Config]:
+    own = families()
     least_us = min((us for family, (us, _) in defaults.items() if family.name in own), default=0.0)
     configs: list[Config] = []
     for family, (us, default) in defaults.items():
@@ -164,21 +195,7 @@ def space(problem: Problem, device: Device, names: Collection[str] | None = None
     return configs
 
 
-def default_config(problem: Problem, device: Device, names: Collection[str] | None = None) -> Config:
-    """What runs when nothing is stored: of the families' defaults that of the lowest estimate.
-
-    Raises:
-        DeviceError: no family of the device can do the problem, or none of these names.
-    """
-    defaults = _defaults(problem, device, names)
-    if not defaults:
-        raise DeviceError(f"no kernel family on {device.name} can do {problem}")
-    return min(defaults.values(), key=lambda default: default[0])[1]
-
-
-def _defaults(
-    problem: Problem, device: Device, names: Collection[str] | None
-) -> dict[Family, tuple[float, Config]]:
+def _defaults(problem: Problem, device: Device, names: Collection[str] | None) -> _Defaults:
     """Of each family that can do the problem its default, and what that is estimated to take."""
     found = {family: family.default(problem, device) for family in families_of(device, names)}
     return {

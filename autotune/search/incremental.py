@@ -8,7 +8,6 @@ from autotune.bench.noise import why_noisy
 from autotune.families import registry
 from autotune.search.environment import vllm_is_here
 from autotune.search.narrow import worth_racing
-from autotune.search.tune import candidates_of
 from autotune.store.store import Store
 from autotune.values.config import Config
 from autotune.values.device import Device
@@ -94,7 +93,11 @@ def candidates_to_do(
     rounds are never compared.
     """
     names = environment.sources
-    whole = worth_racing(problem, device, around, names) if around else candidates_of(problem, device, names)
+    whole = (
+        worth_racing(problem, device, around, names)
+        if around
+        else registry.candidates(problem, device, names)
+    )
     records = current_records(problem, device, store, environment, mode)
     if records and why_noisy(records[-1]):
         return whole

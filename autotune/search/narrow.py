@@ -28,15 +28,14 @@ def worth_racing(
     family in the problem's space, whatever their `tile_m`, and of these the two that are estimated to be the
     fastest; of equal ones those whose tiles m fills best.
     """
-    space = registry.space(problem, device, names)
+    default, *others = space = registry.candidates(problem, device, names)
     chosen = {
         fitting
         for record in neighbours
         for best in _best(record)
         for fitting in _fitted(best, space, problem, device)
     }
-    default = registry.default_config(problem, device, names)
-    return [default, *(config for config in space if config in chosen - {default})]
+    return [default, *(config for config in others if config in chosen)]
 
 
 def _best(record: Record) -> list[Config]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+import functools
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from autotune.bench.budget import Budget
@@ -81,28 +83,52 @@ def sweep(
     budget = Budget(budget_s)
     coarse = [problem for problem in problems if problem.m in COARSE]
     finer = [problem for problem in problems if problem.m not in COARSE]
-    for stage, left in ((coarse, len(problems)), (finer, len(finer))):
-        share = budget.part(len(stage) / max(1, left))
-        yield from _sweep(stage, store, executors, share, progress, mode, extra)
+    look_up = _look_up(store, executors[0], mode, extra)
+    left = Counter(problem.layer for problem in coarse)
+    first = budget.part(len(coarse) / max(1, len(problems)))
+    for outcome in _sweep(coarse, look_up, store, executors, first, progress, mode):
+        yield outcome
+        layer = outcome.problem.layer
+        left[layer] -= 1
+        if not left[layer]:  # the devices are at other layers meanwhile
+            for problem in finer:
+                if problem.layer == layer:
+                    look_up(problem)
+    yield from _sweep(finer, look_up, store, executors, budget, progress, mode)
+
+
+_LookUp = Callable[[Problem], tuple[Record | None, Task | None]]
+"""Gives the record of a problem, and what of it is to be measured."""
+
+
+def _look_up(store: Store, executor: Executor, mode: Mode, extra: Extra) -> _LookUp:
+    """Looks each problem up once, when it is first asked for: it takes milliseconds, and devices may wait."""
+    device, environment = executor.device, executor.environment
+    predictor = predictor_for(device, store.database.path)
+
+    @functools.cache
+    def look_up(problem: Problem) -> tuple[Record | None, Task | None]:
+        record = current_record(problem, device, store, environment, mode)
+        return record, task_to_do(problem, device, store, environment, mode, predictor, extra)
+
+    return look_up
 
 
 def _sweep(
     problems: Sequence[Problem],
+    look_up: _LookUp,
     store: Store,
     executors: Sequence[Executor],
     budget: Budget,
     progress: Progress | None,
     mode: Mode,
-    extra: Extra,
 ) -> Iterator[Outcome]:
     """`sweep`, without what the problems may learn from each other."""
     device, environment = executors[0].device, executors[0].environment
-    predictor = predictor_for(device, store.database.path)
     tasks: list[Task] = []
     known: dict[Problem, Record | None] = {}
     for problem in problems:
-        known[problem] = current_record(problem, device, store, environment, mode)
-        task = task_to_do(problem, device, store, environment, mode, predictor, extra)
+        known[problem], task = look_up(problem)
         if task is None:
             yield Outcome(problem, known[problem], True, 0, 0, 0.0)
             continue

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from types import MappingProxyType
@@ -60,12 +60,6 @@ class Tuned:
     def noted(self, note: str) -> Tuned:
         """With one more note, if it says something."""
         return replace(self, note="; ".join(filter(None, (self.note, note))))
-
-
-def candidates_of(problem: Problem, device: Device, names: Collection[str] | None = None) -> list[Config]:
-    """The problem's whole space, the default first; of autotune's families, or of those of these names."""
-    default = registry.default_config(problem, device, names)
-    return [default, *(config for config in registry.space(problem, device, names) if config != default)]
 
 
 def compile_candidates(

@@ -20,7 +20,7 @@ from autotune.search.fleet import OUT_OF_TIME
 from autotune.search.incremental import candidates_to_do
 from autotune.search.recheck import recheck
 from autotune.search.sweep import sweep
-from autotune.search.tune import Tuned, candidates_of, tune
+from autotune.search.tune import Tuned, tune
 from autotune.store.store import Store
 from autotune.values.config import Config
 from autotune.values.device import cpu_device
@@ -103,7 +103,7 @@ def test_a_timer_that_is_never_left_alone_says_so(operands, monkeypatch):
 
 
 def test_what_is_noisy_has_no_record_and_only_what_failed_is_kept(operands, monkeypatch):
-    default, *others = candidates_of(PROBLEMS[0], DEVICE)[:3]
+    default, *others = registry.candidates(PROBLEMS[0], DEVICE)[:3]
     monkeypatch.setattr(noise, "_WIDEST", -1.0)
     tuned = tune(PROBLEMS[0], operands, [default, *others], {}, 0.0, crashed={others[0]: "it crashed"})
     assert tuned.noisy
@@ -151,7 +151,7 @@ def quiet(problem: Problem, **changed) -> Tuned:
     name = registry.kernel_hash(config, problem, DEVICE)
     trials = [
         Trial(problem, each, "ok", 5.0, 4.9, 5.1, (5.0,), mode=DEFAULT_MODE, source_hash=name)
-        for each in candidates_of(problem, DEVICE)
+        for each in registry.candidates(problem, DEVICE)
     ]
     won = replace(
         timed(5.0, 4.9, 5.1),
@@ -174,7 +174,7 @@ def test_a_noisy_problem_is_reported_not_stored_and_measured_whole_by_the_next_s
     assert (outcome.noisy, outcome.record, outcome.resumed) == (True, None, False)
     assert "1 noisy" in _summary([outcome], 1.0)
     assert store.records(DEVICE) == []
-    assert todo(store) == candidates_of(PROBLEMS[0], DEVICE)
+    assert todo(store) == registry.candidates(PROBLEMS[0], DEVICE)
     (outcome,) = sweep(PROBLEMS[:1], store, [Told(quiet)])
     assert store.records(DEVICE) == [outcome.record]
     assert todo(store) is None
@@ -182,7 +182,7 @@ def test_a_noisy_problem_is_reported_not_stored_and_measured_whole_by_the_next_s
 
 def test_a_record_stays_when_its_race_is_noisy(store):
     told = Told(
-        lambda problem: quiet(problem, default_config=candidates_of(problem, DEVICE)[1]), noisy, noisy
+        lambda problem: quiet(problem, default_config=registry.candidates(problem, DEVICE)[1]), noisy, noisy
     )
     (first,) = sweep(PROBLEMS[:1], store, [told])
     (second,) = sweep(PROBLEMS[:1], store, [told])
@@ -196,7 +196,7 @@ def test_a_record_stays_when_its_race_is_noisy(store):
 def test_a_stored_record_that_is_noisy_is_measured_again_and_goes(store):
     told = Told(lambda problem: quiet(problem, high_us=50.0), noisy)
     list(sweep(PROBLEMS[:1], store, [told]))
-    assert todo(store) == candidates_of(PROBLEMS[0], DEVICE)
+    assert todo(store) == registry.candidates(PROBLEMS[0], DEVICE)
     (outcome,) = sweep(PROBLEMS[:1], store, [told])
     assert outcome.record is None
     assert store.records(DEVICE) == []

@@ -55,6 +55,14 @@ def raced(times, seed, keep=None, **options):
     return runners
 
 
+def test_rounds_that_runners_have_behind_them_are_the_first_of_the_race():
+    runners = [Runner(Drawn(10.0, seed), [10.0, 10.0, 10.0]) for seed in range(2)]
+    rounds = Rounds(Clock(None))
+    race(runners, rounds, is_over=lambda: True)
+    assert [len(runner.samples_us) for runner in runners] == [7, 7]
+    assert len(rounds.readings) == 4
+
+
 def test_one_config_entered_twice_is_hardly_ever_told_apart():
     races = [raced([10.0, 10.0], seed) for seed in range(200)]
     assert sum(any(runner.left_after for runner in runners) for runners in races) <= 4

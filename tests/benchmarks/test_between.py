@@ -13,8 +13,8 @@ from places import BENCHMARKS
 from undisturbed import work
 
 from autotune.executors.local import LocalExecutor
+from autotune.families import registry
 from autotune.records.lookup import Lookup
-from autotune.search.tune import candidates_of
 from autotune.values.device import cpu_device
 from autotune.values.layer import Layer, Problem
 
@@ -48,7 +48,7 @@ def test_each_m_is_compared_with_the_best_of_its_own_race_and_once(
     for m, row in zip((3, 17), rows, strict=True):
         problem = Problem(LAYER, m)
         assert (row["m"], row["answer"]) == (m, str(found.answer(problem).config))
-        assert row["configs"] == len(candidates_of(problem, cpu_device()))
+        assert row["configs"] == len(registry.candidates(problem, cpu_device()))
         assert row["loss"][1] <= row["loss"][0] <= row["loss"][2]
         assert row["best_us"] <= row["answer_us"]
     mean = sum(row["loss"][0] for row in rows) / 2

@@ -18,8 +18,8 @@ from terminal import Screen, run
 from autotune.checkpoints.shapes import Shape
 from autotune.console.progress import ProblemProgress
 from autotune.executors.local import LocalExecutor
+from autotune.families import registry
 from autotune.search.executor import At
-from autotune.search.tune import candidates_of
 from autotune.values.device import cpu_device
 from autotune.values.layer import Layer, Problem
 
@@ -123,7 +123,7 @@ def test_a_problem_is_shown_when_it_is_done(tmp_path: Path) -> None:
 def test_an_executor_says_how_many_configs_are_done() -> None:
     """From none to all of them, one by one, then nothing."""
     problem, device = Problem(Layer(256, 256), 2), cpu_device()
-    candidates = candidates_of(problem, device)
+    candidates = registry.candidates(problem, device)
     noted: list[At | None] = []
 
     class Noting(LocalExecutor):

@@ -12,7 +12,7 @@ from autotune.families import registry
 from autotune.jit import building, compiler
 from autotune.jit.unit import Unit
 from autotune.search.sweep import sweep
-from autotune.search.tune import candidates_of, compile_candidates
+from autotune.search.tune import compile_candidates
 from autotune.store.store import Store
 from autotune.values.device import cpu_device
 from autotune.values.errors import CompileError
@@ -57,7 +57,7 @@ def source(tmp_path):
 
 
 def candidates(*problems):
-    return {problem: candidates_of(problem, cpu_device()) for problem in problems}
+    return {problem: registry.candidates(problem, cpu_device()) for problem in problems}
 
 
 def test_a_problem_is_tuned_while_kernels_of_others_are_compiled(family, source, tmp_path):

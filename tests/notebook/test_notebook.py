@@ -24,7 +24,6 @@ from autotune.families import registry
 from autotune.notebook import sweep as notebook
 from autotune.records.lookup import Lookup
 from autotune.runtime.linear import Int4Linear
-from autotune.search import incremental
 from autotune.store.store import Store
 from autotune.values.config import Config
 from autotune.values.device import cpu_device, cuda_devices
@@ -57,9 +56,9 @@ def loser(database: Path, monkeypatch: pytest.MonkeyPatch) -> Config:
     spaces = [set(registry.space(problem, device)) for problem in problems]
     chosen = min(set.intersection(*spaces) - defaults)
     store_records(database, device, dict.fromkeys(problems, chosen))
-    whole = incremental.candidates_of
+    whole = registry.candidates
     monkeypatch.setattr(
-        incremental, "candidates_of", lambda *given: [config for config in whole(*given) if config != chosen]
+        registry, "candidates", lambda *given: [config for config in whole(*given) if config != chosen]
     )
     return chosen
 

@@ -13,7 +13,6 @@ from autotune.families import registry
 from autotune.search.environment import current_environment
 from autotune.search.incremental import candidates_to_do, current_records, outlasts
 from autotune.search.sweep import sweep
-from autotune.search.tune import candidates_of
 from autotune.store.store import Store
 from autotune.values.config import Config
 from autotune.values.device import cpu_device
@@ -224,7 +223,7 @@ def test_a_sweep_measures_what_is_missing_and_no_more(store):
                 timed_now = other.trials(outcome.problem, device)[-outcome.trials :]
                 expected = {winner.config, winner.default_config, *missing[outcome.problem]}
                 assert {trial.config for trial in timed_now} == expected
-                assert outcome.trials == len(expected) < len(candidates_of(outcome.problem, device))
+                assert outcome.trials == len(expected) < len(registry.candidates(outcome.problem, device))
                 assert not outcome.resumed
                 assert outcome.record in other.records(device)
             assert [each.resumed for each in sweep(problems, other, [executor])] == [True, True]
@@ -232,7 +231,7 @@ def test_a_sweep_measures_what_is_missing_and_no_more(store):
 
 def test_a_budget_that_is_spent_leaves_the_stored_winner(store):
     device, problem = cpu_device(), Problem(Layer(n=128, k=256, group_size=64), 1)
-    default, best, *_ = candidates_of(problem, device)
+    default, best, *_ = registry.candidates(problem, device)
     stored = replace(
         record(),
         mode=DEFAULT_MODE,

@@ -17,7 +17,6 @@ from autotune.search.environment import current_environment
 from autotune.search.incremental import neighbours
 from autotune.search.narrow import worth_racing
 from autotune.search.sweep import sweep
-from autotune.search.tune import candidates_of
 from autotune.store.store import Store
 from autotune.values.config import Config
 from autotune.values.device import Device, cpu_device
@@ -152,7 +151,7 @@ def test_without_neighbours_a_finer_bucket_races_its_whole_space_and_that_is_eno
     assert first.record is not None
     assert first.record.evidence is not None
     assert first.record.evidence.learned_from == ()
-    assert set(timed(store, FINER)) == set(candidates_of(FINER, CPU))
+    assert set(timed(store, FINER)) == set(registry.candidates(FINER, CPU))
     outcomes = {each.problem: each for each in sweep([*COARSE, FINER], store, [executor])}
     assert outcomes[FINER].resumed
     assert outcomes[FINER].record == first.record
@@ -161,7 +160,7 @@ def test_without_neighbours_a_finer_bucket_races_its_whole_space_and_that_is_eno
 def test_what_has_become_the_best_around_races_against_the_stored_winner(
     store: Store, executor: LocalExecutor
 ) -> None:
-    default, first, second, *_ = candidates_of(FINER, CPU)
+    default, first, second, *_ = registry.candidates(FINER, CPU)
 
     def best_around(which: Config, at: int) -> None:
         for problem in COARSE:

@@ -15,7 +15,7 @@ from autotune.executors.local import LocalExecutor
 from autotune.families import registry
 from autotune.jit import compiler
 from autotune.search.sweep import sweep
-from autotune.search.tune import candidates_of, compile_candidates, tune
+from autotune.search.tune import compile_candidates, tune
 from autotune.values.config import Config
 from autotune.values.device import cpu_device
 from autotune.values.errors import LaunchError
@@ -144,6 +144,7 @@ def test_a_record_says_how_the_device_was(operands, monkeypatch):
     evidence = tuned.record.evidence
     assert (evidence.clock_mhz, evidence.power_w) == (1980, 300)
     assert evidence.temperature_c == round(40 + (1 + device.rounds) / 2)
+    assert evidence.rounds == device.rounds  # screening is the first of the race
 
 
 def test_without_time_only_the_default_is_measured(operands):
@@ -158,14 +159,14 @@ def test_without_time_only_the_default_is_measured(operands):
 
 def test_a_cpu_needs_no_compiler(monkeypatch):
     monkeypatch.setattr(compiler, "compiler_version", lambda: pytest.fail("asked for the compiler"))
-    chosen = {problem: candidates_of(problem, cpu_device()) for problem in PROBLEMS}
+    chosen = {problem: registry.candidates(problem, cpu_device()) for problem in PROBLEMS}
     assert compile_candidates(chosen, cpu_device()) == {problem: {} for problem in PROBLEMS}
 
 
 def test_with_a_budget_the_most_promising_are_measured_first_and_trials_keep_their_order():
     """A CPU has no fit, so estimates say what is promising: with two threads it is what uses both."""
     problem, device = Problem(Layer(n=512, k=1024, group_size=64), 4), cpu_device()
-    candidates, taken = candidates_of(problem, device), []
+    candidates, taken = registry.candidates(problem, device), []
     assert len(candidates) > 2
     operands = Operands.random(problem.layer, device)
     tuned = tune(problem, operands, candidates, {}, budget_s=60.0, notice=taken.append)

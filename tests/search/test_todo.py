@@ -20,14 +20,13 @@ from autotune.prediction.pruning import far
 from autotune.search.fleet import Task
 from autotune.search.sweep import sweep
 from autotune.search.todo import task_to_do
-from autotune.search.tune import candidates_of
 from autotune.store.store import Store
 from autotune.values.config import Config
 from autotune.values.device import cpu_device
 from autotune.values.layer import Layer, Problem
 from autotune.values.record import DEFAULT_MODE, Mode, Record, Trial
 
-WHOLE = candidates_of(PROBLEM, H200)
+WHOLE = registry.candidates(PROBLEM, H200)
 HERE = replace(ENVIRONMENT, sources={each.name: each.source_hash() for each in registry.families_of(H200)})
 FIT = fit_of(dict.fromkeys({config.family for config in WHOLE}, 1.0), ())
 
@@ -106,7 +105,7 @@ def test_the_default_and_the_incumbent_are_always_raced(store: Store) -> None:
 def test_a_sweep_stores_what_it_leaves_out_and_has_nothing_left_to_do(store: Store) -> None:
     device, problem = cpu_device(), Problem(Layer(n=256, k=512, group_size=64), 16)
     assert store.database.path is not None
-    whole = set(candidates_of(problem, device))
+    whole = set(registry.candidates(problem, device))
     own = fit_of({config.family: 1.0 for config in whole}, (), problem=problem, device=device)
     write(own, own_fit(store.database.path, device.name))
     with LocalExecutor(device, entry=work, allow_busy=True) as executor:
