@@ -27,7 +27,7 @@ _FINALISTS = 12
 _NEAR = 1.08
 _WEIGHED = 4
 _SCREEN_SHARE = 0.6
-# A race on a GPU without a budget may last so long: for each config, and in all.
+# A race on a GPU without a budget may last so long, screening included: for each config, and in all.
 _GPU_RACE_S_EACH = 0.05
 _GPU_RACE_S = 2.0
 
@@ -100,10 +100,10 @@ def measure(
     if passed:
         beside = examiner.beside(peer)
         before_race()
-        finalists = _screen(passed, rounds, default, whole)
         limit = whole
         if budget_s is None and operands.device.kind == "cuda":
             limit = Budget(min(_GPU_RACE_S, _GPU_RACE_S_EACH * len(passed)))
+        finalists = _screen(passed, rounds, default, limit)
         kept = next((each.runner for each in finalists if each.config == default), None)
         others = [] if beside.runner is None else [beside.runner]
         race([each.runner for each in finalists], rounds, kept, limit.spent, others)

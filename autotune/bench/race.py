@@ -25,7 +25,7 @@ LOOKS = (13, 16, 20, 25, 32, 40, 50, 64, 80, 100)
 
 _FEWEST_ROUNDS = 7
 _CLOCK_SHARE = 0.98
-_REPEATS = 3
+_REPEATS = 2
 _REST_S = 0.05
 _LONG_ROUND_S = 0.004
 _REST_PER_WORK = 1.0
@@ -51,9 +51,9 @@ class Runner:
 
 
 class Rounds:
-    """Gives rounds of samples, in a new order each time, and repeats those at a lowered clock.
+    """Gives rounds of samples, in a new order each time, and repeats those at a lowered clock, after a rest.
 
-    Between long rounds a GPU rests: about 80 ms of large matmuls in a row make an H200 lower its clock by a
+    A clock that stays lowered is taken as it is: only ratios within a round count. Between long rounds a GPU rests: about 80 ms of large matmuls in a row make an H200 lower its clock by a
     fifth, to keep its power, and its clock reading follows late. `pause_s` is a rest before every sample.
     `readings` has what the device said after each round, repeated ones too.
     """
@@ -67,11 +67,14 @@ class Rounds:
 
     def run(self, runners: Sequence[Runner]) -> list[float]:
         """One sample of each runner."""
+        samples, lowered = self._once(runners)
         for _ in range(_REPEATS):
-            samples, lowered = self._once(runners)
             if not lowered:
-                break
+                return samples
             time.sleep(_REST_S)
+            samples, lowered = self._once(runners)
+        if lowered:  # what no rest brings back is not worth waiting for
+            self._top_mhz = self.readings[-1].clock_mhz or 0
         return samples
 
     def _once(self, runners: Sequence[Runner]) -> tuple[list[float], bool]:

@@ -37,7 +37,7 @@ _HOST_SAMPLE_US = 2000.0
 _CALIBRATIONS = 3
 _RETRY_S, _GIVE_WAY_S = 0.06, 0.002
 _SERVER_CALLS = 8
-_FEEDS, _FEED_ROUNDS = 32, 9
+_FEEDS, _FEWEST_FEEDS, _FEED_BYTES, _FEED_ROUNDS = 32, 4, 1 << 28, 9
 _SERVER_IDLE_S = 1e-3
 # Long enough that the events and the call behind it are enqueued before it ends.
 _LEAD_CYCLES = 40_000
@@ -164,15 +164,17 @@ def _feed(activation: Activation) -> None:
 
 def _feed_us(activations: Sequence[Activation]) -> float:
     """Microseconds of such a kernel where another follows."""
+    x = activations[0].x
+    count = max(_FEWEST_FEEDS, min(_FEEDS, _FEED_BYTES // x.nbytes))
 
     def feed_all() -> None:
-        for activation in itertools.islice(itertools.cycle(activations), _FEEDS):
+        for activation in itertools.islice(itertools.cycle(activations), count):
             _feed(activation)
 
     feed_all()
-    graph = _Graph(feed_all, activations[0].x.device)
+    graph = _Graph(feed_all, x.device)
     samples = [time_round([graph])[0] for _ in range(_FEED_ROUNDS)]
-    return statistics.median(samples) / _FEEDS
+    return statistics.median(samples) / count
 
 
 def _workspace(plan: Plan, activations: Sequence[Activation]) -> torch.Tensor | None:

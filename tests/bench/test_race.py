@@ -118,7 +118,17 @@ def test_a_clock_that_stays_low_does_not_hold_up_the_race():
     runner = Runner(Drawn(10, 1))
     rounds.run([runner])
     assert len(rounds.run([runner])) == 1
-    assert clocks(rounds)[-1] == 1500
+    assert clocks(rounds) == [1980, 1500, 1500, 1500]
+    rounds.run([runner])  # nor does it wait for it again
+    assert clocks(rounds) == [1980, 1500, 1500, 1500, 1500]
+
+
+def test_a_clock_that_rose_again_and_falls_is_waited_for():
+    rounds = Rounds(Clock(1980, 1500, 1500, 1500, 1700, 1500, 1700))
+    runner = Runner(Drawn(10, 1))
+    for _ in range(4):
+        rounds.run([runner])
+    assert clocks(rounds) == [1980, 1500, 1500, 1500, 1700, 1500, 1700]
 
 
 def trials_of(times, rounds=25, spread=0.004):
