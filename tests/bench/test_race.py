@@ -6,7 +6,6 @@ import random
 
 import pytest
 
-from autotune.bench import race as race_module
 from autotune.bench.decide import decide
 from autotune.bench.monitor import Reading
 from autotune.bench.race import LOOKS, Rounds, Runner, race
@@ -122,15 +121,6 @@ def test_a_clock_that_stays_low_does_not_hold_up_the_race():
     assert clocks(rounds) == [1980, 1500, 1500, 1500]
     rounds.run([runner])  # nor does it wait for it again
     assert clocks(rounds) == [1980, 1500, 1500, 1500, 1500]
-
-
-def test_a_long_round_that_lowers_the_clock_is_not_repeated(monkeypatch):
-    monkeypatch.setattr(race_module, "_LONG_ROUND_S", -1.0)
-    rounds = Rounds(Clock(1980, 1500, 1400))
-    runner = Runner(Drawn(10, 1))
-    for _ in range(3):
-        rounds.run([runner])
-    assert clocks(rounds) == [1980, 1500, 1400]
 
 
 def test_a_clock_that_rose_again_and_falls_is_waited_for():
