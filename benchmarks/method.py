@@ -74,7 +74,9 @@ class Bench:
         operands = Operands.random(layer, device)
         times = max(1, -(-len(operands.copies) // CALLS))
         copies = tuple(itertools.islice(itertools.cycle(operands.copies), CALLS * times))
-        self.operands = replace(operands, copies=copies)
+        # Calls with many tokens rotate over fewer, unless the cache is said to hold them all.
+        whole = replace(device, l2_bytes=max(device.l2_bytes, CALLS * times * layer.weight_bytes))
+        self.operands = replace(operands, copies=copies, device=whole)
 
     def plan(self, config: Config) -> Plan:
         family = registry.family_of(config)

@@ -28,7 +28,6 @@ _CLOCK_SHARE = 0.98
 _REPEATS = 2
 _REST_S = 0.05
 _LONG_ROUND_S = 0.004
-_REST_PER_WORK = 1.0
 
 
 @dataclass(slots=True)
@@ -53,9 +52,10 @@ class Runner:
 class Rounds:
     """Gives rounds of samples, in a new order each time, and repeats those at a lowered clock, after a rest.
 
-    A clock that stays lowered is taken as it is: only ratios within a round count. Between long rounds a GPU rests: about 80 ms of large matmuls in a row make an H200 lower its clock by a
-    fifth, to keep its power, and its clock reading follows late. `pause_s` is a rest before every sample.
-    `readings` has what the device said after each round, repeated ones too.
+    Between long rounds a GPU rests, for as long as the last one took: about 80 ms of large matmuls in a row
+    make an H200 lower its clock by a fifth, to keep its power, and its clock reading follows late. A clock
+    that rests do not bring back is taken as it is. `pause_s` is a rest before every sample. `readings` has
+    what the device said after each round, repeated ones too.
     """
 
     def __init__(self, monitor: Monitor, seed: int = 0, pause_s: float = 0.0) -> None:
@@ -73,7 +73,7 @@ class Rounds:
                 return samples
             time.sleep(_REST_S)
             samples, lowered = self._once(runners)
-        if lowered:  # what no rest brings back is not worth waiting for
+        if lowered:  # the next rounds need not wait for it either
             self._top_mhz = self.readings[-1].clock_mhz or 0
         return samples
 
@@ -88,7 +88,7 @@ class Rounds:
         self.readings.append(reading)
         clock = reading.clock_mhz
         if clock is not None:
-            self._rest_s = _REST_PER_WORK * took_s if took_s > _LONG_ROUND_S else 0.0
+            self._rest_s = took_s if took_s > _LONG_ROUND_S else 0.0
             self._top_mhz = max(self._top_mhz, clock)
         lowered = clock is not None and clock < _CLOCK_SHARE * self._top_mhz
         return [timed[place] for place in range(len(runners))], lowered

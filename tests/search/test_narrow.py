@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from lookup_world import SmallFamily
@@ -13,10 +14,13 @@ from undisturbed import work
 from autotune.daemon.tuner import Tuner
 from autotune.executors.local import LocalExecutor
 from autotune.families import registry
+from autotune.search import sweep as sweep_module
 from autotune.search.environment import current_environment
+from autotune.search.fleet import Task
 from autotune.search.incremental import neighbours
 from autotune.search.narrow import worth_racing
 from autotune.search.sweep import sweep
+from autotune.search.todo import task_to_do
 from autotune.store.store import Store
 from autotune.values.config import Config
 from autotune.values.device import Device, cpu_device
@@ -142,6 +146,28 @@ def test_a_sweep_races_few_configs_of_a_finer_bucket_and_none_of_them_twice(
     again = list(sweep([FINER, *COARSE], store, [executor]))
     assert [each.resumed for each in again] == [True] * 3
     assert timed(store, FINER) == expected
+
+
+def test_finer_buckets_are_looked_up_once_and_while_other_layers_are_tuned(
+    store: Store, executor: LocalExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events: list[tuple[str, Problem]] = []
+
+    def noting(problem: Problem, *others: Any) -> Task | None:
+        events.append(("looked up", problem))
+        return task_to_do(problem, *others)
+
+    monkeypatch.setattr(sweep_module, "task_to_do", noting)
+    layers = [LAYER, Layer(n=128, k=512, group_size=64)]
+    problems = [Problem(layer, m) for layer in layers for m in (16, 24, 32)]
+    for outcome in sweep(problems, store, [executor]):
+        events.append(("done", outcome.problem))
+    looked_up = [problem for what, problem in events if what == "looked up"]
+    assert sorted(looked_up) == sorted(problems)
+    done = [problem for what, problem in events if what == "done" and problem.m != 24]
+    first, last = Problem(done[0].layer, 24), done[-1]
+    assert first.layer != last.layer
+    assert events.index(("looked up", first)) < events.index(("done", last))
 
 
 def test_without_neighbours_a_finer_bucket_races_its_whole_space_and_that_is_enough_later(
