@@ -29,6 +29,12 @@ def trouble(device: Device) -> str | None:
     return None
 
 
+def release(device: Device) -> None:
+    """Give memory that torch keeps for later back to a GPU."""
+    if device.kind == "cuda":
+        torch.cuda.empty_cache()
+
+
 def free_share(device: Device) -> float:
     """The share of a GPU's memory that is free once torch has given back what it keeps for later.
 
@@ -36,6 +42,6 @@ def free_share(device: Device) -> float:
     """
     if device.kind != "cuda":
         return 0.0
-    torch.cuda.empty_cache()
+    release(device)
     free, total = torch.cuda.mem_get_info(device.index)
     return free / total

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from autotune.bench.busy import settle
-from autotune.bench.health import free_share
+from autotune.bench.health import free_share, release
 from autotune.bench.operands import Operands
 from autotune.layouts.packed import Layout
 from autotune.values.device import Device
@@ -34,5 +34,6 @@ class KeptOperands:
         if layer not in self._kept:
             if free_share(self._device) < _FREE:
                 self._kept.clear()
+                release(self._device)
             self._kept[layer] = Operands.random(layer, self._device, self._layout)
         return self._kept[layer]

@@ -103,9 +103,9 @@ def measure(
         limit = whole
         if budget_s is None and operands.device.kind == "cuda":
             limit = Budget(min(_GPU_RACE_S, _GPU_RACE_S_EACH * len(passed)))
-        finalists = _screen(passed, rounds, default, limit)
-        kept = next((each.runner for each in finalists if each.config == default), None)
         others = [] if beside.runner is None else [beside.runner]
+        finalists = _screen(passed, rounds, default, limit, others)
+        kept = next((each.runner for each in finalists if each.config == default), None)
         race([each.runner for each in finalists], rounds, kept, limit.spent, others)
         if energy:
             taken = examiner.energy([each.config for each in _fastest(finalists)], monitor.joules)
@@ -186,12 +186,15 @@ def _verified_ms(m: int) -> tuple[int, ...]:
     return (m,) if below + 1 == m else (below + 1, m)
 
 
-def _screen(passed: list[_Candidate], rounds: Rounds, default: Config, budget: Budget) -> list[_Candidate]:
+def _screen(
+    passed: list[_Candidate], rounds: Rounds, default: Config, budget: Budget, beside: Sequence[Runner]
+) -> list[_Candidate]:
     """The fastest few in some quick rounds, and the default, in the order of `passed`.
 
-    They keep their samples: these rounds are the first of the race. The samples of the others are dropped.
+    They keep their samples, as do those `beside`: these rounds are the first of the race. The samples of the
+    others are dropped.
     """
-    runners = [candidate.runner for candidate in passed]
+    runners = [*(candidate.runner for candidate in passed), *beside]
     for number in range(_SCREEN_ROUNDS):
         if number and budget.spent():
             break

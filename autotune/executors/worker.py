@@ -169,10 +169,9 @@ class _Worker:
         self._announce(None, peer=True)
         if self._peer is None:
             self._peer = operands.layer, _made_peer(operands)
-        peer = self._peer[1]
-        if isinstance(peer, Exception):
-            raise peer
-        return peer
+        if isinstance(self._peer[1], Exception):
+            raise self._peer[1]  # a local name for it would keep it, and all that its frames hold, for ever
+        return self._peer[1]
 
     def _announce(self, config: Config | None, peer: bool = False) -> None:
         """Say what runs next, unless what ran before has left the device unusable."""

@@ -12,7 +12,7 @@ from autotune.values.layer import Layer, Problem
 class Assignment:
     """Problems, each of which one of several threads takes, once its kernels are there.
 
-    A worker keeps the operands of its layer, so a thread stays with its layer, then goes to one that nobody
+    A worker keeps the operands of few layers, so a thread stays with its layer, then goes to one that nobody
     has, and while there is none helps where most is left. Few tokens come first; several threads turn to many
     when every layer has somebody: those take longest, and what all wait for in the end is to be short.
     """

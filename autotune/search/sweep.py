@@ -90,7 +90,7 @@ def sweep(
         yield outcome
         layer = outcome.problem.layer
         left[layer] -= 1
-        if not left[layer]:  # the devices are at other layers meanwhile
+        if not left[layer] and not outcome.resumed:  # the devices are at other layers meanwhile
             for problem in finer:
                 if problem.layer == layer:
                     look_up(problem)

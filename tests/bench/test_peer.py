@@ -12,8 +12,10 @@ from command_line import PROGRAM, autotune
 from databases import query
 from real_families import CPU_FAMILY
 
+from autotune.bench import measure as bench_measure
 from autotune.bench.operands import Operands
 from autotune.bench.peer import Peer
+from autotune.bench.race import race
 from autotune.checkpoints.shapes import Shape
 from autotune.cli.explanation import fields, lines
 from autotune.cli.sweep import _cells, _rows
@@ -53,6 +55,19 @@ def test_it_is_timed_and_wins_nothing(operands):
     assert tuned.note == ""
     assert tuned.record.config.family == CPU_FAMILY.name
     assert {trial.config.family for trial in tuned.trials} == {CPU_FAMILY.name}
+
+
+def test_it_is_timed_in_every_round_of_the_winner(operands, monkeypatch):
+    counts = []
+
+    def noting(runners, rounds, keep, is_over, beside):
+        race(runners, rounds, keep, is_over, beside)
+        counts.append((max(len(runner.samples_us) for runner in runners), len(beside[0].samples_us)))
+
+    monkeypatch.setattr(bench_measure, "race", noting)
+    tuned_with(operands, lambda: known_peers.dense_peer(operands))
+    ((winner, peer),) = counts
+    assert winner == peer > 3
 
 
 def test_its_weights_exceed_the_last_cache(operands):

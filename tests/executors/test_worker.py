@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import os
 import signal
 import subprocess
 import sys
 import threading
+import weakref
+from dataclasses import replace
+from multiprocessing import Pipe
 
 import crashing
 import pytest
 from crashing import config_of
 
 from autotune.executors.local import LocalExecutor
+from autotune.executors.worker import _Worker
 from autotune.families import registry
 from autotune.search.sweep import sweep
+from autotune.serving.vllm import peer
 from autotune.values.config import Config
 from autotune.values.device import cpu_device
 from autotune.values.errors import DeviceError
@@ -68,6 +75,30 @@ def test_who_crashes_fails_and_the_others_are_measured(executor, act, reason):
     assert trials[config_of(act)].error.startswith(reason)
     assert [trials[config].status for config in (DEFAULT, GOOD)] == ["ok", "ok"]
     assert tuned.record.config == GOOD
+
+
+def test_a_peer_that_cannot_be_had_keeps_no_operands(monkeypatch):
+    """The error has the frames that it went through, and these the operands."""
+
+    def none(operands):
+        raise ValueError(f"no kernel of {operands.layer}")
+
+    monkeypatch.setattr(peer, "vllm_peer", none)
+    ours, theirs = Pipe()
+    with ours, theirs:
+        at_work = _Worker(theirs, replace(cpu_device(), l2_bytes=1 << 16), None)
+        operands = at_work._operands_of(LAYER)
+        weight = weakref.ref(operands.weight.q)
+        for _ in range(2):
+            with contextlib.suppress(ValueError):
+                at_work._peer_of(operands)
+        del operands
+        gc.disable()
+        try:
+            at_work._operands_of(Layer(n=64, k=128, group_size=64))
+            assert weight() is None
+        finally:
+            gc.enable()
 
 
 def test_a_worker_that_is_killed_is_replaced(executor, fifo):

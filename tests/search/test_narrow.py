@@ -170,6 +170,24 @@ def test_finer_buckets_are_looked_up_once_and_while_other_layers_are_tuned(
     assert events.index(("looked up", first)) < events.index(("done", last))
 
 
+def test_what_is_done_before_a_sweep_keeps_no_device_waiting(
+    store: Store, executor: LocalExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Finer buckets of a layer whose powers of two are stored are looked up when devices are at others."""
+    list(sweep(COARSE, store, [executor]))
+    events: list[Problem | str] = []
+
+    def noting(problem: Problem, *others: Any) -> Task | None:
+        events.append(problem)
+        return task_to_do(problem, *others)
+
+    monkeypatch.setattr(sweep_module, "task_to_do", noting)
+    monkeypatch.setattr(executor, "start", lambda start=executor.start: (events.append("start"), start()))
+    new = [Problem(Layer(n=128, k=512, group_size=64), m) for m in (16, 32)]
+    assert len(list(sweep([FINER, *COARSE, *new], store, [executor]))) == 5
+    assert events.index("start") < events.index(FINER)
+
+
 def test_without_neighbours_a_finer_bucket_races_its_whole_space_and_that_is_enough_later(
     store: Store, executor: LocalExecutor
 ) -> None:
