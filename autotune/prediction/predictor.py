@@ -96,7 +96,8 @@ class Predictor:
     def best(self, layer: Layer, tokens: Iterable[int]) -> dict[int, Prediction]:
         """For each m the config that is expected to be the fastest; none where no fit tells.
 
-        It is one of those that are the fastest for as many tokens at the nearest sizes that the fit has.
+        It is one of those that are the fastest for as many tokens at the nearest sizes that the fit has, or
+        the default of their family.
         """
         ranked = self._ranked([Problem(layer, m) for m in tokens])
         chosen = ((problem.m, next(self._valid(problem, rank), None)) for problem, rank in ranked.items())
@@ -117,12 +118,29 @@ class Predictor:
         return [config for _, config in sorted(zip(times, chosen, strict=True), key=lambda each: each[0])]
 
     def _ranked(self, problems: Sequence[Problem]) -> dict[Problem, list[tuple[float, Config]]]:
-        """The choices for each with their times, the fastest first, whether valid or not."""
-        pairs = [(problem, config) for problem in problems for config in self._candidates(problem)]
+        """The choices for each with their times, the fastest first, whether valid or not.
+
+        The default config of the first one's family is among them, because its tile fits the problem's own
+        size, which need not be true of what is the fastest at others.
+        """
+        found = self._timed(
+            [(problem, config) for problem in problems for config in self._candidates(problem)]
+        )
+        defaults: list[tuple[Problem, Config]] = []
+        for problem, times in found.items():
+            _, best = min(times, key=_us)
+            default = registry.family_of(best).default(problem, self.device)
+            if default is not None and all(config != default for _, config in times):
+                defaults.append((problem, default))
+        for problem, times in self._timed(defaults).items():
+            found[problem] += times
+        return {problem: sorted(times, key=_us) for problem, times in found.items()}
+
+    def _timed(self, pairs: Sequence[tuple[Problem, Config]]) -> dict[Problem, list[tuple[float, Config]]]:
         found: dict[Problem, list[tuple[float, Config]]] = defaultdict(list)
         for (problem, config), us in zip(pairs, self.times_us(pairs), strict=True):
             found[problem].append((us, config))
-        return {problem: sorted(times, key=lambda each: each[0]) for problem, times in found.items()}
+        return found
 
     def _candidates(self, problem: Problem) -> list[Config]:
         choices = self._choices
@@ -141,6 +159,10 @@ class Predictor:
     def _told(self, us: float, config: Config) -> Prediction:
         low, high = self._fits[config.family].spread
         return Prediction(config, us, us * low, us * high)
+
+
+def _us(timed: tuple[float, Config]) -> float:
+    return timed[0]
 
 
 @lru_cache(maxsize=256)

@@ -18,7 +18,7 @@ from autotune.cli import main
 from autotune.families import registry
 from autotune.prediction.boosting import Growth
 from autotune.prediction.files import own_fit
-from autotune.prediction.fit import Fit, read, write
+from autotune.prediction.fit import Choices, Fit, read, write
 from autotune.prediction.fitting import Timing, make
 from autotune.prediction.predictor import Predictor
 from autotune.prediction.timings import of_records, of_store
@@ -77,6 +77,19 @@ def test_it_chooses_near_the_best_of_the_whole_space(fit: Fit) -> None:
     assert found[16].low_us <= found[16].us <= found[16].high_us
     default = registry.default_config(UNSEEN, H200)
     assert took_us(UNSEEN, default) > 1.1 * best
+
+
+def test_the_own_default_is_chosen_where_no_other_size_has_what_is_as_fast(fit: Fit) -> None:
+    space = [config for config in registry.space(UNSEEN, H200) if config.family == RACED]
+    *_, slowest = Predictor(fit, H200).ordered(UNSEEN, space)
+    default = registry.default_config(UNSEEN, H200)
+    assert slowest != default
+    elsewhere = Choices.of({UNSEEN.m: {(UNSEEN.layer.n, UNSEEN.layer.k): (slowest,)}})
+    found = Predictor(replace(fit, choices=elsewhere), H200).ranked(UNSEEN)
+    assert [each.config for each in found] == [default, slowest]
+    named = Choices.of({UNSEEN.m: {(UNSEEN.layer.n, UNSEEN.layer.k): (default,)}})
+    (found,) = Predictor(replace(fit, choices=named), H200).ranked(UNSEEN)
+    assert found.config == default
 
 
 def test_a_family_that_the_fit_has_never_seen_has_its_plain_estimate(fit: Fit) -> None:
