@@ -254,7 +254,7 @@ def test_a_predicted_config_without_a_kernel_gives_way_to_the_next_best(
 ) -> None:
     """Be it that nothing more may be compiled, or that it does not compile: its source does not exist."""
     lookup = predicting(tmp_path / "none.db", distinct_configs(2))
-    first, second = lookup.alternatives(lookup.answer(Problem(LAYER, 1)))
+    first, second, *_ = lookup.alternatives(lookup.answer(Problem(LAYER, 1)))
     use_family(monkeypatch, Compiled({first.config}))
     making._states[lookup] = making._State(to_compile=to_compile)
     plans = plans_for(LAYER, lookup)
