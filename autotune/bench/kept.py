@@ -20,7 +20,6 @@ class KeptOperands:
     def __init__(self, device: Device, layout: Layout | None = None) -> None:
         self._device, self._layout = device, layout
         self._kept: dict[Layer, Operands] = {}
-        self._settled = False
 
     def of(self, layer: Layer) -> Operands:
         """Those of the layer; where there is little room, all others go first.
@@ -28,9 +27,8 @@ class KeptOperands:
         Raises:
             LayerError: the weight in the layout holds no tensors.
         """
-        if not self._settled:
+        if not self._kept:
             settle(self._device)
-            self._settled = True
         if layer not in self._kept:
             if free_share(self._device) < _FREE:
                 self._kept.clear()

@@ -212,7 +212,7 @@ def _tiles(problem: Problem, workers: int, way: tuple[int, int, int]) -> Iterato
         counts = range(fewest, max(fewest, _FEWER * m // most) + 1)
         waves_us = {
             tile_m: ceil_div(rows * ceil_div(m, tile_m), workers) * _unit_us(layer, row_blocks, tile_m)
-            for tile_m in (_fitting(m, count) for count in counts)
+            for tile_m in dict.fromkeys(_fitting(m, count) for count in counts)
         }
         most_us = _NEAR * min(waves_us.values())
         yield from ((tile_m, warpgroups, fragments) for tile_m, us in waves_us.items() if us <= most_us)
